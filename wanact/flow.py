@@ -1,0 +1,45 @@
+"""Flow matching: one copy of the formulas for training and for flying.
+
+A noisy sample is (1 - sigma) * data + sigma * noise, with sigma from 0 (data) to 1 (noise), and the
+model predicts the velocity d sample / d sigma = noise - data. Vidar writes the same with t = 1 - sigma.
+
+Source: Lipman et al. 2023 (arXiv:2210.02747); the shift is Esser et al. 2024 (arXiv:2403.03206), eq. 23.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
+    """Move sigmas in [0, 1] towards noise (shift > 1) or data (shift < 1); 0 and 1 stay where they are."""
+    if shift <= 0:
+        raise ValueError(f"shift={shift} must be above 0; Wan2.2-TI2V-5B uses 5.0")
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def interpolate(latents: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
+    """The noisy sample at `sigma`, which broadcasts against the latents: one a batch, [B,1,1,1,1], or one a
+    latent frame, [B,1,T,1,1]."""
+    return (1 - sigma) * latents + sigma * noise
+
+
+def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
+    """What the model has to predict, at every sigma alike."""
+    return noise - latents
+
+
+def euler_step(sample: Tensor, velocity: Tensor, sigma: Tensor | float, sigma_next: Tensor | float) -> Tensor:
+    """Follow the velocity from `sigma` to `sigma_next`; to 0 it gives the model's estimate of the data."""
+    return sample + (sigma_next - sigma) * velocity
+
+
+def inference_sigmas(num_steps: int, shift: float, device: torch.device | str | None = None) -> Tensor:
+    """The sigmas of `num_steps` denoising steps, from 1 down to 0: [num_steps + 1], float32.
+
+    Source: Wan2.2's grid, linspace(1, 0, n + 1) before the shift. diffusers' FlowMatchEuler default differs.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps} must be at least 1")
+    return shift_sigmas(torch.linspace(1, 0, num_steps + 1, dtype=torch.float32, device=device), shift)
