@@ -1,0 +1,1 @@
+"""Training: stages, data, the loop and the commands behind ``python -m train``."""

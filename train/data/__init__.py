@@ -1,0 +1,1 @@
+"""Datasets of clips and actions, the latent cache and the simulator."""
