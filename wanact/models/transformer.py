@@ -1,0 +1,256 @@
+"""The action-conditioned Wan transformer: diffusers' own, with modulation per frame and room for a controller."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.transformers.transformer_wan import (
+    WanAttention,
+    WanAttnProcessor,
+    WanTransformerBlock,
+    _get_qkv_projections,
+)
+from diffusers.utils import apply_lora_scale
+from einops import rearrange
+from torch import Tensor
+
+from wanact.models.controller import WanActionController, require_actions
+
+Actions = tuple[Tensor, Tensor]  # binary and scaled magnitude, both [B, T-1, A]
+
+
+def rotate(x: Tensor, rotary_emb: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding of [B, L, N, K], equal to the stock processor's bit for bit.
+
+    On a CPU in fp32 it is one complex product, 5 to 10 times faster than four strided ones. Its vector instructions
+    round like those four; what is left over beside whole vectors of 8 pairs, and other devices, fuse multiply and add,
+    so there the products are written out.
+    """
+    cos, sin = rotary_emb[0][..., 0::2], rotary_emb[1][..., 1::2]
+    pairs = x.unflatten(-1, (-1, 2))
+    if x.is_cpu and x.dtype == torch.float32 and pairs.shape[-2] % 8 == 0:
+        rotated = torch.view_as_complex(pairs) * torch.complex(cos.contiguous(), sin.contiguous())
+        return torch.view_as_real(rotated).flatten(-2)
+    x1, x2 = pairs.unbind(-1)
+    return torch.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1).flatten(-2).type_as(x)
+
+
+class WanActAttnProcessor(WanAttnProcessor):
+    """The stock attention with a faster rotary embedding."""
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        if rotary_emb is None:  # cross-attention, where the stock one has nothing to improve
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, None)
+        query, key, value = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
+        query, key = attn.norm_q(query), attn.norm_k(key)
+        query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, value))
+        out = dispatch_attention_fn(
+            rotate(query, rotary_emb),
+            rotate(key, rotary_emb),
+            value,
+            attn_mask=attention_mask,
+            dropout_p=0.0,
+            is_causal=False,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+        out = out.flatten(2, 3).type_as(query)
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+class WanActBlock(WanTransformerBlock):
+    """A Wan block, parameter for parameter, whose modulation may be one value per frame and which takes actions.
+
+    The actions enter inside the block, not between blocks, because step caches that skip blocks (FirstBlockCache)
+    compare and reuse whole block outputs.
+    """
+
+    layer: int  # set by the transformer
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        rotary_emb: tuple[Tensor, Tensor],
+        action: Tensor | None = None,
+        controller: WanActionController | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            hidden_states: video tokens, [B, L, D].
+            encoder_hidden_states: text tokens, [B, S, D].
+            temb: time modulation [B, n, 6, D]; n is 1, the T latent frames or the L tokens.
+            rotary_emb: cosines and sines, [1, L, 1, K] each.
+            action: what `controller.prepare` returned for this clip.
+            controller: decides whether and how this layer is steered.
+        """
+        modulation = self.scale_shift_table.unsqueeze(0) + temb.float()  # [B, n, 6, D]
+        if controller is not None:
+            modulation = controller.modulate(modulation, action, self.layer)
+        n = modulation.shape[1]
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation.unsqueeze(3).unbind(2)  # [B, n, 1, D]
+
+        def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+            return (x.unflatten(1, (n, -1)) * (1 + scale) + shift).flatten(1, 2).type_as(hidden_states)
+
+        def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+            return (x.float() + (update.unflatten(1, (n, -1)) * gate).flatten(1, 2)).type_as(x)
+
+        x = hidden_states
+        attended = self.attn1(modulate(self.norm1(x.float()), scale, shift), None, None, rotary_emb)
+        x = add_gated(x, attended, gate)
+
+        attended = self.attn2(self.norm2(x.float()).type_as(x), encoder_hidden_states, None, None)
+        x = x + attended
+
+        update = self.ffn(modulate(self.norm3(x.float()), ff_scale, ff_shift))
+        x = add_gated(x, update.float(), ff_gate)
+        return x if controller is None else controller.inject(x, action, self.layer)
+
+
+TransformerBlockRegistry.register(
+    WanActBlock, TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
+)
+
+
+class WanActTransformer3DModel(WanTransformer3DModel):
+    """`WanTransformer3DModel` that takes actions. It has no parameters of its own and saves as the stock class.
+
+    Without actions it equals the stock model bit for bit. The controller stays a model of its own: parameters added
+    here would be left on the meta device by `from_pretrained` of a base that lacks them.
+    """
+
+    _no_split_modules = ["WanActBlock"]
+    _repeated_blocks = ["WanActBlock"]
+
+    @functools.wraps(WanTransformer3DModel.__init__)  # the configuration is read from this signature
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for layer, block in enumerate(self.blocks):
+            # The same module under another forward: building the blocks anew would initialise 5 B parameters twice.
+            block.__class__ = WanActBlock
+            block.attn1.set_processor(WanActAttnProcessor())
+            block.layer = layer
+
+    def to_json_string(self) -> str:
+        config = json.loads(super().to_json_string())
+        config["_class_name"] = WanTransformer3DModel.__name__
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_image: Tensor | None = None,
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
+        *,
+        actions: Actions | None = None,
+        controller: WanActionController | None = None,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """Predicted velocity.
+
+        Args:
+            hidden_states: noisy latents, [B, C, T, h, w].
+            timestep: 0..1000; one a sample [B], one a latent frame [B, T], or one a token [B, L] as the stock
+                pipeline passes them. Per frame equals per token and takes h*w times less memory.
+            encoder_hidden_states: text embeddings, [B, S, text_dim].
+            encoder_hidden_states_image: image embeddings of the 2.1 image-to-video models.
+            return_dict: whether to return an output object or a tuple.
+            attention_kwargs: `scale` for LoRA layers; `actions` and `controller` are also taken from here, which is
+                the way through the stock pipeline.
+            actions: (binary, magnitude), both [B or 1, T-1, A], the magnitude already scaled. Ignored without a
+                controller, as the controller is without actions.
+            controller: of this transformer's width and number of layers.
+
+        Returns:
+            Velocity [B, C, T, h, w].
+
+        Raises:
+            ValueError: if the timestep has another shape, the track another length than the clip, or the controller
+                was made for another transformer.
+        """
+        attention_kwargs = attention_kwargs or {}
+        actions = attention_kwargs.get("actions", actions)
+        controller = attention_kwargs.get("controller", controller)
+
+        p_t, p_h, p_w = self.config.patch_size
+        T, h, w = (size // p for size, p in zip(hidden_states.shape[2:], (p_t, p_h, p_w), strict=True))
+        action = None
+        if actions is None or controller is None:
+            controller = None
+        else:
+            action = self._prepare_actions(actions, controller, batch_size=hidden_states.shape[0], num_latent_frames=T)
+
+        rotary_emb = self.rope(hidden_states)
+        x = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()  # [B, L, D]
+        temb, modulation, context = self._embed_conditions(
+            timestep, encoder_hidden_states, encoder_hidden_states_image, T, h * w
+        )
+
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(block, x, context, modulation, rotary_emb, action, controller)
+            else:
+                x = block(x, context, modulation, rotary_emb, action, controller)
+
+        table = self.scale_shift_table.unsqueeze(0).to(temb.device)
+        shift, scale = (table + temb.unsqueeze(2)).to(x.device).unsqueeze(3).unbind(2)  # [B, n, 1, D]
+        normed = self.norm_out(x.float()).unflatten(1, (shift.shape[1], -1))
+        x = self.proj_out((normed * (1 + scale) + shift).flatten(1, 2).type_as(x))
+        velocity = rearrange(
+            x, "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)", t=T, h=h, w=w, pt=p_t, ph=p_h, pw=p_w
+        )
+        return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
+
+    def _embed_conditions(
+        self, timestep: Tensor, text: Tensor, image: Tensor | None, num_latent_frames: int, frame_tokens: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Time embedding [B, n, D], time modulation [B, n, 6, D] and context [B, S, D]."""
+        lengths = (1, num_latent_frames, num_latent_frames * frame_tokens)
+        if timestep.ndim == 2 and timestep.shape[1] not in lengths:
+            raise ValueError(
+                f"timestep of shape {tuple(timestep.shape)} must be [B], [B, {lengths[1]}] with one value a latent "
+                f"frame, or [B, {lengths[2]}] with one a token"
+            )
+        per_sample = timestep.ndim == 1  # embedded without the extra dimension, as the stock model does
+        temb, modulation, text, image = self.condition_embedder(
+            timestep.flatten(), text, image, timestep_seq_len=None if per_sample else timestep.shape[1]
+        )
+        if per_sample:
+            temb, modulation = temb.unsqueeze(1), modulation.unsqueeze(1)
+        context = text if image is None else torch.cat([image, text], dim=1)
+        return temb, modulation.unflatten(2, (6, -1)), context
+
+    def _prepare_actions(
+        self, actions: Actions, controller: WanActionController, batch_size: int, num_latent_frames: int
+    ) -> Tensor:
+        width = self.config.num_attention_heads * self.config.attention_head_dim
+        theirs, ours = (controller.config.hidden_size, controller.config.num_layers), (width, len(self.blocks))
+        if theirs != ours:
+            raise ValueError(
+                f"the controller was made for a transformer of width {theirs[0]} with {theirs[1]} layers, "
+                f"this one has width {ours[0]} and {ours[1]} layers"
+            )
+        action_emb = controller.build_action_emb(*actions)
+        if action_emb.shape[0] not in (1, batch_size):
+            raise ValueError(f"there are tracks for {action_emb.shape[0]} clips, but {batch_size} clips")
+        require_actions(action_emb.shape[1], num_latent_frames)
+        return controller.prepare(action_emb)
