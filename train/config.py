@@ -1,0 +1,459 @@
+"""Settings of a training run: dataclasses, their flags, YAML files and dotted overrides.
+
+Precedence, lowest first: defaults, `--config FILE` (later files over earlier ones), flags and `section.name=value`.
+Flag names are unique over all sections, so that `--learning_rate 1e-4`, `optim.learning_rate=1e-4` and a YAML file
+with either spelling mean the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from transformers.hf_argparser import HfArg, HfArgumentParser
+
+from wanact import shapes
+from wanact.actions import DEFAULT_MAGNITUDE_SCALE
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names the flag, what was expected and the remedy."""
+
+
+@dataclass
+class DataConfig:
+    """What is learned from."""
+
+    _argument_group_name = "data"
+
+    dataset_base_path: str = HfArg(default="", help="folder that the paths in the metadata file are relative to")
+    dataset_metadata_path: str = HfArg(default="", help="CSV, JSON or JSONL with video, prompt, action (input_image)")
+    data_file_keys: str = HfArg(default="video", help="columns that hold file paths: video, or video,input_image")
+    dataset_repeat: int = HfArg(default=1, help="times each row is seen in an epoch")
+    dataset_num_workers: int = HfArg(default=0, help="threads that decode videos ahead; 0 decodes in line")
+    height: int | None = HfArg(default=None, help="pixels, a multiple of 32; the model directory's own if not given")
+    width: int | None = HfArg(default=None, help="pixels, a multiple of 32; the model directory's own if not given")
+    max_pixels: int | None = HfArg(default=None, help="shrink height and width, keeping their ratio, to at most this")
+    num_frames: int | None = HfArg(default=None, help="pixel frames of a clip, 4k+1; the model's own if not given")
+    num_latent_frames_choices: list[int] | None = HfArg(
+        default=None, help="train on prefixes of a clip: each step draws one of these numbers of latent frames"
+    )
+    fit: Literal["crop", "pad"] = HfArg(default="crop", help="how a video of another shape is made to fit")
+    cache_dir: str | None = HfArg(default=None, help="latents and text embeddings; OUTPUT_PATH/cache if not given")
+    cache_dtype: Literal["float32", "float16", "bfloat16"] = HfArg(default="float16", help="of cached latents and text")
+    cache_memory_gb: float = HfArg(default=8.0, help="cached latents are held in memory up to this size")
+    max_skipped: float = HfArg(default=0.1, help="stop if more than this fraction of the rows cannot be used")
+
+    def __post_init__(self) -> None:
+        if self.height is not None or self.width is not None:
+            if self.height is None or self.width is None:
+                raise ConfigError("give both --height and --width, or neither")
+            _as_config_error(shapes.check_size, self.height, self.width)
+        if self.num_frames is not None:
+            _as_config_error(shapes.num_latent_frames, self.num_frames)
+        if self.max_pixels is not None and self.max_pixels < shapes.SIZE_MULTIPLE**2:
+            raise ConfigError(f"--max_pixels {self.max_pixels} must be at least {shapes.SIZE_MULTIPLE**2}")
+        keys = {key.strip() for key in self.data_file_keys.split(",") if key.strip()}
+        if "video" not in keys or keys - {"video", "input_image"}:
+            raise ConfigError(f"--data_file_keys {self.data_file_keys!r} must be video or video,input_image")
+        for choice in self.num_latent_frames_choices or []:
+            if choice < 2:
+                raise ConfigError(f"--num_latent_frames_choices {choice} must be at least 2: the first is given")
+        _positive(self, "dataset_repeat")
+        _fraction(self, "max_skipped")
+
+
+@dataclass
+class ModelConfig:
+    """What is trained, and from what."""
+
+    _argument_group_name = "model"
+
+    model_dir: str | None = HfArg(default=None, help="model directory: a manifest, the original release or diffusers")
+    model_paths: str | None = HfArg(default=None, help="JSON list of weight files, instead of --model_dir")
+    model_id_with_origin_paths: str | None = HfArg(
+        default=None, help='"org/name:pattern, org/name:pattern", fetched from the Hub, instead of --model_dir'
+    )
+    tokenizer_path: str | None = HfArg(default=None, help="tokenizer folder, if not the model directory's")
+    trainable_models: str | None = HfArg(
+        default=None, help="comma list of transformer, text_encoder, action_controller; the stage's own if not given"
+    )
+    action_controller_config: str | None = HfArg(
+        default=None, help="named configuration (wan_ti2v_5b, nano, ...) or a JSON object"
+    )
+    action_injection_type: str | None = HfArg(
+        default=None, help="cross_attn_frame, adaln_tmod, add_residual or cross_attn_channels, over the configuration's"
+    )
+    action_initial_scale: float | None = HfArg(default=None, help="initial output scale, over the configuration's")
+    action_controller_checkpoint: str | None = HfArg(
+        default=None, help="controller weights to start from (.safetensors, .pt)"
+    )
+    action_magnitude_scale: list[float] = HfArg(
+        default_factory=lambda: list(DEFAULT_MAGNITUDE_SCALE), help="factors of the eight magnitudes before the model"
+    )
+    lora_base_model: str | None = HfArg(default=None, help="train a LoRA of this model: transformer (or dit)")
+    lora_target_modules: str = HfArg(default="q,k,v,o,ffn.0,ffn.2", help="comma list of layers, Wan or diffusers names")
+    lora_rank: int = HfArg(default=32, help="rank of the LoRA; its alpha is the same")
+    lora_checkpoint: str | None = HfArg(default=None, help="LoRA weights to start from (.safetensors)")
+    initialize_model_on_cpu: bool = HfArg(default=False, help="build on the CPU, then move: less memory at the start")
+    use_gradient_checkpointing: bool = HfArg(default=False, help="recompute activations; always on for the 5B model")
+    use_gradient_checkpointing_offload: bool = HfArg(default=False, help="and keep the kept ones in host memory")
+    seed_weights: bool = HfArg(
+        default=False, help="draw the trained base weights anew from --seed: training from nothing"
+    )
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("model_dir", "model_paths", "model_id_with_origin_paths") if getattr(self, n)]
+        if len(given) > 1:
+            raise ConfigError(f"--{given[0]} and --{given[1]} both name the base model; keep one")
+        _positive(self, "lora_rank")
+        if self.lora_base_model not in (None, "", "transformer", "dit"):
+            raise ConfigError(f"--lora_base_model {self.lora_base_model!r} must be transformer (or dit)")
+        if len(self.action_magnitude_scale) != 8:
+            raise ConfigError(f"--action_magnitude_scale takes 8 numbers, got {len(self.action_magnitude_scale)}")
+        if self.use_gradient_checkpointing_offload:
+            self.use_gradient_checkpointing = True
+
+
+@dataclass
+class OptimConfig:
+    """How far and how fast."""
+
+    _argument_group_name = "optimization"
+
+    learning_rate: float = HfArg(default=1e-4, help="after warm-up")
+    lr_warmup_ratio: float = HfArg(default=0.05, help="fraction of all steps in which the rate rises from 0")
+    lr_min_lr: float = HfArg(default=0.0, help="where the cosine ends")
+    weight_decay: float = HfArg(default=0.01, help="of AdamW")
+    adam_beta1: float = HfArg(default=0.9, help="of AdamW")
+    adam_beta2: float = HfArg(default=0.999, help="of AdamW")
+    adam_epsilon: float = HfArg(default=1e-8, help="of AdamW")
+    max_grad_norm: float = HfArg(default=1.0, help="gradients are clipped to this norm; 0 leaves them")
+    max_steps: int | None = HfArg(default=None, help="optimizer updates; over --num_epochs")
+    num_epochs: int = HfArg(default=1, help="passes over the data, if --max_steps is not given")
+    batch_size: int = HfArg(default=1, help="samples of one forward in one process")
+    gradient_accumulation_steps: int = HfArg(default=1, help="forwards of an update in one process")
+    ema_decay: float = HfArg(default=0.0, help="keep an average of the weights and export that; 0 is off")
+    mixed_precision: Literal["auto", "no", "bf16"] = HfArg(
+        default="auto", help="bf16 autocast over fp32 weights; auto is bf16 on an accelerator, no on a CPU"
+    )
+    seed: int = HfArg(default=0, help="of weights, data order and noise")
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "num_epochs", "batch_size", "gradient_accumulation_steps", "adam_epsilon"):
+            _positive(self, name)
+        if self.max_steps is not None:
+            _positive(self, "max_steps")
+        for name in ("lr_warmup_ratio", "adam_beta1", "adam_beta2", "ema_decay"):
+            _fraction(self, name)
+        if not 0 <= self.lr_min_lr <= self.learning_rate:
+            raise ConfigError(
+                f"--lr_min_lr {self.lr_min_lr:g} must lie between 0 and --learning_rate {self.learning_rate:g}"
+            )
+        for name in ("weight_decay", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"--{name} {getattr(self, name):g} must not be negative")
+
+
+@dataclass
+class LossConfig:
+    """Flow matching: which noise levels, how weighted, what is left out."""
+
+    _argument_group_name = "loss"
+
+    max_timestep_boundary: float = HfArg(
+        default=1.0, help="end of the trained part of the schedule, counted from noise (0) to data (1)"
+    )
+    min_timestep_boundary: float = HfArg(default=0.0, help="beginning of that part")
+    sigma_sampling: Literal["uniform", "logit_normal"] = HfArg(default="uniform", help="density before the shift")
+    sigma_mean: float = HfArg(default=0.0, help="of logit_normal")
+    sigma_std: float = HfArg(default=1.0, help="of logit_normal")
+    sigma_shift: float | None = HfArg(default=None, help="towards noise; the model directory's flow_shift if not given")
+    loss_weighting: Literal["none", "bell"] = HfArg(default="none", help="bell: less at both ends, as DiffSynth")
+    prompt_dropout: float = HfArg(default=0.1, help="fraction of samples trained without prompt, for guidance")
+    action_dropout: float = HfArg(default=0.0, help="fraction of samples trained with no action")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_timestep_boundary < self.max_timestep_boundary <= 1:
+            raise ConfigError(
+                f"--min_timestep_boundary {self.min_timestep_boundary:g} and --max_timestep_boundary "
+                f"{self.max_timestep_boundary:g} must satisfy 0 <= min < max <= 1"
+            )
+        _fraction(self, "prompt_dropout", inclusive=True)
+        _fraction(self, "action_dropout", inclusive=True)
+        if self.sigma_std <= 0 or (self.sigma_shift is not None and self.sigma_shift <= 0):
+            raise ConfigError("--sigma_std and --sigma_shift must be above 0")
+
+
+@dataclass
+class CheckpointConfig:
+    """What is kept, and where a run begins."""
+
+    _argument_group_name = "checkpoints"
+
+    output_path: str = HfArg(default="", help="the run's folder")
+    save_steps: int | None = HfArg(
+        default=None, aliases=["--checkpoint_interval"], help="steps between checkpoints; at the end only if not given"
+    )
+    max_checkpoints: int | None = HfArg(
+        default=None,
+        aliases=["--keep_last_n_checkpoints"],
+        help="keep this many, and always the best; all if not given",
+    )
+    save_full_state: bool = HfArg(
+        default=False, aliases=["--save_optimizer_state"], help="optimizer and scheduler too: resume without a trace"
+    )
+    resume_from: str = HfArg(
+        default="auto", aliases=["--resume_from_ckpt"], help="auto (newest that verifies), none, or a checkpoint"
+    )
+    on_resume_error: Literal["stop", "fresh"] = HfArg(default="stop", help="fresh: train on without what cannot load")
+    init_from: str | None = HfArg(
+        default=None, help="run, checkpoint or weight file whose weights a new run starts from"
+    )
+    override: list[str] | None = HfArg(
+        default=None, help="settings that may differ from the checkpoint's without a word, or `all`"
+    )
+    export_model_dir: str | None = HfArg(default=None, help="write a complete model directory here at the end")
+
+    def __post_init__(self) -> None:
+        for name in ("save_steps", "max_checkpoints"):
+            if getattr(self, name) is not None:
+                _positive(self, name)
+
+
+@dataclass
+class LogConfig:
+    """What is seen while it runs."""
+
+    _argument_group_name = "logging"
+
+    log_steps: int = HfArg(default=10, help="steps between lines of log.jsonl and the trackers")
+    tracker: Literal["none", "wandb", "trackio", "tensorboard"] = HfArg(default="none", help="where curves go as well")
+    use_wandb: bool = HfArg(default=False, help="the same as --tracker wandb")
+    wandb_project: str = HfArg(default="wanact", help="project, for any tracker")
+    wandb_run_name: str | None = HfArg(default=None, help="name of the run, for any tracker")
+    sample_steps: int | None = HfArg(default=None, help="steps between sample clips; none if not given")
+    sample_count: int = HfArg(default=2, help="sample clips each time")
+    sample_inference_steps: int | None = HfArg(default=None, help="denoising steps of a sample clip")
+
+    def __post_init__(self) -> None:
+        _positive(self, "log_steps")
+        if self.use_wandb:
+            if self.tracker not in ("none", "wandb"):
+                raise ConfigError(f"--use_wandb and --tracker {self.tracker} contradict each other; keep one")
+            self.tracker = "wandb"
+
+
+@dataclass
+class ShardConfig:
+    """Several processes."""
+
+    _argument_group_name = "processes"
+
+    fsdp: bool = HfArg(default=False, help="shard trained weights, gradients and optimizer over the processes")
+    backend: Literal["auto", "gloo", "nccl"] = HfArg(default="auto", help="of torch.distributed")
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "optim": OptimConfig,
+    "loss": LossConfig,
+    "checkpoint": CheckpointConfig,
+    "log": LogConfig,
+    "shard": ShardConfig,
+}
+
+
+@dataclass
+class TrainConfig:
+    """All settings of one run, in sections; `stage` holds what only its stage has."""
+
+    stage_name: str
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    shard: ShardConfig = field(default_factory=ShardConfig)
+    stage: Any = None
+    given: frozenset[str] = frozenset()  # names that were set, not left at their default
+
+    def to_dict(self) -> dict[str, Any]:
+        """Sections as plain values, for train_config.json; `from_dict` reads it back."""
+        sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
+        if self.stage is not None:
+            sections["stage"] = dataclasses.asdict(self.stage)
+        return {"stage_name": self.stage_name, **sections}
+
+
+def parse(stage_name: str, argv: list[str], options: type | None = None) -> TrainConfig:
+    """Settings from command-line arguments.
+
+    Args:
+        stage_name: the word after `python -m train`.
+        argv: the arguments behind it.
+        options: dataclass of the stage's own flags, or None.
+
+    Raises:
+        ConfigError: for an unknown flag or section, a value of the wrong kind, or a contradiction.
+        SystemExit: for `--help`.
+    """
+    types = dict(SECTIONS) | ({"stage": options} if options else {})
+    parser = _Parser(
+        list(types.values()),
+        prog=f"python -m train {stage_name}",
+        allow_abbrev=False,
+        description=_description(stage_name),
+    )
+    parser.add_argument("--config", action="append", default=[], help="YAML file of settings; may be given repeatedly")
+    arguments = _split_lists(parser, _without_dots(argv, types))
+    files = parser.config_files(arguments)
+    from_files = [token for path in files for token in _file_arguments(Path(path), types, parser)]
+    *parts, _, unknown = parser.parse_args_into_dataclasses(
+        from_files + arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise ConfigError(_unknown(unknown[0], parser))
+    given = parser.given(from_files + arguments)
+    return TrainConfig(stage_name, **dict(zip(types, parts, strict=True)), given=given)
+
+
+class _Parser(HfArgumentParser):
+    """Reports mistakes as ConfigError instead of ending the process."""
+
+    def error(self, message: str) -> None:
+        raise ConfigError(message)
+
+    def option_strings(self) -> dict[str, Any]:
+        return self._option_string_actions
+
+    def config_files(self, argv: list[str]) -> list[str]:
+        values = []
+        for i, token in enumerate(argv):
+            if token == "--config" and i + 1 < len(argv):
+                values.append(argv[i + 1])
+            elif token.startswith("--config="):
+                values.append(token.partition("=")[2])
+        return values
+
+    def given(self, argv: list[str]) -> frozenset[str]:
+        options = self.option_strings()
+        tokens = (token.partition("=")[0] for token in argv)
+        return frozenset(options[token].dest for token in tokens if token in options)
+
+
+def _description(stage_name: str) -> str:
+    return f"Train the {stage_name} stage. A flag may also be written section.name=value or stand in a --config file."
+
+
+def _without_dots(argv: list[str], types: dict[str, type]) -> list[str]:
+    """Rewrite `section.name=value` and `--section.name` to `--name`, checking that the section has the name."""
+    result = []
+    for token in argv:
+        name, equals, value = token.partition("=")
+        section, dot, key = name.removeprefix("--").partition(".")
+        if not dot or section not in types or (not token.startswith("--") and not equals):
+            result.append(token)
+            continue
+        if key not in {f.name for f in dataclasses.fields(types[section])}:
+            raise ConfigError(f"{name} is unknown: section {section} has no {key}")
+        result += [f"--{key}", value] if equals else [f"--{key}"]
+    return result
+
+
+def _split_lists(parser: _Parser, argv: list[str]) -> list[str]:
+    """Let list flags take `9,13,21` as well as `9 13 21`."""
+    result, in_list = [], False
+    for token in argv:
+        if token.startswith("--"):
+            name, equals, value = token.partition("=")
+            action = parser.option_strings().get(name)
+            in_list = action is not None and action.nargs == "+"
+            result += [name, *value.split(",")] if in_list and equals else [token]
+        else:
+            result += token.split(",") if in_list else [token]
+    return result
+
+
+def _file_arguments(path: Path, types: dict[str, type], parser: _Parser) -> list[str]:
+    """The settings in a YAML file as command-line arguments."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {path} must hold names and values, not {type(content).__name__}")
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if name in types and isinstance(value, dict):
+            known = {f.name for f in dataclasses.fields(types[name])}
+            unknown = [key for key in value if key not in known]
+            if unknown:
+                raise ConfigError(f"{path}: section {name} has no {unknown[0]}")
+            flat |= value
+        else:
+            flat[name] = value
+    tokens: list[str] = []
+    for name, value in flat.items():
+        if f"--{name}" not in parser.option_strings():
+            raise ConfigError(f"{path}: {_unknown(f'--{name}', parser)}")
+        tokens += _value_arguments(name, value)
+    return tokens
+
+
+def _value_arguments(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
+
+
+def _unknown(token: str, parser: _Parser) -> str:
+    name = token.partition("=")[0]
+    close = difflib.get_close_matches(name, parser.option_strings(), n=1)
+    hint = f"did you mean {close[0]}?" if close else "--help lists all flags"
+    return f"{name} is unknown; {hint}"
+
+
+def _as_config_error(check: Any, *values: Any) -> None:
+    try:
+        check(*values)
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from error
+
+
+def _positive(config: Any, name: str) -> None:
+    if getattr(config, name) <= 0:
+        raise ConfigError(f"--{name} {getattr(config, name)} must be above 0")
+
+
+def _fraction(config: Any, name: str, inclusive: bool = False) -> None:
+    value = getattr(config, name)
+    if not (0 <= value <= 1 if inclusive else 0 <= value < 1):
+        raise ConfigError(f"--{name} {value:g} must be at least 0 and {'at most' if inclusive else 'below'} 1")
+
+
+def require(config: TrainConfig, *names: str) -> None:
+    """Raise ConfigError unless each of these flags has a value."""
+    for name in names:
+        section = next(s for s, cls in SECTIONS.items() if name in {f.name for f in dataclasses.fields(cls)})
+        if not getattr(getattr(config, section), name):
+            raise ConfigError(f"--{name} is required for stage {config.stage_name}")
+
+
+def warn_ignored(config: TrainConfig, names: list[str], why: str) -> None:
+    """Warn once for settings that were given and have no effect."""
+    ignored = [f"--{name}" for name in names if name in config.given]
+    if ignored:
+        warnings.warn(f"{', '.join(ignored)}: ignored, {why}", stacklevel=2)
