@@ -122,7 +122,7 @@ class WanActionController(ModelMixin, ConfigMixin):
         self.q_norm = nn.RMSNorm(K, eps=1e-5) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(K, eps=1e-5) if qk_norm else nn.Identity()
         self.output_scale = nn.Parameter(torch.full((num_layers,), float(initial_scale)))
-        self.dropout = nn.Dropout(dropout)
+        self.drop = nn.Dropout(dropout)  # under the name `dropout` diffusers would find the configuration value
         if injection_type == "cross_attn_channels":
             # What tells the eight keys apart: for each channel a constant, and what its binary and magnitude weigh.
             self.channel_embed = nn.Parameter(torch.randn(action_dim, 3, D) * 0.02)
@@ -189,12 +189,12 @@ class WanActionController(ModelMixin, ConfigMixin):
             key = rearrange(self.k_proj(action_emb), "b t a (n k) -> b t a n k", n=self.num_heads)
             return torch.stack([self.k_norm(key).flatten(-2), self.v_proj(action_emb)])
         if self.injection_type == "adaln_tmod":
-            return F.pad(self.dropout(self.action_tmod(action_emb)), (0, 0, 0, 0, 1, 0))
+            return F.pad(self.drop(self.action_tmod(action_emb)), (0, 0, 0, 0, 1, 0))
         if self.injection_type == "add_residual":
             residual = self.action_to_residual(action_emb)
         else:
             residual = self.o_proj(self.v_proj(action_emb))
-        return F.pad(self.dropout(residual), (0, 0, 1, 0))
+        return F.pad(self.drop(residual), (0, 0, 1, 0))
 
     def modulate(self, modulation: Tensor, prepared: Tensor, block_idx: int) -> Tensor:
         """Time modulation of one layer with its actions added; unchanged for the other injection types.
@@ -229,7 +229,7 @@ class WanActionController(ModelMixin, ConfigMixin):
         if self.injection_type == "cross_attn_channels":
             frames = hidden_states.unflatten(1, (prepared.shape[2] + 1, -1))
             attended = self._attend_to_channels(frames[:, 1:], *prepared)
-            out = torch.cat([frames[:, :1], frames[:, 1:] + scale * self.dropout(attended)], dim=1)
+            out = torch.cat([frames[:, :1], frames[:, 1:] + scale * self.drop(attended)], dim=1)
         else:
             out = hidden_states.unflatten(1, (prepared.shape[1], -1)) + (scale * prepared).unsqueeze(2)
         return out.flatten(1, 2).type_as(hidden_states)
