@@ -104,9 +104,6 @@ class ModelConfig:
     initialize_model_on_cpu: bool = HfArg(default=False, help="build on the CPU, then move: less memory at the start")
     use_gradient_checkpointing: bool = HfArg(default=False, help="recompute activations; always on for the 5B model")
     use_gradient_checkpointing_offload: bool = HfArg(default=False, help="and keep the kept ones in host memory")
-    seed_weights: bool = HfArg(
-        default=False, help="draw the trained base weights anew from --seed: training from nothing"
-    )
 
     def __post_init__(self) -> None:
         given = [n for n in ("model_dir", "model_paths", "model_id_with_origin_paths") if getattr(self, n)]
@@ -220,6 +217,9 @@ class CheckpointConfig:
         default=None, help="settings that may differ from the checkpoint's without a word, or `all`"
     )
     export_model_dir: str | None = HfArg(default=None, help="write a complete model directory here at the end")
+    export_dtype: Literal["float32", "float16", "bfloat16"] = HfArg(
+        default="bfloat16", help="of exported transformers and text encoders; controllers and LoRA stay float32"
+    )
 
     def __post_init__(self) -> None:
         for name in ("save_steps", "max_checkpoints"):

@@ -1,0 +1,161 @@
+"""Rows of a dataset: which clip, which words, which actions. What cannot be used is named, not fatal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wanact import shapes, video
+from wanact.actions import ActionError, ActionTrack
+
+
+class RowError(ValueError):
+    """A row that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One usable row.
+
+    Attributes:
+        number: its place in the metadata file, from 1.
+        video: the clip.
+        prompt: its description, "" if there is none.
+        track: its actions, or None.
+        input_image: a first frame to use instead of the clip's own, or None.
+    """
+
+    number: int
+    video: Path
+    prompt: str
+    track: ActionTrack | None
+    input_image: Path | None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that is left out, and why; a line of skipped.csv."""
+
+    row: int
+    video: str
+    reason: str
+
+
+def read_records(path: Path) -> list[dict[str, Any] | RowError]:
+    """The raw rows of a CSV, JSON or JSONL file; a line that cannot be parsed is a RowError in its place.
+
+    Raises:
+        ValueError: if the file cannot be read at all, or has no column `video`.
+    """
+    try:
+        records = list(_READERS.get(path.suffix.lower(), _read_csv)(path))
+    except OSError as error:
+        raise ValueError(f"--dataset_metadata_path {path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise ValueError(f"--dataset_metadata_path {path} is damaged: {error}") from error
+    columns = {name for record in records if isinstance(record, dict) for name in record}
+    if records and "video" not in columns:
+        hint = "; rename video_name to video" if "video_name" in columns else ""
+        raise ValueError(f"{path} has no column video, only {', '.join(map(str, sorted(columns, key=str)))}{hint}")
+    if not records:
+        raise ValueError(f"{path} has no rows")
+    return records
+
+
+def _read_csv(path: Path) -> Iterator[dict[str, Any] | RowError]:
+    csv.field_size_limit(sys.maxsize)  # a track of 20 actions has 2,000 characters, a long one more than the default
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        for record in csv.DictReader(file):
+            yield RowError("more fields than columns") if None in record else record
+
+
+def _read_json(path: Path) -> Iterator[dict[str, Any] | RowError]:
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(content, list):
+        raise ValueError(f"{path} must hold a list of rows, not {type(content).__name__}")
+    for record in content:
+        yield record if isinstance(record, dict) else RowError("is not an object with names and values")
+
+
+def _read_jsonl(path: Path) -> Iterator[dict[str, Any] | RowError]:
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            yield RowError(f"is not valid JSON: {error}")
+            continue
+        yield record if isinstance(record, dict) else RowError("is not an object with names and values")
+
+
+_READERS = {".csv": _read_csv, ".json": _read_json, ".jsonl": _read_jsonl}
+
+
+def parse_row(record: dict[str, Any] | RowError, number: int, base: Path, num_frames: int, needs_action: bool) -> Row:
+    """Check one raw row; files are looked for, not opened.
+
+    Args:
+        num_frames: frames of a training clip; a longer track is cut to it, as a longer video is.
+        needs_action: whether a row without actions is an error.
+
+    Raises:
+        RowError, ActionError: saying what is wrong.
+    """
+    if isinstance(record, RowError):
+        raise record
+    name = record.get("video")
+    if not isinstance(name, str) or not name.strip():
+        raise RowError("column video is empty")
+    path = base / name.strip()
+    if not path.is_file():
+        raise RowError("file is missing" if not path.exists() else "is not a file")
+    prompt = record.get("prompt") or ""
+    if not isinstance(prompt, str):
+        raise RowError(f"prompt is {type(prompt).__name__}, expected text")
+    track = _track(record.get("action"), num_frames, needs_action)
+    image = record.get("input_image") or None
+    if image is not None and not (base / str(image)).is_file():
+        raise RowError(f"input_image {image} is missing")
+    return Row(number, path, prompt, track, base / str(image) if image is not None else None)
+
+
+def _track(action: Any, num_frames: int, needed: bool) -> ActionTrack | None:
+    if not needed:
+        return None
+    if action is None or (isinstance(action, str) and not action.strip()):
+        raise RowError("column action is empty")
+    track = ActionTrack.parse(action)
+    count = shapes.num_actions(num_frames)
+    if len(track) < count:
+        raise ActionError(f"the track has {len(track)} actions, but {num_frames} frames need {count}")
+    return track.with_length(count)
+
+
+def clip_frames(row: Row, num_frames: int, height: int, width: int, fit: str) -> np.ndarray:
+    """The first frames of a row's clip at the size of training: uint8 [F, H, W, 3].
+
+    Raises:
+        wanact.video.VideoError: if the clip is damaged or too short.
+    """
+    frames = video.read_video(row.video, num_frames)
+    if frames.shape[1:3] == (height, width):
+        return frames
+    from PIL import Image
+
+    return np.stack([np.asarray(video.fit_image(Image.fromarray(frame), height, width, fit)) for frame in frames])
+
+
+def write_skipped(path: Path, skipped: list[Skipped]) -> None:
+    """Write skipped.csv; an empty one says that nothing was skipped."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "video", "reason"])
+        writer.writerows([item.row, item.video, item.reason] for item in skipped)
