@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch.testing import assert_close
+
+from wanact import flow
+
+
+@pytest.fixture
+def latents_and_noise():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 4, 3, 2, 2, generator=generator), torch.randn(2, 4, 3, 2, 2, generator=generator)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
+@pytest.mark.parametrize("num_steps", [1, 4, 20])
+def test_inference_sigmas_match_diffusers_on_wans_grid(num_steps, shift):
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 0, num_steps + 1)[:-1])
+    assert_close(flow.inference_sigmas(num_steps, shift), scheduler.sigmas.float())
+
+
+def test_shifting_keeps_the_ends_and_the_order():
+    sigmas = flow.shift_sigmas(torch.linspace(0, 1, 50), 5.0)
+    assert sigmas[0] == 0
+    assert sigmas[-1] == 1
+    assert (sigmas.diff() > 0).all()
+
+
+def test_shifting_back_undoes_a_shift():
+    sigmas = torch.linspace(0, 1, 50)
+    assert_close(flow.shift_sigmas(flow.shift_sigmas(sigmas, 5.0), 1 / 5.0), sigmas)
+
+
+def test_interpolation_runs_from_latents_to_noise(latents_and_noise):
+    latents, noise = latents_and_noise
+    assert_close(flow.interpolate(latents, noise, 0.0), latents)
+    assert_close(flow.interpolate(latents, noise, 1.0), noise)
+
+
+def test_velocity_is_the_slope_of_the_interpolation(latents_and_noise):
+    latents, noise = latents_and_noise
+    sigma = torch.tensor(0.3, requires_grad=True)
+    _, slope = torch.func.jvp(lambda s: flow.interpolate(latents, noise, s), (sigma,), (torch.tensor(1.0),))
+    assert_close(flow.velocity_target(latents, noise), slope)
+
+
+def test_velocity_has_the_sign_of_the_formula_in_the_papers_time(latents_and_noise):
+    # With t = 1 - sigma, x_t = t * data + (1 - t) * noise and the target is data - noise, read backwards in time.
+    latents, noise = latents_and_noise
+    forward_in_t = latents - noise
+    assert_close(flow.velocity_target(latents, noise), -forward_in_t)
+
+
+def test_a_perfect_velocity_leads_to_the_data_in_any_number_of_steps(latents_and_noise):
+    latents, noise = latents_and_noise
+    velocity = flow.velocity_target(latents, noise)
+    for num_steps in (1, 3, 7):
+        sample = noise
+        sigmas = flow.inference_sigmas(num_steps, 5.0)
+        for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+            sample = flow.euler_step(sample, velocity, sigma, sigma_next)
+        assert_close(sample, latents, atol=1e-5, rtol=0)
+
+
+def test_each_latent_frame_can_have_its_own_sigma(latents_and_noise):
+    latents, noise = latents_and_noise
+    sigma = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3, 1, 1)
+    mixed = flow.interpolate(latents, noise, sigma)
+    assert_close(mixed[:, :, 0], latents[:, :, 0])
+    assert_close(mixed[:, :, 2], noise[:, :, 2])
+
+
+@pytest.mark.parametrize(("num_steps", "shift", "message"), [(0, 5.0, "num_steps=0"), (4, 0.0, "shift=0.0")])
+def test_useless_settings_are_refused(num_steps, shift, message):
+    with pytest.raises(ValueError, match=message):
+        flow.inference_sigmas(num_steps, shift)
