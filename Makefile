@@ -1,0 +1,59 @@
+# Everything runs in a virtual environment in .venv, which the first command makes.
+# Needed beforehand: Python 3.10 or newer, and make.
+
+PYTHON ?= python3
+PORT ?= 7860
+ARGS ?=
+PIP_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@echo
+	@echo "PORT=$(PORT)          port of the demo"
+	@echo "ARGS='...'         more arguments: of app.py for demo, of pytest for test"
+	@echo "PYTHON=$(PYTHON)     the Python that .venv is made with"
+	@echo "PIP_ARGS='...'     more arguments for pip install"
+
+demo: $(VENV)/.app ## Fly in the bundled world, at http://127.0.0.1:PORT
+	$(PY) app.py --model_dir assets/nano --runs assets/runs --port $(PORT) $(ARGS)
+
+test: $(VENV)/.dev ## Run all tests, the browser's too where Chromium is installed
+	$(PY) -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## Check style, formatting and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	@if command -v node >/dev/null; then $(VENV)/bin/pyright; else echo "pyright skipped: it needs node"; fi
+
+format: $(VENV)/.dev ## Format the code and sort its imports
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean: ## Remove the virtual environment and all caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are younger than what they were installed from, so that a second run installs nothing.
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is older than Python 3.10; name another with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.app: requirements.txt constraints.txt | $(PY)
+	@echo "Installing what the app needs (minutes, once) ..."
+	$(INSTALL) -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements.txt constraints.txt | $(PY)
+	@echo "Installing what the tests need (minutes, once) ..."
+	$(INSTALL) -r requirements-dev.txt
+	@touch $@
