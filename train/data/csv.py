@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from wanact import shapes, video
 from wanact.actions import ActionError, ActionTrack
+
+
+class DataError(ValueError):
+    """A dataset that cannot be used at all; the message says why."""
 
 
 class RowError(ValueError):
@@ -52,20 +57,20 @@ def read_records(path: Path) -> list[dict[str, Any] | RowError]:
     """The raw rows of a CSV, JSON or JSONL file; a line that cannot be parsed is a RowError in its place.
 
     Raises:
-        ValueError: if the file cannot be read at all, or has no column `video`.
+        DataError: if the file cannot be read at all, or has no column `video`.
     """
     try:
         records = list(_READERS.get(path.suffix.lower(), _read_csv)(path))
     except OSError as error:
-        raise ValueError(f"--dataset_metadata_path {path} cannot be read: {error.strerror}") from error
+        raise DataError(f"--dataset_metadata_path {path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise ValueError(f"--dataset_metadata_path {path} is damaged: {error}") from error
+        raise DataError(f"--dataset_metadata_path {path} is damaged: {error}") from error
     columns = {name for record in records if isinstance(record, dict) for name in record}
     if records and "video" not in columns:
         hint = "; rename video_name to video" if "video_name" in columns else ""
-        raise ValueError(f"{path} has no column video, only {', '.join(map(str, sorted(columns, key=str)))}{hint}")
+        raise DataError(f"{path} has no column video, only {', '.join(map(str, sorted(columns, key=str)))}{hint}")
     if not records:
-        raise ValueError(f"{path} has no rows")
+        raise DataError(f"{path} has no rows")
     return records
 
 
@@ -79,7 +84,7 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any] | RowError]:
 def _read_json(path: Path) -> Iterator[dict[str, Any] | RowError]:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, list):
-        raise ValueError(f"{path} must hold a list of rows, not {type(content).__name__}")
+        raise DataError(f"{path} must hold a list of rows, not {type(content).__name__}")
     for record in content:
         yield record if isinstance(record, dict) else RowError("is not an object with names and values")
 
@@ -148,8 +153,6 @@ def clip_frames(row: Row, num_frames: int, height: int, width: int, fit: str) ->
     frames = video.read_video(row.video, num_frames)
     if frames.shape[1:3] == (height, width):
         return frames
-    from PIL import Image
-
     return np.stack([np.asarray(video.fit_image(Image.fromarray(frame), height, width, fit)) for frame in frames])
 
 

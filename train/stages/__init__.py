@@ -98,7 +98,7 @@ class Stage:
         phases: optimizers of a step, in order.
         modules: trained networks by name, filled by `setup`. Parameters that require gradients when `setup` returns
             are trained, counted and saved under "<module>.<parameter>".
-        needs_gradient_checkpointing: modules large enough that training without it is refused; filled by `setup`.
+        base: what the trained networks started from (model directory, fingerprint), for the checkpoint's metadata.
     """
 
     name: ClassVar[str]
@@ -109,6 +109,7 @@ class Stage:
         self.config = config
         self.device = device
         self.modules: dict[str, nn.Module] = {}
+        self.base: dict[str, Any] = {}
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:
@@ -155,8 +156,8 @@ class Stage:
         """Name and content of the JSON file that belongs to the exported weights, or None."""
         return None
 
-    def export_model_dir(self, folder: Path) -> None:
-        """Write a complete model directory in diffusers layout with the trained weights."""
+    def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write a complete model directory in diffusers layout with these trained weights (full names, on the CPU)."""
         raise ValueError(f"stage {self.name!r} does not export a model directory; use i2v or vae")
 
     def sample(self, folder: Path, step: int) -> None:

@@ -1,0 +1,66 @@
+"""`python -m train COMMAND`: training stages and the tools around them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from train.stages import STAGES
+
+# Command -> (module with main(argv), what it is for).
+TOOLS = {
+    "simulate": ("train.data.simulator", "write a dataset of simulated drone flights"),
+    "evaluate": ("train.evaluate", "measure a model or a checkpoint"),
+    "verify": ("train.verify", "check every sum of a run or a checkpoint"),
+    "export": ("train.export", "write files to fly with, or a model directory, from a checkpoint"),
+    "merge-lora": ("train.merge_lora", "fuse a LoRA into a new model directory"),
+    "bench": ("train.bench", "measure what saving and resuming cost"),
+}
+STAGE_HELP = {"i2v": "train the base model or a LoRA", "action": "train the action controller", "vae": "train a VAE"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    command, rest = argv[0], argv[1:]
+    if command in STAGES:
+        return _reporting(lambda: _train(command, rest))
+    if command in TOOLS:
+        return _reporting(lambda: import_module(TOOLS[command][0]).main(rest))
+    print(f"python -m train: {command!r} is unknown\n\n{_usage()}", file=sys.stderr)
+    return 2
+
+
+def _train(name: str, argv: list[str]) -> int:
+    from train.run import train
+
+    train(name, argv)
+    return 0
+
+
+def _reporting(run: Callable[[], int | None]) -> int:
+    """Mistakes of the user end with one sentence instead of a traceback."""
+    from train.config import ConfigError
+    from train.data.csv import DataError
+    from wanact.checkpoints import CheckpointError
+    from wanact.model_dir import ModelDirError
+
+    try:
+        return run() or 0
+    except (ConfigError, DataError, CheckpointError, ModelDirError, FileExistsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _usage() -> str:
+    rows = [*STAGE_HELP.items(), *((name, text) for name, (_, text) in TOOLS.items())]
+    commands = "\n".join(f"  {name:12} {text}" for name, text in rows)
+    return f"usage: python -m train COMMAND ...\n\ncommands (each has --help):\n{commands}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""The processes of a run: who we are, and the few collectives that training needs.
+
+accelerate launches, places and mixes precision. Gradients are averaged here, once an update, instead of by
+DistributedDataParallel: several networks, phases and accumulation then need no wrapper and no rules about unused
+parameters. Networks too large for one device are sharded by `fully_shard` (FSDP2), which reduces its own gradients.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+_BUCKET_ELEMENTS = 32 * 2**20
+_TIMEOUT = timedelta(hours=6)  # one process may encode a large dataset while the others wait
+
+
+class Processes:
+    """All processes of a run, one or many.
+
+    Args:
+        mixed_precision: "auto", "no" or "bf16".
+        tracker: name of an accelerate tracker, or "none".
+        log_dir: where a tracker that writes files puts them.
+        backend: "auto", "gloo" or "nccl".
+        fsdp: shard trained networks; also set by `accelerate launch --use_fsdp`.
+    """
+
+    def __init__(
+        self,
+        mixed_precision: str = "auto",
+        tracker: str = "none",
+        log_dir: str | None = None,
+        backend: str = "auto",
+        fsdp: bool = False,
+    ) -> None:
+        on_cpu = not torch.cuda.is_available()
+        if mixed_precision == "auto":
+            mixed_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no" if on_cpu else "bf16")
+        self.accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=mixed_precision,
+            log_with=None if tracker == "none" else tracker,
+            project_dir=log_dir,
+            kwargs_handlers=[InitProcessGroupKwargs(backend=None if backend == "auto" else backend, timeout=_TIMEOUT)],
+        )
+        self.mixed_precision = mixed_precision
+        self.sharded = (fsdp or self.accelerator.distributed_type == DistributedType.FSDP) and dist.is_initialized()
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def count(self) -> int:
+        return self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type of weights that are not trained."""
+        return torch.bfloat16 if self.mixed_precision == "bf16" else torch.float32
+
+    def autocast(self) -> AbstractContextManager:
+        return self.accelerator.autocast()
+
+    def barrier(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    def print(self, *values: Any) -> None:
+        """Print once, not once a process."""
+        if self.is_main:
+            print(*values, flush=True)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in order of rank; any object that pickles."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value, on every process."""
+        if self.count == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """Mean of each value over the processes."""
+        if self.count == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return (tensor / self.count).tolist()
+
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag, whether it is set on some process."""
+        if self.count == 1:
+            return list(flags)
+        tensor = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return [bool(value) for value in tensor.tolist()]
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace gradients by their mean over the processes; sharded ones are averaged already.
+
+        Which parameters have a gradient must not depend on the data, so that all processes agree on it.
+        """
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+        for bucket in _buckets(gradients):
+            flat = torch._utils._flatten_dense_tensors(bucket)
+            dist.all_reduce(flat)
+            flat /= self.count
+            for gradient, mean in zip(bucket, torch._utils._unflatten_dense_tensors(flat, bucket), strict=True):
+                gradient.copy_(mean)
+
+    def shard(self, units: Iterable[nn.Module], network: nn.Module) -> None:
+        """Shard a network over the processes in place, unit by unit."""
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        low = torch.bfloat16 if self.mixed_precision == "bf16" else None
+        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        mesh = dist.init_device_mesh(self.device.type, (self.count,))
+        for unit in units:
+            fully_shard(unit, mesh=mesh, mp_policy=policy)
+        fully_shard(network, mesh=mesh, mp_policy=policy)
+
+    def close(self) -> None:
+        """End trackers and leave the process group."""
+        self.accelerator.end_training()
+
+
+def _buckets(tensors: list[Tensor]) -> Iterable[list[Tensor]]:
+    """Runs of tensors of one type, each about 128 MB."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (size + tensor.numel() > _BUCKET_ELEMENTS or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel()
+    if bucket:
+        yield bucket
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor in full, gathered if it is sharded. Collective for sharded tensors."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in host memory that later updates do not touch. Collective for sharded tensors."""
+    return whole(tensor.detach()).to("cpu", copy=True)
+
+
+def like(value: Tensor, reference: Tensor) -> Tensor:
+    """A full tensor placed and sharded as another one is."""
+    if isinstance(reference, DTensor):
+        return distribute_tensor(value.to(reference.device), reference.device_mesh, reference.placements)
+    return value.to(reference.device)
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+    """Norm of all gradients, sharded or not, which are scaled down to `max_norm` if that is above 0."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    groups = [[g for g in gradients if isinstance(g, DTensor) is sharded] for sharded in (False, True)]
+    norms = [whole(nn.utils.get_total_norm(group)) for group in groups if group]
+    total = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+    if max_norm > 0:
+        factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
+        for group in groups:
+            if group:
+                torch._foreach_mul_(group, factor)
+    return total

@@ -1,0 +1,38 @@
+"""One training run from its arguments to its last step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from train.config import TrainConfig, parse
+from train.dist import Processes
+from train.stages import stage_class
+from train.trainer import Trainer
+
+
+def train(name: str, argv: list[str]) -> Trainer:
+    """Train a stage with these command-line arguments.
+
+    Raises:
+        ValueError: for settings, data or checkpoints that cannot be used, in a sentence for the user.
+    """
+    stage = stage_class(name)
+    config = parse(name, argv, stage.options)
+    stage.check(config)
+    return run(config)
+
+
+def run(config: TrainConfig) -> Trainer:
+    """Train with these settings, which have been checked."""
+    processes = Processes(
+        config.optim.mixed_precision,
+        config.log.tracker,
+        str(Path(config.checkpoint.output_path) / "logs"),
+        config.shard.backend,
+        config.shard.fsdp,
+    )
+    trainer = Trainer(config, stage_class(config.stage_name)(config, processes.device), processes)
+    trainer.run()
+    if config.checkpoint.export_model_dir and trainer.step == trainer.num_steps:
+        trainer.export_model_dir(Path(config.checkpoint.export_model_dir))
+    return trainer

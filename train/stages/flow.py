@@ -1,0 +1,316 @@
+"""What the image-to-video and the action stage share: cached latents and prompts, noise, and the flow-matching loss."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from train import export
+from train.config import ConfigError, TrainConfig, require
+from train.data import csv, text
+from train.data.cache import Cache, CachedEntries, ahead, key_of, module_fingerprint
+from train.dist import Processes
+from train.losses import SigmaSampler, flow_matching_loss
+from train.stages import Draw, Stage, StepLoss
+from wanact import flow, model_dir, shapes, video
+from wanact.models import vae as wan_vae
+
+# Networks above this many parameters do not fit without gradient checkpointing; Wan2.2-TI2V-5B has 5.0 B.
+LARGE_NETWORK = 1_000_000_000
+
+
+class FlowStage(Stage):
+    """Predict the velocity of noisy latents whose first frame is clean.
+
+    Subclasses say what is trained (`build`) and whether rows have actions.
+    """
+
+    needs_actions = False
+    known_models: tuple[str, ...] = ("transformer", "text_encoder")
+    default_models = "transformer"
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        super().__init__(config, device)
+        chosen = config.model.trainable_models or self.default_models
+        self.chosen = tuple(name.strip() for name in chosen.split(",") if name.strip())
+        self.text_trained = "text_encoder" in self.chosen
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        require(config, "dataset_metadata_path", "output_path", "model_dir")
+        names = [n.strip() for n in (config.model.trainable_models or cls.default_models).split(",") if n.strip()]
+        unknown = [name for name in names if name not in cls.known_models]
+        if unknown:
+            raise ConfigError(
+                f"--trainable_models {unknown[0]} is unknown in stage {cls.name}; "
+                f"choose from {', '.join(cls.known_models)}"
+            )
+
+    # Beginning
+
+    def setup(self, processes: Processes) -> None:
+        config = self.config
+        self.processes = processes
+        self.directory = Path(config.model.model_dir)
+        defaults = model_dir.read_metadata(self.directory)["defaults"]
+        self.height, self.width = _size(config, defaults)
+        self.num_frames = config.data.num_frames or defaults["num_frames"]
+        self.num_latent_frames = shapes.num_latent_frames(self.num_frames)
+        self.text_length = int(defaults["max_sequence_length"])
+        self.choices = sorted({min(c, self.num_latent_frames) for c in config.data.num_latent_frames_choices or []})
+        loss = config.loss
+        shift = loss.sigma_shift if loss.sigma_shift is not None else float(defaults["flow_shift"])
+        self.sigmas = SigmaSampler(
+            loss.sigma_sampling,
+            loss.sigma_mean,
+            loss.sigma_std,
+            shift,
+            loss.min_timestep_boundary,
+            loss.max_timestep_boundary,
+            loss.loss_weighting,
+        )
+        self.cache_dir = Path(config.data.cache_dir or Path(config.checkpoint.output_path) / "cache")
+        self.base = {"model_dir": str(self.directory), "fingerprint": model_dir.fingerprint(self.directory)}
+        self._prepare_latents()
+        self._prepare_text()
+        gc.collect()
+        self.build()
+        for name, module in self.modules.items():
+            count = sum(p.numel() for p in module.parameters())
+            if hasattr(module, "enable_gradient_checkpointing") and name == "transformer":
+                self._set_checkpointing(module, count)
+
+    def build(self) -> None:
+        """Load the networks onto the device and fill `modules`."""
+        raise NotImplementedError
+
+    def load_parts(self, *parts: str, trained: bool = False) -> Any:
+        """Components of the model directory: trained ones in float32, others in the type of computation."""
+        exact = trained or self.processes.sharded  # FSDP wants one type inside a shard
+        dtype = torch.float32 if exact else self.processes.compute_dtype
+        start = "cpu" if self.config.model.initialize_model_on_cpu else self.device
+        components = model_dir.load_components(self.directory, device=start, dtype=dtype, parts=parts)
+        for part in parts:
+            module = getattr(components, part)
+            if isinstance(module, nn.Module):
+                module.to(self.device).requires_grad_(False)
+        return components
+
+    def _set_checkpointing(self, network: nn.Module, count: int) -> None:
+        wanted = self.config.model.use_gradient_checkpointing
+        if count > LARGE_NETWORK and not wanted:
+            self.processes.print(
+                f"gradient checkpointing is on: {count / 1e9:.1f} B parameters do not train without it"
+            )
+        if wanted or count > LARGE_NETWORK:
+            network.enable_gradient_checkpointing()
+
+    def _prepare_latents(self) -> None:
+        """Encode what is not cached, each process its share; leave out and list what cannot be used."""
+        config, processes = self.config.data, self.processes
+        path, base = Path(config.dataset_metadata_path), Path(config.dataset_base_path)
+        records = list(enumerate(csv.read_records(path), start=1))
+        cache = Cache(self.cache_dir / "latents")
+        autoencoder = self.load_parts("vae", trained=True).vae
+        network = module_fingerprint(autoencoder)
+        made: dict[int, tuple[csv.Row, str]] = {}
+        skipped: list[csv.Skipped] = []
+
+        def read(item: tuple[int, Any]) -> tuple[csv.Row, str, Tensor | None]:
+            row = csv.parse_row(item[1], item[0], base, self.num_frames, self.needs_actions)
+            image = cache.content_key(row.input_image) if row.input_image else ""
+            made_from = (cache.content_key(row.video), image, self.height, self.width, self.num_frames, config.fit)
+            key = key_of("latents", network, config.cache_dtype, *made_from)
+            return row, key, None if cache.has(key) else self._pixels(row)
+
+        mine = records[processes.rank :: processes.count]
+        bar = tqdm(total=len(mine), desc="encoding clips", unit="clip", disable=not processes.is_main, mininterval=2.0)
+        for (number, record), result in ahead(read, mine, config.dataset_num_workers):
+            bar.update(1)
+            if isinstance(result, Exception):
+                name = str(record.get("video")) if isinstance(record, dict) else ""
+                skipped.append(csv.Skipped(number, name, str(result)))
+                print(f"skipped row {number} ({name}): {result}", flush=True)
+                continue
+            row, key, pixels = result
+            if pixels is not None:
+                cache.put(key, {"latents": self._encode(autoencoder, pixels)})
+            made[number] = (row, key)
+        bar.close()
+        self._take_rows(cache, made, skipped, len(records))
+
+    def _pixels(self, row: csv.Row) -> Tensor:
+        """The clip as the VAE takes it, [3, F, H, W]; with an input image as its first frame if the row has one."""
+        data = self.config.data
+        pixels = video.to_tensor(csv.clip_frames(row, self.num_frames, self.height, self.width, data.fit))
+        return pixels if row.input_image is None else torch.cat([self._image(row.input_image), pixels], dim=1)
+
+    def _image(self, path: Path) -> Tensor:
+        image = video.fit_image(video.open_image(path), self.height, self.width, self.config.data.fit)
+        return video.to_tensor(np.asarray(image)[None])
+
+    @torch.no_grad()
+    def _encode(self, autoencoder: nn.Module, pixels: Tensor) -> Tensor:
+        """Latents [C, T, h, w] of one clip; an extra frame in front replaces the first latent frame."""
+        extra = pixels.shape[1] - self.num_frames
+        latents = wan_vae.encode(autoencoder, pixels[None, :, extra:].to(self.device))
+        if extra:
+            latents[:, :, :1] = wan_vae.encode(autoencoder, pixels[None, :, :1].to(self.device))
+        return latents[0].to("cpu", getattr(torch, self.config.data.cache_dtype))
+
+    def _take_rows(self, cache: Cache, made: dict[int, Any], skipped: list[csv.Skipped], total: int) -> None:
+        processes = self.processes
+        everything = {number: entry for part in processes.gather(made) for number, entry in part.items()}
+        skipped = sorted((s for part in processes.gather(skipped) for s in part), key=lambda s: s.row)
+        if processes.is_main:
+            csv.write_skipped(Path(self.config.checkpoint.output_path) / "skipped.csv", skipped)
+        if len(skipped) > self.config.data.max_skipped * total or not everything:
+            raise csv.DataError(
+                f"{len(skipped)} of {total} rows cannot be used, more than --max_skipped "
+                f"{self.config.data.max_skipped:g}; skipped.csv lists them, the first is: {skipped[0].reason}"
+            )
+        if skipped:
+            processes.print(f"{len(skipped)} of {total} rows are left out; skipped.csv lists them")
+        ordered = [everything[number] for number in sorted(everything)]
+        self.rows = [row for row, _ in ordered]
+        keys = [key for _, key in ordered]
+        self.latents = CachedEntries(cache, keys, self.config.data.cache_memory_gb * 2**30)
+        digest = hashlib.sha256()
+        for row, key in ordered:
+            track = b"" if row.track is None else row.track.magnitude.tobytes()
+            digest.update(f"{key}\x1f{row.prompt}\x1f".encode() + track)
+        self._data_fingerprint = digest.hexdigest()
+
+    def _prepare_text(self) -> None:
+        """Token ids of all prompts, and their embeddings unless the text encoder is trained. Index -1 is no prompt."""
+        prompts = sorted({row.prompt for row in self.rows} | {""})
+        place = {prompt: i for i, prompt in enumerate(prompts)}
+        self.prompt_of_row = [place[row.prompt] for row in self.rows]
+        self.no_prompt = place[""]
+        tokenizer = self._tokenizer()
+        self.token_ids = text.tokenise(tokenizer, prompts, self.text_length)
+        if self.text_trained:
+            return
+        cache = Cache(self.cache_dir / "text")
+        encoder = self.load_parts("text_encoder").text_encoder
+        network = module_fingerprint(encoder)
+        dtype = self.config.data.cache_dtype
+        keys = [key_of("text", network, dtype, ids.tolist()) for ids in self.token_ids]
+        missing = [i for i in range(len(keys)) if not cache.has(keys[i])]
+        for i in missing[self.processes.rank :: self.processes.count]:
+            ids, mask = text.pad_ids([self.token_ids[i]])
+            with torch.no_grad():
+                embedding = text.embed(encoder, ids.to(self.device), mask.to(self.device), ids.shape[1])[0]
+            cache.put(keys[i], {"embedding": embedding.to("cpu", getattr(torch, dtype))})
+        self.processes.barrier()
+        self.embeddings = CachedEntries(cache, keys, self.config.data.cache_memory_gb * 2**30)
+
+    def _tokenizer(self) -> Any:
+        if self.config.model.tokenizer_path:
+            from transformers import AutoTokenizer
+
+            return AutoTokenizer.from_pretrained(self.config.model.tokenizer_path)
+        return model_dir.load_components(self.directory, parts=("tokenizer",)).tokenizer
+
+    # Data
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def data_fingerprint(self) -> str:
+        return self._data_fingerprint
+
+    def load(self, draws: list[Draw]) -> dict[str, Any]:
+        """Micro-batch: latents and noise [B, C, T, h, w], sigma and weight [B], prompts, and what a subclass adds."""
+        frames = self._prefix(draws[0])
+        latents = torch.stack([self.latents[draw.index]["latents"][:, :frames] for draw in draws]).float()
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=draw.generator("noise")) for draw in draws])
+        uniform = torch.stack([torch.rand((), generator=draw.generator("sigma")) for draw in draws])
+        sigma = self.sigmas.sigma(uniform)
+        batch = {"latents": latents, "noise": noise, "sigma": sigma, "weight": self.sigmas.weight(sigma)}
+        return batch | self._prompts(draws) | self.conditions(draws, frames)
+
+    def _prefix(self, draw: Draw) -> int:
+        """Latent frames of this step's clips, one number for the whole step."""
+        if not self.choices:
+            return self.num_latent_frames
+        pick = torch.randint(len(self.choices), (), generator=draw.step_generator("num_latent_frames"))
+        return self.choices[int(pick)]
+
+    def _prompts(self, draws: list[Draw]) -> dict[str, Tensor]:
+        kept = [draw_fraction(draw, "prompt") >= self.config.loss.prompt_dropout for draw in draws]
+        which = [self.prompt_of_row[d.index] if keep else self.no_prompt for d, keep in zip(draws, kept, strict=True)]
+        if self.text_trained:
+            ids, mask = text.pad_ids([self.token_ids[i] for i in which])
+            return {"token_ids": ids, "token_mask": mask}
+        embeddings = [self.embeddings[i]["embedding"].float() for i in which]
+        return {"context": text.pad_embeddings(embeddings, self.text_length)}
+
+    def conditions(self, draws: list[Draw], frames: int) -> dict[str, Any]:
+        """What else the transformer is given."""
+        return {}
+
+    # Loss
+
+    def loss(self, batch: dict[str, Any], phase: str) -> StepLoss:
+        latents, noise, sigma = batch["latents"], batch["noise"], batch["sigma"]
+        noisy = flow.interpolate(latents, noise, sigma.view(-1, 1, 1, 1, 1))
+        noisy[:, :, :1] = latents[:, :, :1]
+        timestep = (1000.0 * sigma)[:, None].repeat(1, latents.shape[2])  # [B, T]
+        timestep[:, 0] = 0.0
+        with self._offload():
+            velocity = self.predict(noisy, timestep, self._context(batch), batch)
+        counted = torch.ones(1, 1, latents.shape[2], 1, 1, device=latents.device)
+        counted[:, :, 0] = 0
+        loss = flow_matching_loss(velocity, latents, noise, counted.expand(len(latents), -1, -1, -1, -1))
+        return StepLoss(loss * batch["weight"], {"velocity_error": loss.detach()})
+
+    def _context(self, batch: dict[str, Any]) -> Tensor:
+        if not self.text_trained:
+            return batch["context"]
+        return text.embed(self.modules["text_encoder"], batch["token_ids"], batch["token_mask"], self.text_length)
+
+    def predict(self, noisy: Tensor, timestep: Tensor, context: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Velocity [B, C, T, h, w]."""
+        return self.transformer(noisy, timestep, context, return_dict=False)[0]
+
+    def _offload(self) -> Any:
+        offload = self.config.model.use_gradient_checkpointing_offload and self.device.type != "cpu"
+        return torch.autograd.graph.save_on_cpu(pin_memory=True) if offload else contextlib.nullcontext()
+
+    def shard_units(self) -> list[nn.Module]:
+        return [*self.transformer.blocks]
+
+    # Results
+
+    def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        trained = export.split_modules(weights)
+        networks = {name: trained[name] for name in ("transformer", "text_encoder") if name in trained}
+        export.write_model_dir(self.directory, folder, networks, self.config.checkpoint.export_dtype)
+
+
+def draw_fraction(draw: Draw, purpose: str) -> float:
+    """A number in [0, 1) that belongs to this sample and purpose."""
+    return float(torch.rand((), generator=draw.generator(purpose)))
+
+
+def _size(config: TrainConfig, defaults: dict[str, Any]) -> tuple[int, int]:
+    height = config.data.height or defaults["height"]
+    width = config.data.width or defaults["width"]
+    limit = config.data.max_pixels
+    if limit is not None and height * width > limit:
+        factor = math.sqrt(limit / (height * width))
+        step = shapes.SIZE_MULTIPLE
+        height, width = (max(step, int(side * factor) // step * step) for side in (height, width))
+    shapes.check_size(height, width)
+    return height, width

@@ -1,0 +1,153 @@
+"""Image to video: the base model itself, in full or by a LoRA, from clips and captions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.config import ConfigError, TrainConfig
+from train.stages import derive_seed
+from train.stages.flow import FlowStage
+from wanact.checkpoints import LORA, RUN_CONFIG, TRANSFORMER, CheckpointError, load_weights
+
+# Wan's and DiffSynth's names of a block's layers, and diffusers' for the same.
+LORA_TARGETS = {
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "o": "to_out.0",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+}
+ADAPTER = "default"
+
+
+class I2VStage(FlowStage):
+    """Train the transformer, with or without its text encoder, or a LoRA of it."""
+
+    name = "i2v"
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        super().check(config)
+        if uses_lora(config) and config.model.trainable_models:
+            raise ConfigError(
+                "--lora_base_model trains a LoRA and nothing else; leave --trainable_models out, or train in full"
+            )
+        controller = [name for name in config.given if name.startswith("action_")]
+        if controller:
+            raise ConfigError(f"--{controller[0]} belongs to `python -m train action`: stage i2v has no controller")
+
+    def build(self) -> None:
+        lora = uses_lora(self.config)
+        trained = "transformer" in self.chosen and not lora
+        self.transformer = self.load_parts("transformer", trained=trained).transformer
+        if lora:
+            self._add_lora()
+        elif trained:
+            self.transformer.requires_grad_(True)
+        if lora or trained:
+            self.modules["transformer"] = self.transformer
+        if self.text_trained:
+            encoder = self.load_parts("text_encoder", trained=True).text_encoder
+            self.modules["text_encoder"] = encoder.requires_grad_(True)
+
+    def _add_lora(self) -> None:
+        from peft import LoraConfig
+
+        model = self.config.model
+        targets = lora_targets(model.lora_target_modules)
+        with seeded(self.config.optim.seed, "lora"):
+            self.transformer.add_adapter(
+                LoraConfig(r=model.lora_rank, lora_alpha=model.lora_rank, target_modules=targets), ADAPTER
+            )
+        for name, parameter in self.transformer.named_parameters():
+            parameter.requires_grad_(".lora_" in name)
+            if ".lora_" in name:
+                parameter.data = parameter.data.float()
+        if model.lora_checkpoint:
+            self._load_lora(Path(model.lora_checkpoint))
+
+    def _load_lora(self, path: Path) -> None:
+        loaded = {_peft_name(name): value for name, value in load_weights(path).items()}
+        own = {name: p for name, p in self.transformer.named_parameters() if ".lora_" in name}
+        wrong = [n for n in own if n not in loaded or loaded[n].shape != own[n].shape] or [
+            n for n in loaded if n not in own
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"--lora_checkpoint {path} does not fit rank {self.config.model.lora_rank} of "
+                f"{self.config.model.lora_target_modules}: {wrong[0]}"
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(loaded[name])
+
+    def export(self, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        prefix = "transformer."
+        own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        if uses_lora(self.config):
+            return {LORA: {f"transformer.{name.replace(f'.{ADAPTER}.', '.')}": value for name, value in own.items()}}
+        dtype = getattr(torch, self.config.checkpoint.export_dtype)
+        return {TRANSFORMER: {name: value.to(dtype) for name, value in own.items()}} if own else {}
+
+    def export_config(self) -> tuple[str, dict[str, Any]]:
+        return RUN_CONFIG, {
+            "base_model": self.base["model_dir"],
+            "base_fingerprint": self.base["fingerprint"],
+            "stage": self.name,
+            "lora": lora_config(self.config),
+        }
+
+    def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        if uses_lora(self.config):
+            raise ConfigError(
+                "--export_model_dir and a LoRA: `python -m train merge-lora` makes a model directory of it"
+            )
+        super().export_model_dir(folder, weights)
+
+
+def uses_lora(config: TrainConfig) -> bool:
+    return bool(config.model.lora_base_model)
+
+
+def lora_targets(names: str) -> list[str]:
+    """Layers that get an adapter, in diffusers' names, from either spelling."""
+    targets = [LORA_TARGETS.get(name.strip(), name.strip()) for name in names.split(",") if name.strip()]
+    if not targets:
+        raise ConfigError("--lora_target_modules names no layer")
+    return targets
+
+
+def lora_config(config: TrainConfig) -> dict[str, Any] | None:
+    """What action_train_config.json says of the LoRA, None without one."""
+    if not uses_lora(config):
+        return None
+    return {
+        "lora_base_model": "transformer",
+        "lora_target_modules": ",".join(lora_targets(config.model.lora_target_modules)),
+        "lora_rank": config.model.lora_rank,
+        "lora_alpha": config.model.lora_rank,
+    }
+
+
+def _peft_name(name: str) -> str:
+    """transformer.blocks.0.attn1.to_q.lora_A.weight -> blocks.0.attn1.to_q.lora_A.default.weight"""
+    name = name.removeprefix("transformer.")
+    for side in (".lora_A.", ".lora_B."):
+        if side in name and f"{side}{ADAPTER}." not in name:
+            name = name.replace(side, f"{side}{ADAPTER}.")
+    return name
+
+
+@contextlib.contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """Draw initial weights from a seed, for libraries that take no generator; the global state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, purpose))
+        yield
