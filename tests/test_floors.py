@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -86,6 +87,7 @@ def imported_modules(source: str, module: str, is_package: bool = False) -> set[
     return found
 
 
+@functools.cache
 def imports_of(file: Path) -> set[str]:
     return imported_modules(file.read_text(), module_name(file), file.name == "__init__.py")
 
