@@ -1,0 +1,44 @@
+// The eight channels in the order of the model, as the page names and draws them. Concatenated in front of
+// every component's own script. `icon` is the path of a 24 x 24 drawing.
+const CHANNELS = [
+  {id: 'forward', label: 'Forward', key: 'W', code: 'KeyW', group: 'move', icon: 'M12 4l8 13H4z'},
+  {id: 'back', label: 'Back', key: 'S', code: 'KeyS', group: 'move', icon: 'M12 20l8-13H4z'},
+  {id: 'left', label: 'Left', key: 'A', code: 'KeyA', group: 'move', icon: 'M4 12l13-8v16z'},
+  {id: 'right', label: 'Right', key: 'D', code: 'KeyD', group: 'move', icon: 'M20 12L7 4v16z'},
+  {id: 'yaw_left', label: 'Turn left', key: '←', code: 'ArrowLeft', group: 'look',
+    icon: 'M9 3L2 9l7 6v-4h3a6 6 0 0 1 6 6v4h4v-4A10 10 0 0 0 12 7H9z'},
+  {id: 'yaw_right', label: 'Turn right', key: '→', code: 'ArrowRight', group: 'look',
+    icon: 'M15 3l7 6-7 6v-4h-3a6 6 0 0 0-6 6v4H2v-4A10 10 0 0 1 12 7h3z'},
+  {id: 'pitch_up', label: 'Look up', key: '↑', code: 'ArrowUp', group: 'look', icon: 'M12 3l8 8-3 3-5-5-5 5-3-3zM5 17h14v4H5z'},
+  {id: 'pitch_down', label: 'Look down', key: '↓', code: 'ArrowDown', group: 'look', icon: 'M12 21l8-8-3-3-5 5-5-5-3 3zM5 3h14v4H5z'},
+];
+const OPPOSITE = [1, 0, 3, 2, 5, 4, 7, 6];
+
+function channelIcon(channel) {
+  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+  svg.setAttribute('viewBox', '0 0 24 24');
+  svg.setAttribute('aria-hidden', 'true');
+  const path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
+  path.setAttribute('d', CHANNELS[channel].icon);
+  svg.append(path);
+  return svg;
+}
+
+// The components of a page speak to each other through events on the document:
+//   wanact:held      {held: [8], pressed: [8]}   what the pad holds; opposite keys have cancelled in `held`
+//   wanact:peaks     {move, look}                the magnitude that a held key stands for, set on the pad
+//   wanact:plan      {move, look}                the largest magnitudes of a plan that was just laid
+//   wanact:take-keys {}                          a recording starts: the pad takes the keyboard focus
+//   wanact:playhead  {step, track}               the clip shows this action of this track (JSON)
+function announce(name, detail) {
+  document.dispatchEvent(new CustomEvent('wanact:' + name, {detail: detail || {}}));
+}
+
+// Listen for as long as the component stands in the page.
+function hear(name, listener) {
+  const handler = event => {
+    if (!element.isConnected) document.removeEventListener('wanact:' + name, handler);
+    else listener(event.detail);
+  };
+  document.addEventListener('wanact:' + name, handler);
+}

@@ -1,0 +1,189 @@
+"""The page's own components: thin Python around the html, css and js in assets/ui."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData, GradioModel
+
+from wanact.actions import CHANNELS, FULL_DEFLECTION, MAX_MAGNITUDE, ActionError, ActionTrack
+from wanact.flight import FlightError, FlightRecord
+from wanact.ui.theme import asset
+
+MAX_PLAN_BYTES = 8 * 2**20  # a plan has 5 kB, a flight with its first frame up to some MB
+_PEAKS = {"move": FULL_DEFLECTION[0], "look": FULL_DEFLECTION[4]}
+
+
+class _Component(gr.HTML):
+    """An HTML component whose template, style and script are the files assets/ui/<name>.*."""
+
+    schema: dict[str, Any] = {"type": "string"}
+    example: Any = ""
+
+    def __init__(self, name: str, value: Any = None, *, scripts: Sequence[str] = ("channels.js",), **kwargs: Any):
+        super().__init__(
+            value=value,
+            html_template=asset(f"{name}.html"),
+            css_template=asset(f"{name}.css"),
+            js_on_load=asset(*scripts, f"{name}.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        return self.schema
+
+    def example_payload(self) -> Any:
+        return self.example
+
+    def example_value(self) -> Any:
+        return self.example
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+
+    def postprocess(self, value: Any) -> Any:
+        return value
+
+
+class ActionPad(_Component):
+    """Eight keys that light up while held, and the magnitudes that they stand for; the value is the held keys, [8]."""
+
+    schema = {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 0, "maximum": 1},
+        "description": "held keys in the order " + ", ".join(CHANNELS),
+    }
+    example = [1, 0, 0, 0, 0, 0, 0, 0]
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            "pad", [0] * len(CHANNELS), scripts=("channels.js", "keys.js"), label="Flight keys", peaks=_PEAKS, **kwargs
+        )
+
+
+def read_plan(message: dict) -> dict:
+    """Check a plan that a visitor opens in the browser.
+
+    Args:
+        message: {"text": action JSON or a flight record, "steps": optional length}.
+
+    Returns:
+        {"value": (N, 2, 8) nested lists, "note": str}, or {"problem": one sentence}.
+    """
+    text = message.get("text") if isinstance(message, dict) else None
+    if not isinstance(text, str) or len(text) > MAX_PLAN_BYTES:
+        return {"problem": "The plan is too large; actions for a clip are a few kilobytes of JSON."}
+    try:
+        track = FlightRecord.parse(text).track if '"wanact_flight"' in text[:200] else ActionTrack.parse(text)
+    except (ActionError, FlightError) as error:
+        return {"problem": f"The plan was not opened: {error}"}
+    return {"value": track.to_list(), "note": f"Opened {len(track)} steps."}
+
+
+class FlightPlan(_Component):
+    """A timeline of steps by eight channels, with presets, recording, import, export and the path from above.
+
+    The value is the on-disk action format, (steps, 2, 8).
+    """
+
+    example: Any = []
+
+    def __init__(self, track: ActionTrack, presets: Mapping[str, ActionTrack], step_seconds: float, **kwargs: Any):
+        self.steps = len(track)
+        # Every array level needs "items": one missing makes the page answer 500.
+        row = {"type": "array", "items": {"type": "number"}}
+        self.schema = {
+            "type": "array",
+            "items": {"type": "array", "items": row},
+            "description": f"({self.steps}, 2, 8): flags and magnitudes of " + ", ".join(CHANNELS),
+        }
+        self.example = track.to_list()
+        super().__init__(
+            "timeline",
+            track,
+            label="Flight plan",
+            server_functions=[read_plan],
+            steps=self.steps,
+            step_seconds=step_seconds,
+            presets={name: preset.to_list() for name, preset in presets.items()},
+            peaks=_PEAKS,
+            caps=MAX_MAGNITUDE,
+            max_plan_bytes=MAX_PLAN_BYTES,
+            **kwargs,
+        )
+
+    def postprocess(self, value: ActionTrack | None) -> list:
+        return ActionTrack.zeros(self.steps).to_list() if value is None else value.to_list()
+
+
+class ClipState(GradioModel):
+    """What the viewer shows.
+
+    `status` is one of idle, queued, working, done, cancelled, failed; `progress` is a share from 0 to 1; `preview` a
+    data URL; `video`, `record` and `track` belong to a finished clip.
+    """
+
+    status: str = "idle"
+    message: str = ""
+    progress: float = 0.0
+    preview: str | None = None
+    video: FileData | None = None
+    record: FileData | None = None
+    track: list | None = None
+    fps: float = 16.0
+    caption: str = ""
+
+
+class ClipViewer(_Component):
+    """Plays the clip with a display of the held keys, and shows progress, preview and messages while it is drawn."""
+
+    data_model = ClipState
+    schema = {"type": "object", "description": "status, message, progress, video and flight record"}
+    example = {"status": "idle"}
+
+    def __init__(self, **kwargs: Any):
+        super().__init__("viewer", ClipState(), label="Clip", **kwargs)
+
+    def preprocess(self, payload: Any) -> None:
+        return None  # a clip never travels back
+
+
+class SampleGallery(_Component):
+    """Buttons with pictures; the value is the id of the chosen sample."""
+
+    schema = {"type": "string", "description": "id of a sample frame"}
+
+    def __init__(self, samples: Sequence[Mapping[str, str]], value: str | None, **kwargs: Any):
+        super().__init__("gallery", value, scripts=(), label="Samples", samples=list(samples), **kwargs)
+
+
+class Chips(_Component):
+    """A row of ready-made texts; the value is the one that was pressed."""
+
+    def __init__(self, texts: Sequence[str], label: str, **kwargs: Any):
+        super().__init__("chips", None, scripts=(), label=label, texts=list(texts), **kwargs)
+
+
+class FrameInput(gr.Image):
+    """gr.Image that hands the file on unread, so that a bad one is refused by us and in words."""
+
+    is_template = True  # the browser draws the parent's component
+
+    def preprocess(self, payload: Any) -> str | None:
+        if payload is None:
+            return None
+        if payload.url and payload.url.startswith("data:"):
+            return super().preprocess(payload)
+        return payload.path
+
+
+class OpenDropdown(gr.Dropdown):
+    """gr.Dropdown that hands on any text: what there is to choose is checked when the clip is drawn."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | None:
+        return payload if isinstance(payload, str) else None

@@ -1,0 +1,53 @@
+"""The whole site: one page for each place, in one gr.Blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from wanact.ui.engine import Engine
+from wanact.ui.fly import build_fly
+from wanact.ui.theme import asset, theme
+
+# A place is a name and a function that lays it out; the next one is one more line.
+PLACES: list[tuple[str, Callable[[Engine], None]]] = [("Fly", build_fly)]
+
+MAX_UPLOAD = "64mb"
+_CLEAN_EVERY_S, _KEEP_S = 600, 3600
+
+
+def build_page(engine: Engine) -> gr.Blocks:
+    """The page for a loaded model."""
+    with gr.Blocks(
+        title="WanAct: fly a drone inside a video model",
+        analytics_enabled=False,
+        delete_cache=(_CLEAN_EVERY_S, _KEEP_S),
+        fill_width=True,
+    ) as demo:
+        gr.HTML(asset("header.html"), elem_id="header", js_on_load=asset("header.js"))
+        if len(PLACES) == 1:
+            PLACES[0][1](engine)
+        else:
+            with gr.Tabs():
+                for name, build in PLACES:
+                    with gr.Tab(name):
+                        build(engine)
+    demo.queue(max_size=16, default_concurrency_limit=8)
+    return demo
+
+
+def launch_options() -> dict[str, Any]:
+    """How every launch of the page is set up: its looks, its limits, and nothing from the network."""
+    return {
+        "theme": theme(),
+        "css": asset("page.css"),
+        "max_file_size": MAX_UPLOAD,
+        "footer_links": ["api", "settings"],
+        "show_error": True,
+        "ssr_mode": False,
+        "run_history": False,
+        "enable_monitoring": False,
+        "quiet": True,
+    }

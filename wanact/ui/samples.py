@@ -1,0 +1,71 @@
+"""The sample frames and prompts under assets/examples."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from wanact.video import fit_image, open_image
+
+SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A first frame to start from, with a prompt that fits it; `credit` is empty for frames of our own simulator."""
+
+    id: str
+    path: Path
+    name: str
+    prompt: str
+    credit: str = ""
+
+    def entry(self) -> dict[str, str]:
+        """What the gallery in the browser needs, with the thumbnail as a data URL."""
+        thumbnail = io.BytesIO()
+        fit_image(open_image(self.path), 96, 160).save(thumbnail, "JPEG", quality=80)
+        url = "data:image/jpeg;base64," + base64.b64encode(thumbnail.getvalue()).decode()
+        return {"id": self.id, "name": self.name, "credit": self.credit, "thumbnail": url}
+
+
+def load_samples(folder: Path = SAMPLES) -> tuple[list[Sample], list[str]]:
+    """Samples and prompts as samples.json lists them; a picture that is missing is left out.
+
+    Raises:
+        ValueError: if samples.json is damaged.
+    """
+    index = folder / "samples.json"
+    if not index.is_file():
+        return [], []
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        samples = [
+            Sample(
+                Path(entry["file"]).stem,
+                folder / entry["file"],
+                entry["name"],
+                entry["prompt"],
+                entry.get("credit", ""),
+            )
+            for entry in content["samples"]
+        ]
+        prompts = [str(prompt) for prompt in content.get("prompts", [])]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index} is damaged: {error!r}") from error
+    return [sample for sample in samples if sample.path.is_file()], prompts
+
+
+def read_upload(path: str | Path, longest_side: int = 1280) -> Image.Image:
+    """A visitor's picture, upright and RGB, no larger than the page needs.
+
+    Raises:
+        ImageError: in one sentence, if it cannot be used.
+    """
+    image = open_image(path)
+    image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
+    return image
