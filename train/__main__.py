@@ -10,6 +10,7 @@ from train.stages import STAGES
 
 # Command -> (module with main(argv), what it is for).
 TOOLS = {
+    "init": ("train.init_model", "write an untrained model directory of a known size"),
     "simulate": ("train.data.simulator", "write a dataset of simulated drone flights"),
     "evaluate": ("train.evaluate", "measure a model or a checkpoint"),
     "verify": ("train.verify", "check every sum of a run or a checkpoint"),

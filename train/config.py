@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -323,7 +322,37 @@ def parse(stage_name: str, argv: list[str], options: type | None = None) -> Trai
     if unknown:
         raise ConfigError(_unknown(unknown[0], parser))
     given = parser.given(from_files + arguments)
-    return TrainConfig(stage_name, **dict(zip(types, parts, strict=True)), given=given)
+    config = TrainConfig(stage_name, **dict(zip(types, parts, strict=True)), given=given)
+    _check_combinations(config)
+    return config
+
+
+def _check_combinations(config: TrainConfig) -> None:
+    """Raise ConfigError for settings that contradict each other or have no effect beside the others."""
+    given = config.given
+    if {"max_steps", "num_epochs"} <= given:
+        raise ConfigError("--max_steps and --num_epochs both say when to stop; keep one")
+    if config.checkpoint.init_from and config.checkpoint.resume_from not in ("auto", "none"):
+        raise ConfigError("--init_from and --resume_from both say where to start; keep one")
+    for name, active, remedy in (
+        ("lora_target_modules", config.model.lora_base_model, "--lora_base_model transformer"),
+        ("lora_rank", config.model.lora_base_model, "--lora_base_model transformer"),
+        ("lora_checkpoint", config.model.lora_base_model, "--lora_base_model transformer"),
+        ("sigma_mean", config.loss.sigma_sampling == "logit_normal", "--sigma_sampling logit_normal"),
+        ("sigma_std", config.loss.sigma_sampling == "logit_normal", "--sigma_sampling logit_normal"),
+        ("sample_count", config.log.sample_steps, "--sample_steps N"),
+        ("sample_inference_steps", config.log.sample_steps, "--sample_steps N"),
+        ("wandb_run_name", config.log.tracker != "none", "--use_wandb or --tracker NAME"),
+    ):
+        lora_in_action = name.startswith("lora_") and config.stage_name == "action"  # refused with its own reason
+        if name in given and not active and not lora_in_action:
+            raise ConfigError(f"--{name} has no effect without {remedy}")
+    choices, num_frames = config.data.num_latent_frames_choices, config.data.num_frames
+    if choices and num_frames and max(choices) > shapes.num_latent_frames(num_frames):
+        raise ConfigError(
+            f"--num_latent_frames_choices {max(choices)} is more than the {shapes.num_latent_frames(num_frames)} latent "
+            f"frames of --num_frames {num_frames}"
+        )
 
 
 class _Parser(HfArgumentParser):
@@ -450,10 +479,3 @@ def require(config: TrainConfig, *names: str) -> None:
         section = next(s for s, cls in SECTIONS.items() if name in {f.name for f in dataclasses.fields(cls)})
         if not getattr(getattr(config, section), name):
             raise ConfigError(f"--{name} is required for stage {config.stage_name}")
-
-
-def warn_ignored(config: TrainConfig, names: list[str], why: str) -> None:
-    """Warn once for settings that were given and have no effect."""
-    ignored = [f"--{name}" for name in names if name in config.given]
-    if ignored:
-        warnings.warn(f"{', '.join(ignored)}: ignored, {why}", stacklevel=2)

@@ -106,7 +106,7 @@ def load(path: Path, stage_name: str, shapes: dict[str, torch.Size], config: Tra
         CheckpointError: if it is damaged, of another stage, or its weights have other names or shapes.
     """
     path = checkpoints.resolve(path) if path.is_dir() else path
-    loaded = _load_ours(path) if (path / saving.FULL_WEIGHTS).is_file() or _is_ours(path) else legacy.load(path, shapes)
+    loaded = _load_legacy(path, shapes) if checkpoints.is_legacy(path) else _load_ours(path)
     found = loaded.state.get("stage", stage_name)
     if found != stage_name and not _overridden(config, "stage"):
         raise CheckpointError(
@@ -121,13 +121,11 @@ def load(path: Path, stage_name: str, shapes: dict[str, torch.Size], config: Tra
     return loaded
 
 
-def _is_ours(path: Path) -> bool:
-    return (path / checkpoints.METADATA).is_file() or (
-        path.is_dir()
-        and path.name.startswith("step-")
-        and (path / saving.STATE).is_file()
-        and not legacy.is_legacy(path)
-    )
+def _load_legacy(path: Path, shapes: dict[str, torch.Size]) -> Loaded:
+    step, weights, optimizer, remarks = legacy.load(path, shapes)
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
+    return Loaded(path=path, step=step, weights=weights, optimizer=optimizer)
 
 
 def _load_ours(path: Path) -> Loaded:
@@ -189,12 +187,11 @@ def init_weights(path: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]
     Raises:
         CheckpointError: if none fits.
     """
-    if path.is_dir():
-        path = checkpoints.resolve(path)
-    if (path / saving.FULL_WEIGHTS).is_file():
-        weights = checkpoints.load_weights(path / saving.FULL_WEIGHTS)
+    path = checkpoints.resolve(path) if path.is_dir() else path
+    if checkpoints.is_legacy(path):
+        weights = legacy.load(path, shapes)[1]
     else:
-        weights = legacy.load(path, shapes).weights
+        weights = _load_ours(path).weights
     fitting = {name: value for name, value in weights.items() if name in shapes and value.shape == shapes[name]}
     if not fitting:
         raise CheckpointError(f"--init_from {path}: no weight fits; {mismatch(weights, shapes)}")

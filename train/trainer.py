@@ -191,9 +191,7 @@ class Trainer:
         if state.get("data_fingerprint", self.stage.data_fingerprint) != self.stage.data_fingerprint:
             say("  changed since: the data; its order starts anew from the same position")
         if loaded.optimizer is None:
-            self.processes.print(
-                "  no optimizer state in it: optimizer and scheduler start fresh (--save_full_state keeps them)"
-            )
+            say("  it has no optimizer state: the optimizer starts fresh (--save_full_state keeps it)")
             return
         for phase, optimizer in self.optimizers.items():
             if phase in loaded.optimizer:
@@ -391,6 +389,7 @@ class Trainer:
 
     def _state(self, window: dict[str, float]) -> dict[str, Any]:
         return {
+            "format": checkpoints.FORMAT,
             "global_step": self.step,
             "epoch": self.position // self.sampler.epoch_length,
             "position": self.position,

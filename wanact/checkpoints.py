@@ -147,7 +147,7 @@ def checkpoint_info(path: Path, latest: str | None = None, best: str | None = No
     match = _STEP_NAME.fullmatch(path.name)
     step = int(next((group for group in match.groups() if group), 0)) if match else 0
     metadata, problem = {}, None
-    if (path / METADATA).exists() or (path.name.startswith("step-") and len(path.name) == len("step-") + 9):
+    if not is_legacy(path):
         try:
             metadata = read_metadata(path)
             problem = _find_problem(path, metadata, sums=False)
@@ -165,6 +165,21 @@ def checkpoint_info(path: Path, latest: str | None = None, best: str | None = No
         metadata=metadata,
         sequence=int(metadata.get("sequence", -1)),
     )
+
+
+def is_legacy(path: Path) -> bool:
+    """Whether a checkpoint, folder or file, was written in a layout without a manifest.
+
+    One of ours that has lost its manifest is none of these: its trainer_state.json carries a format.
+    """
+    if path.is_file():
+        return True
+    if (path / METADATA).exists():
+        return False
+    try:
+        return "format" not in read_json(path / "trainer_state.json")
+    except CheckpointError:
+        return True
 
 
 def resolve(path: str | os.PathLike) -> Path:

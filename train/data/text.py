@@ -3,31 +3,25 @@
 Padding is attended to by the transformer, so the padded length must be the one of inference. The text encoder itself
 masks padding, so that it may run on the longest prompt of a batch instead.
 
-Source: `WanPipeline._get_t5_prompt_embeds` of diffusers, whose output this equals.
+`wanact.models.text.encode_prompts` does the same in one go for flying; here ids and embeddings part, so that a text
+encoder that is trained sees ids, and the cache holds no padding.
 """
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Sequence
 from typing import Any
 
-import ftfy
 import torch
 from torch import Tensor, nn
 
-
-def clean_prompt(prompt: str) -> str:
-    """Repair broken characters and HTML entities, and collapse white space, as in inference."""
-    prompt = html.unescape(html.unescape(ftfy.fix_text(prompt)))
-    return re.sub(r"\s+", " ", prompt).strip()
+from wanact.models.text import prompt_clean
 
 
 def tokenise(tokenizer: Any, prompts: Sequence[str], max_length: int) -> list[Tensor]:
     """Token ids of every prompt, end mark included, cut at `max_length`: int64 [n] each, not padded."""
     encoded = tokenizer(
-        [clean_prompt(prompt) for prompt in prompts],
+        [prompt_clean(prompt) for prompt in prompts],
         max_length=max_length,
         truncation=True,
         padding=False,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from train import export
+from train import export, legacy
 from train.config import ConfigError, TrainConfig, require
 from train.data import csv, text
 from train.data.cache import Cache, CachedEntries, ahead, key_of, module_fingerprint
@@ -46,7 +46,9 @@ class FlowStage(Stage):
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:
-        require(config, "dataset_metadata_path", "output_path", "model_dir")
+        require(config, "dataset_metadata_path", "output_path")
+        if not (config.model.model_dir or config.model.model_paths or config.model.model_id_with_origin_paths):
+            require(config, "model_dir")
         names = [n.strip() for n in (config.model.trainable_models or cls.default_models).split(",") if n.strip()]
         unknown = [name for name in names if name not in cls.known_models]
         if unknown:
@@ -60,7 +62,7 @@ class FlowStage(Stage):
     def setup(self, processes: Processes) -> None:
         config = self.config
         self.processes = processes
-        self.directory = Path(config.model.model_dir)
+        self.directory = Path(legacy.base_model_dir(config.model))
         defaults = model_dir.read_metadata(self.directory)["defaults"]
         self.height, self.width = _size(config, defaults)
         self.num_frames = config.data.num_frames or defaults["num_frames"]
