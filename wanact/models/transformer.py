@@ -239,9 +239,8 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         context = text if image is None else torch.cat([image, text], dim=1)
         return temb, modulation.unflatten(2, (6, -1)), context
 
-    def _prepare_actions(
-        self, actions: Actions, controller: WanActionController, batch_size: int, num_latent_frames: int
-    ) -> Tensor:
+    def check_controller(self, controller: WanActionController) -> None:
+        """Raise ValueError unless the controller was made for a transformer of this width and number of layers."""
         width = self.config.num_attention_heads * self.config.attention_head_dim
         theirs, ours = (controller.config.hidden_size, controller.config.num_layers), (width, len(self.blocks))
         if theirs != ours:
@@ -249,6 +248,11 @@ class WanActTransformer3DModel(WanTransformer3DModel):
                 f"the controller was made for a transformer of width {theirs[0]} with {theirs[1]} layers, "
                 f"this one has width {ours[0]} and {ours[1]} layers"
             )
+
+    def _prepare_actions(
+        self, actions: Actions, controller: WanActionController, batch_size: int, num_latent_frames: int
+    ) -> Tensor:
+        self.check_controller(controller)
         action_emb = controller.build_action_emb(*actions)
         if action_emb.shape[0] not in (1, batch_size):
             raise ValueError(f"there are tracks for {action_emb.shape[0]} clips, but {batch_size} clips")
