@@ -1,0 +1,180 @@
+"""Encode and decode with diffusers' AutoencoderKLWan: a whole clip in one pass, or latent frame by latent frame.
+
+diffusers runs the residual VAE of Wan 2.2 in chunks of one latent frame. Every operation is causal, so a whole clip
+can pass through each layer at once with the same result; that is several times faster for small models and is what
+training uses. Streaming keeps its own cache per session, because any `vae.encode` or `vae.decode` resets the VAE's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify, unpatchify
+from torch import Tensor
+
+from wanact.shapes import TEMPORAL_STRIDE, num_latent_frames
+
+
+class FastCausalConv3d(WanCausalConv3d):
+    """A causal convolution that takes oneDNN's path on a CPU also for a batch of one.
+
+    `conv3d` sends fp32 batch-1 inputs to `slow_conv3d`; the direct call is 2 to 4.6 times faster and differs by at
+    most 3e-6. No parameters of its own: instances are made by `use_fast_convolutions`.
+    """
+
+    def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+            return super().forward(x, cache_x)
+        padding = list(self._padding)
+        if cache_x is not None and padding[4] > 0:
+            x = torch.cat([cache_x, x], dim=2)
+            padding[4] -= cache_x.shape[2]
+        x = F.pad(x, padding)
+        zeros = [0] * 3
+        return torch.mkldnn_convolution(x, self.weight, self.bias, zeros, self.stride, self.dilation, self.groups)
+
+
+def use_fast_convolutions(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """Let this VAE's causal convolutions take the fast CPU path; the VAE itself, returned for chaining."""
+    if torch.backends.mkldnn.is_available():
+        for module in vae.modules():
+            if type(module) is WanCausalConv3d:
+                module.__class__ = FastCausalConv3d
+    return vae
+
+
+def _moments_like(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (1, -1, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean, device=like.device, dtype=like.dtype).view(shape)
+    std = torch.tensor(vae.config.latents_std, device=like.device, dtype=like.dtype).view(shape)
+    return mean, std
+
+
+def normalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Raw latents -> zero mean and unit deviation per channel, [B, C, T, h, w]."""
+    mean, std = _moments_like(vae, latents)
+    return (latents - mean) / std
+
+
+def denormalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """The inverse of `normalise`."""
+    mean, std = _moments_like(vae, latents)
+    return latents * std + mean
+
+
+def encode_moments(vae: AutoencoderKLWan, video: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of the raw latents of whole clips, in one pass.
+
+    Args:
+        video: [B, 3, F, H, W] in [-1, 1], F = 4k+1.
+
+    Returns:
+        Two tensors [B, C, k+1, h, w], equal to `vae.encode(video).latent_dist`.
+    """
+    num_latent_frames(video.shape[2])
+    encoder = vae.encoder
+    x = encoder.conv_in(patchify(video, patch_size=vae.config.patch_size))
+    for block in encoder.down_blocks:
+        shortcut = block.avg_shortcut(x)
+        for resnet in block.resnets:
+            x = resnet(x)
+        if block.downsampler is not None:
+            x = block.downsampler(x)
+            if block.downsampler.mode == "downsample3d" and x.shape[2] > 1:
+                x = torch.cat([x[:, :, :1], block.downsampler.time_conv(x)], dim=2)
+        x = x + shortcut
+    x = encoder.mid_block(x)
+    x = encoder.conv_out(encoder.nonlinearity(encoder.norm_out(x)))
+    mean, log_variance = vae.quant_conv(x).chunk(2, dim=1)
+    return mean, log_variance.clamp(-30.0, 20.0)
+
+
+def decode_raw(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Raw latents [B, C, T, h, w] -> video [B, 3, F, H, W], not clamped (for losses), in one pass."""
+    decoder = vae.decoder
+    x = decoder.mid_block(decoder.conv_in(vae.post_quant_conv(latents)))
+    for block in decoder.up_blocks:
+        shortcut = None if block.avg_shortcut is None else block.avg_shortcut(x, first_chunk=True)
+        for resnet in block.resnets:
+            x = resnet(x)
+        if block.upsampler is not None:
+            if block.upsampler.mode == "upsample3d" and x.shape[2] > 1:
+                pairs = block.upsampler.time_conv(x[:, :, 1:]).unflatten(1, (2, -1))  # [B, 2, C, T-1, h, w]
+                pairs = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
+                x = torch.cat([x[:, :, :1], pairs], dim=2)
+            x = block.upsampler(x)
+        if shortcut is not None:
+            x = x + shortcut
+    x = decoder.conv_out(decoder.nonlinearity(decoder.norm_out(x)))
+    return unpatchify(x, patch_size=vae.config.patch_size)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+    """Video [B, 3, F, H, W] in [-1, 1] -> normalised latents [B, C, T, h, w] (the distribution's mode)."""
+    if vae.use_tiling:  # large frames: diffusers cuts them into tiles
+        return normalise(vae, vae.encode(video).latent_dist.mode())
+    return normalise(vae, encode_moments(vae, video)[0])
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Normalised latents [B, C, T, h, w] -> video [B, 3, F, H, W] in [-1, 1]."""
+    if vae.use_tiling:
+        return vae.decode(denormalise(vae, latents)).sample
+    return decode_raw(vae, denormalise(vae, latents)).clamp(-1.0, 1.0)
+
+
+class StreamingDecoder:
+    """Decodes one flight, latent frame by latent frame; the frames equal those of decoding the whole clip."""
+
+    def __init__(self, vae: AutoencoderKLWan):
+        self.vae = vae
+        self._cache: list = [None] * vae._cached_conv_counts["decoder"]
+        self._started = False
+
+    @torch.no_grad()
+    def step(self, latent_frame: Tensor) -> Tensor:
+        """Normalised latent frame [B, C, 1, h, w] -> video [B, 3, 1 or 4, H, W] in [-1, 1]."""
+        x = self.vae.post_quant_conv(denormalise(self.vae, latent_frame))
+        x = self.vae.decoder(x, feat_cache=self._cache, feat_idx=[0], first_chunk=not self._started)
+        self._started = True
+        return unpatchify(x, patch_size=self.vae.config.patch_size).clamp(-1.0, 1.0)
+
+
+class StreamingEncoder:
+    """Encodes one clip as it arrives: one frame first, then four at a time."""
+
+    def __init__(self, vae: AutoencoderKLWan):
+        self.vae = vae
+        self._cache: list = [None] * vae._cached_conv_counts["encoder"]
+        self._started = False
+
+    @torch.no_grad()
+    def step(self, video: Tensor) -> Tensor:
+        """Video [B, 3, 1 (first) or 4, H, W] in [-1, 1] -> normalised latent frame [B, C, 1, h, w]."""
+        expected = TEMPORAL_STRIDE if self._started else 1
+        if video.shape[2] != expected:
+            raise ValueError(f"got {video.shape[2]} frames; this step of a streaming encode takes {expected}")
+        x = patchify(video, patch_size=self.vae.config.patch_size)
+        x = self.vae.encoder(x, feat_cache=self._cache, feat_idx=[0])
+        self._started = True
+        return normalise(self.vae, self.vae.quant_conv(x).chunk(2, dim=1)[0])
+
+
+def iter_decode(vae: AutoencoderKLWan, latents: Tensor, latent_frames: int = 1) -> Iterator[Tensor]:
+    """Decode in order, so that the first frames show early.
+
+    Args:
+        latents: normalised, [B, C, T, h, w].
+        latent_frames: how many latent frames each piece holds.
+
+    Yields:
+        Video [B, 3, frames, H, W] in [-1, 1].
+    """
+    session = StreamingDecoder(vae)
+    for chunk in latents.split(latent_frames, dim=2):
+        yield torch.cat([session.step(frame) for frame in chunk.split(1, dim=2)], dim=2)
