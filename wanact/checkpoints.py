@@ -245,16 +245,20 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     file = path / METADATA
     metadata = read_json(file)
-    if metadata.get("manifest_sha256") != _manifest_sum(metadata):
+    # To the byte: a file that is not as it was written was damaged, even where JSON forgives it.
+    if metadata.get("manifest_sha256") != _manifest_sum(metadata) or file.read_bytes() != _json_bytes(metadata):
         raise CheckpointError(f"{file} is damaged: its own checksum does not match")
+    files = metadata.get("files")
+    entries = files.values() if isinstance(files, dict) else [None]
+    if not isinstance(metadata.get("step"), int) or not isinstance(metadata.get("sequence"), int):
+        raise CheckpointError(f"{file} names no step or sequence")
+    if not all(isinstance(e, dict) and isinstance(e.get("bytes"), int) and "sha256" in e for e in entries):
+        raise CheckpointError(f"{file} lists no files with their sums")
     return metadata
 
 
 def _find_problem(path: Path, metadata: dict[str, Any], sums: bool) -> str | None:
-    files = metadata.get("files")
-    if not isinstance(files, dict):
-        return f"{path / METADATA} lists no files"
-    for name, entry in files.items():
+    for name, entry in metadata["files"].items():
         file = path / name
         if not _is_inside(file, path) or file.is_symlink():
             return f"{file} leads out of the checkpoint"
@@ -488,7 +492,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object so that the file is whole or as before."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_bytes(_json_bytes(content))
+
+
+def _json_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 @contextlib.contextmanager
