@@ -286,6 +286,11 @@ class WanActPipeline:
                 on_frames(frames[-1])
         return np.concatenate(frames)
 
+    def forget_prompts(self) -> None:
+        """Empty the cache of text embeddings, so that the next call encodes its prompts again."""
+        with self.lock:
+            self._text_cache.clear()
+
     # The stages of a call
 
     def _encode_text(self, request: _Request) -> Tensor:

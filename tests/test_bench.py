@@ -1,0 +1,59 @@
+import json
+
+import pytest
+
+from tests.test_pipeline import write_run
+from wanact.bench import STAGES, format_clip, main, peak_memory_gb
+
+SMALL = ["--size", "32x64", "--frames", "5", "--steps", "2", "--runs", "1"]
+
+
+def test_it_prints_a_table_and_writes_the_numbers(tiny_model_dir, tmp_path, capsys):
+    file = tmp_path / "speed.json"
+    main(["clip", "--model_dir", str(tiny_model_dir), "--json", str(file), *SMALL])
+    result = json.loads(file.read_text())
+    stages = [result[f"seconds_{stage}"] for stage in STAGES]
+    assert all(seconds > 0 for seconds in stages)
+    assert sum(stages) <= result["seconds_total"], "with one run the stages are parts of the total"
+    assert result["seconds_step"] == pytest.approx(result["seconds_denoise"] / 2)
+    assert (result["height"], result["width"], result["num_frames"]) == (32, 64, 5)
+    assert result["guidance_scale"] == 3.0, "the model's default"
+    assert result["checkpoint"] is None
+    table = capsys.readouterr().out
+    assert format_clip(result) in table and "base (no actions)" in table
+
+
+def test_a_run_is_flown_along(tiny_model_dir, tmp_path, capsys):
+    run = write_run(tmp_path / "hover")
+    main(["clip", "--model_dir", str(tiny_model_dir), "--run", str(run), *SMALL])
+    assert "hover" in capsys.readouterr().out
+
+
+def test_memory_only_grows():
+    before = peak_memory_gb()
+    block = bytearray(30_000_000)
+    block[::4096] = b"x" * len(block[::4096])
+    assert peak_memory_gb() >= before > 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["clip", "--model_dir", "nowhere"], "error: nowhere does not exist"),
+        (["clip", "--size", "96"], "write HEIGHTxWIDTH"),
+        (["clip", "--steps", "0"], "no whole number above 0"),
+    ],
+)
+def test_a_wrong_call_ends_with_one_sentence(arguments, says, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code not in (0, None)
+    assert says in f"{caught.value.code} {capsys.readouterr().err}"
+
+
+def test_settings_that_cannot_be_flown_are_refused(tiny_model_dir, tmp_path):
+    for wrong in (["--frames", "6"], ["--size", "33x64"], ["--guidance", "0"]):
+        with pytest.raises(SystemExit, match="error: .*expected|must be"):
+            main(["clip", "--model_dir", str(tiny_model_dir), *SMALL, *wrong])
+    with pytest.raises(SystemExit, match="error: .*is not a folder"):
+        main(["clip", "--model_dir", str(tiny_model_dir), "--run", str(tmp_path / "gone"), *SMALL])

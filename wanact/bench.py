@@ -1,0 +1,164 @@
+"""The speed card: seconds and memory that flying takes on this machine.
+
+python -m wanact.bench clip [--model_dir assets/nano] [--run DIR] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wanact import checkpoints, shapes, video
+from wanact.actions import ActionTrack, channel_track
+from wanact.pipeline import WanActPipeline
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+STAGES = ("text", "encode", "denoise", "decode", "write")
+PROMPT = "a drone flies over green hills at noon"
+
+
+def bench_clip(pipe: WanActPipeline, num_runs: int, **options: Any) -> dict[str, Any]:
+    """Time whole clips, from the request to the written mp4, after one that warms up.
+
+    Args:
+        pipe: the checkpoint it flies is part of the measurement.
+        num_runs: clips that are timed; the median of each stage counts.
+        options: of the pipeline's call; None for the model's defaults.
+
+    Returns:
+        `seconds_total`, one `seconds_<stage>` each, `seconds_step`, `peak_memory_gb` of the whole process, and what
+        was measured.
+    """
+    setting = {name: pipe.defaults[name] if value is None else value for name, value in options.items()}
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (setting["height"], setting["width"], 3), np.uint8)
+    )
+    num_actions = shapes.num_actions(setting["num_frames"])
+    track = channel_track("forward", num_actions) if pipe.controller is not None else None
+    runs = [_time_clip(pipe, image, track, setting, seed) for seed in range(num_runs + 1)][1:]
+    result = {f"seconds_{stage}": statistics.median(run[stage] for run in runs) for stage in STAGES}
+    result["seconds_total"] = statistics.median(run["total"] for run in runs)
+    result["seconds_step"] = result["seconds_denoise"] / setting["num_inference_steps"]
+    result["peak_memory_gb"] = peak_memory_gb()
+    result["checkpoint"] = None if pipe.checkpoint is None else f"{pipe.checkpoint.run}, step {pipe.checkpoint.step}"
+    return result | setting | {"num_runs": num_runs}
+
+
+def _time_clip(
+    pipe: WanActPipeline, image: Image.Image, track: ActionTrack | None, setting: dict[str, Any], seed: int
+) -> dict[str, float]:
+    pipe.forget_prompts()
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        frames = pipe(PROMPT, image, track, seed=seed, **setting)
+        drawn = time.perf_counter()
+        video.write_mp4(frames, Path(folder) / "clip.mp4", fps=pipe.defaults["fps"])
+        end = time.perf_counter()
+    return pipe.timings | {"write": end - drawn, "total": end - start}
+
+
+def peak_memory_gb() -> float:
+    """The most memory this process has held so far, in GB (1e9 bytes), torch and Python included."""
+    status = Path("/proc/self/status")
+    if status.exists():  # unlike ru_maxrss it does not count what a parent process held
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def format_clip(result: dict[str, Any]) -> str:
+    """The result as a table for people."""
+    title = (
+        f"{result['num_frames']} frames of {result['height']}x{result['width']}, "
+        f"{result['num_inference_steps']} steps, guidance {result['guidance_scale']:g}, "
+        f"{result['checkpoint'] or 'base (no actions)'}, median of {result['num_runs']}"
+    )
+    names = ["text", "encode", "denoise", "step", "decode", "write", "total"]
+    labels = {"encode": "first frame", "step": "  per step", "write": "write mp4"}
+    lines = [f"{labels.get(name, name):<12} {result[f'seconds_{name}']:8.3f} s" for name in names]
+    return "\n".join([title, *lines, f"{'peak memory':<12} {result['peak_memory_gb']:8.2f} GB"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(arguments)
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    try:
+        pipe = WanActPipeline.from_model_dir(args.model_dir, device=args.device)
+        pipe.load_controller(args.run or _bundled_run(pipe))
+        height, width = args.size or (None, None)
+        result = bench_clip(
+            pipe,
+            args.runs,
+            height=height,
+            width=width,
+            num_frames=args.frames,
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance,
+        )
+    except ValueError as error:  # model directory, checkpoint or request: each says in one sentence what is wrong
+        sys.exit(f"error: {error}")
+    print(format_clip(result))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _bundled_run(pipe: WanActPipeline) -> Path | None:
+    """What a visitor of the bundled world flies: the best checkpoint of its first run. None for other worlds."""
+    if pipe.path.resolve() != (ASSETS / "nano").resolve():
+        return None
+    runs = checkpoints.list_runs(ASSETS / "runs")
+    if not runs:
+        return None
+    best = [info.path for info in runs[0].checkpoints if info.is_best and info.problem is None]
+    return best[0] if best else runs[0].path
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write HEIGHTxWIDTH, for example 96x160")
+    return int(height), int(width)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m wanact.bench", description=__doc__.splitlines()[0])
+    what = parser.add_subparsers(dest="what", required=True)
+    clip = what.add_parser("clip", help="one clip, from the request to the written mp4")
+    clip.add_argument("--model_dir", type=Path, default=ASSETS / "nano")
+    clip.add_argument(
+        "--run", type=Path, help="run or checkpoint to fly; default: the bundled one for nano, else the base"
+    )
+    clip.add_argument("--steps", type=_count, help="denoising steps; default: the model's")
+    clip.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
+    clip.add_argument("--frames", type=_count, help="pixel frames, 4k+1; default: the model's")
+    clip.add_argument("--size", type=_size, metavar="HxW", help="in pixels; default: the model's")
+    clip.add_argument("--threads", type=_count, help="CPU threads; default: torch's choice")
+    clip.add_argument("--device", default="cpu", help="cpu or cuda")
+    clip.add_argument("--runs", type=_count, default=3, help="clips that are timed, after one that warms up")
+    clip.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
