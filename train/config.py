@@ -125,8 +125,13 @@ class OptimConfig:
 
     learning_rate: float = HfArg(default=1e-4, help="after warm-up")
     lr_warmup_ratio: float = HfArg(default=0.05, help="fraction of all steps in which the rate rises from 0")
-    lr_min_lr: float = HfArg(default=0.0, help="where the cosine ends")
-    weight_decay: float = HfArg(default=0.01, help="of AdamW")
+    lr_min_lr: float = HfArg(default=0.0, help="where it ends")
+    lr_schedule: Literal["cosine", "linear"] = HfArg(default="cosine", help="the way down after warm-up")
+    optimizer: Literal["adamw", "muon"] = HfArg(
+        default="adamw", help="muon: orthogonalised momentum for weight matrices, AdamW for the rest; not with --fsdp"
+    )
+    muon_momentum: float = HfArg(default=0.95, help="of Muon, which takes no betas")
+    weight_decay: float = HfArg(default=0.01, help="of weight matrices")
     adam_beta1: float = HfArg(default=0.9, help="of AdamW")
     adam_beta2: float = HfArg(default=0.999, help="of AdamW")
     adam_epsilon: float = HfArg(default=1e-8, help="of AdamW")
@@ -146,7 +151,7 @@ class OptimConfig:
             _positive(self, name)
         if self.max_steps is not None:
             _positive(self, "max_steps")
-        for name in ("lr_warmup_ratio", "adam_beta1", "adam_beta2", "ema_decay"):
+        for name in ("lr_warmup_ratio", "adam_beta1", "adam_beta2", "muon_momentum", "ema_decay"):
             _fraction(self, name)
         if not 0 <= self.lr_min_lr <= self.learning_rate:
             raise ConfigError(
@@ -342,11 +347,14 @@ def _check_combinations(config: TrainConfig) -> None:
         ("sigma_std", config.loss.sigma_sampling == "logit_normal", "--sigma_sampling logit_normal"),
         ("sample_count", config.log.sample_steps, "--sample_steps N"),
         ("sample_inference_steps", config.log.sample_steps, "--sample_steps N"),
+        ("muon_momentum", config.optim.optimizer == "muon", "--optimizer muon"),
         ("wandb_run_name", config.log.tracker != "none", "--use_wandb or --tracker NAME"),
     ):
         lora_in_action = name.startswith("lora_") and config.stage_name == "action"  # refused with its own reason
         if name in given and not active and not lora_in_action:
             raise ConfigError(f"--{name} has no effect without {remedy}")
+    if config.optim.optimizer == "muon" and config.shard.fsdp:
+        raise ConfigError("--optimizer muon needs whole matrices, which --fsdp splits; keep one")
     choices, num_frames = config.data.num_latent_frames_choices, config.data.num_frames
     if choices and num_frames and max(choices) > shapes.num_latent_frames(num_frames):
         raise ConfigError(

@@ -21,24 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from train import resume, saving
-from train.config import ConfigError, OptimConfig, TrainConfig
+from train.config import ConfigError, TrainConfig
 from train.dist import Processes, clip_gradients, like, to_host
+from train.optim import build_optimizer, learning_rate
 from train.progress import Progress
 from train.sampler import StepSampler
 from train.stages import Draw, Stage, derive_seed
 from wanact import checkpoints
 
 MAX_BAD_STEPS = 10
-
-
-def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
-    """Rate of update number `step` (from 0): linear warm-up, then a cosine down to `lr_min_lr`."""
-    warmup = round(num_steps * config.lr_warmup_ratio)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, num_steps - 1 - warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.lr_min_lr + (config.learning_rate - config.lr_min_lr) * cosine
 
 
 class Trainer:
@@ -122,7 +113,9 @@ class Trainer:
             self._take_weights(resume.init_weights(Path(config.checkpoint.init_from), self.shapes))
         if processes.sharded:
             self._shard()
-        self.optimizers = {phase: self._optimizer(phase) for phase in stage.phases}
+        self.optimizers = {
+            phase: build_optimizer(stage.trainable(phase), config.optim, processes.sharded) for phase in stage.phases
+        }
         self.ema = self._initial_ema(loaded)
         if loaded is not None:
             self._continue(loaded)
@@ -149,22 +142,6 @@ class Trainer:
             inside = set(network.modules())
             self.processes.shard([unit for unit in units if unit in inside], network)
         self.parameters = self.stage.trainable()
-
-    def _optimizer(self, phase: str) -> torch.optim.AdamW:
-        """AdamW; vectors (norms, biases, scales) are not decayed."""
-        parameters = self.stage.trainable(phase).values()
-        optim = self.config.optim
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optim.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=optim.learning_rate,
-            betas=(optim.adam_beta1, optim.adam_beta2),
-            eps=optim.adam_epsilon,
-            fused=not self.processes.sharded,
-        )
 
     def _initial_ema(self, loaded: resume.Loaded | None) -> dict[str, Tensor]:
         if not self.config.optim.ema_decay:
