@@ -294,7 +294,7 @@ file.addEventListener('change', async () => {
     return;
   }
   let answer;
-  try { answer = await server.read_plan({text: await chosen.text()}); }
+  try { answer = await server.read_plan({text: await chosen.text(), steps: STEPS}); }
   catch (error) { answer = {problem: 'The server did not answer; the plan is unchanged.'}; }
   if (answer.problem) status.textContent = answer.problem;
   else lay(answer.value, answer.note || `Opened ${chosen.name}.`);

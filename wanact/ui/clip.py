@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import logging
 import math
@@ -31,6 +32,7 @@ MAX_PROMPT_CHARACTERS = 2_000
 MAX_STEPS = 60
 MAX_GUIDANCE = 12.0
 _LARGEST_AREA = 4  # times the model's own size: more would keep the other visitors waiting
+_DISK_FULL = "The clip was drawn but could not be kept, because the server's disk is full; tell whoever runs it."
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +125,8 @@ class FlyDesk:
             yield from _fail(_sentence(error))
         except OSError as error:
             logger.exception("a clip could not be written")
-            yield from _fail(_sentence(error.strerror or error))
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            yield from _fail(_DISK_FULL if full else _sentence(error.strerror or error))
         except MemoryError:
             logger.exception("out of memory")
             yield from _fail("There is not enough memory for this clip; choose a smaller size and try again.")
@@ -315,7 +318,8 @@ def _fail(message: str) -> Iterator[tuple[Any, Any]]:
 def _sentence(error: Any) -> str:
     """An error's message as a sentence: a capital first, a full stop last, on one line."""
     text = " ".join(str(error).split())
-    text = text[:1].upper() + text[1:]
+    if text.split(" ", 1)[0].isalpha():  # the name of a file keeps its spelling
+        text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else text + "."
 
 

@@ -68,18 +68,20 @@ def read_plan(message: dict) -> dict:
     """Check a plan that a visitor opens in the browser.
 
     Args:
-        message: {"text": action JSON or a flight record, "steps": optional length}.
+        message: {"text": action JSON or a flight record, "steps": how many a clip needs}.
 
     Returns:
         {"value": (N, 2, 8) nested lists, "note": str}, or {"problem": one sentence}.
     """
-    text = message.get("text") if isinstance(message, dict) else None
+    text, steps = (message.get("text"), message.get("steps")) if isinstance(message, dict) else (None, None)
     if not isinstance(text, str) or len(text) > MAX_PLAN_BYTES:
         return {"problem": "The plan is too large; actions for a clip are a few kilobytes of JSON."}
     try:
         track = FlightRecord.parse(text).track if '"wanact_flight"' in text[:200] else ActionTrack.parse(text)
     except (ActionError, FlightError) as error:
-        return {"problem": f"The plan was not opened: {error}"}
+        return {"problem": f"The plan was not opened: {str(error).rstrip('.')}."}
+    if isinstance(steps, int) and len(track) != steps:
+        return {"problem": f"The plan was not opened: it has {len(track)} steps, but this clip needs {steps}."}
     return {"value": track.to_list(), "note": f"Opened {len(track)} steps."}
 
 

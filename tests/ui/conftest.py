@@ -1,0 +1,113 @@
+"""A desk on the tiny model, with a run to fly, and one server for all tests that need a page."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from wanact.actions import channel_track
+from wanact.checkpoints import write_checkpoint
+from wanact.models.controller import WanActionController
+from wanact.pipeline import WanActPipeline
+from wanact.ui.clip import FlyDesk
+from wanact.ui.engine import Engine
+
+SCALE = [100.0] * 4 + [1.0] * 4
+
+
+def write_run(path: Path, steps: tuple[int, ...] = (200, 400)) -> Path:
+    """A run of the tiny model with a checkpoint a step; the loss falls, so that the last is the best."""
+    settings = {
+        "hidden_size": 48,
+        "num_heads": 2,
+        "num_layers": 2,
+        "initial_scale": 1.0,
+        "injection_type": "adaln_tmod",
+    }
+    path.mkdir(parents=True)
+    config = {"action_controller_config": settings, "action_magnitude_scale": SCALE}
+    (path / "action_train_config.json").write_text(json.dumps(config))
+    for step in steps:
+        torch.manual_seed(step)
+        weights = WanActionController(**settings).state_dict()
+        write_checkpoint(
+            path,
+            step,
+            lambda folder, weights=weights: save_file(weights, folder / "action_controller.safetensors"),
+            {"loss": 10 / step},
+        )
+    return path
+
+
+@pytest.fixture(scope="session")
+def runs_root(tmp_path_factory) -> Path:
+    """Shared: tests that change runs write their own."""
+    root = tmp_path_factory.mktemp("runs")
+    write_run(root / "drone")
+    return root
+
+
+@pytest.fixture(scope="session")
+def pipe(tiny_model_dir) -> WanActPipeline:
+    return WanActPipeline.from_model_dir(tiny_model_dir)
+
+
+@pytest.fixture(scope="session")
+def engine(pipe, runs_root) -> Engine:
+    return Engine(pipe, runs_root)
+
+
+@pytest.fixture(scope="session")
+def desk(engine) -> FlyDesk:
+    return FlyDesk(engine)
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory) -> Path:
+    """A photograph-like picture, larger than a clip and of another shape."""
+    rng = np.random.default_rng(0)
+    pixels = np.asarray(Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize((320, 240)))
+    path = tmp_path_factory.mktemp("pictures") / "hills.jpg"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def request_fields(picture, engine) -> dict:
+    """What the page sends when everything is in order."""
+    return {
+        "first_frame": str(picture),
+        "prompt": "a lake at noon",
+        "plan": channel_track("forward", engine.num_actions).to_list(),
+        "checkpoint": "drone/step-000000400",
+        "seed": 3,
+        "size": "64 × 32",
+    }
+
+
+@pytest.fixture(scope="session")
+def page_url(engine) -> Iterator[str]:
+    """Address of the page, served by this process."""
+    from wanact.ui.page import build_page, launch_options
+
+    demo = build_page(engine)
+    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
+    yield url
+    demo.close()
+
+
+@pytest.fixture
+def own_temp(tmp_path, monkeypatch) -> Path:
+    """Temporary files of this test alone."""
+    folder = tmp_path / "temp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder

@@ -1,0 +1,124 @@
+import shutil
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.ui.conftest import write_run
+from wanact.checkpoints import CheckpointError
+from wanact.ui.engine import BASE, Decoded, Denoised, Engine, Waiting
+
+
+@pytest.fixture
+def flight(desk, request_fields):
+    return desk.read_flight(**request_fields)
+
+
+def frames_of(events):
+    return [event for event in events if isinstance(event, np.ndarray)][-1]
+
+
+def test_checkpoints_are_listed_newest_first_and_the_base_last(engine):
+    choices, damaged = engine.checkpoints()
+    assert [choice.id for choice in choices] == ["drone/step-000000400", "drone/step-000000200", BASE]
+    assert choices[0].label == "drone · step 400 · loss 0.0250 · best · latest"
+    assert damaged == 0
+    assert engine.default_checkpoint() == "drone/step-000000400"
+
+
+def test_without_runs_there_is_the_base(pipe, tmp_path):
+    engine = Engine(pipe, tmp_path / "nowhere")
+    assert [choice.id for choice in engine.checkpoints()[0]] == [BASE]
+    assert engine.default_checkpoint() == BASE
+
+
+def test_a_damaged_checkpoint_is_left_out_and_counted(pipe, tmp_path):
+    run = write_run(tmp_path / "drone")
+    weights = run / "checkpoints" / "step-000000400" / "action_controller.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    choices, damaged = Engine(pipe, tmp_path).checkpoints()
+    assert [choice.step for choice in choices] == [200, None]
+    assert damaged == 1
+
+
+def test_a_new_checkpoint_shows_without_a_restart(pipe, tmp_path):
+    engine = Engine(pipe, tmp_path)
+    write_run(tmp_path / "late", steps=(5,))
+    assert engine.find("late/step-000000005").step == 5
+
+
+def test_ids_are_names_and_never_paths(engine):
+    for wanted in ("../drone/step-000000400", "/etc", "", None, "drone/step-000000999"):
+        with pytest.raises(CheckpointError, match="is not there any more"):
+            engine.find(wanted)
+
+
+def test_a_flight_reports_its_steps_and_ends_with_the_frames(engine, flight):
+    events = [event for event in engine.fly(flight) if not isinstance(event, Waiting)]
+    steps = [event for event in events if isinstance(event, Denoised)]
+    assert [(event.step, event.total) for event in steps] == [(1, 2), (2, 2)]
+    assert steps[0].preview.dtype == np.uint8 and steps[0].preview.shape[0] == 5
+    assert [event.num_frames for event in events if isinstance(event, Decoded)][-1] == 17
+    assert events[-1].shape == (17, 32, 64, 3)
+
+
+def test_visitors_with_different_checkpoints_get_what_each_would_get_alone(engine, flight):
+    flights = [flight, replace(flight, checkpoint=engine.find(BASE)), replace(flight, seed=4)]
+    alone = [frames_of(engine.fly(flight)) for flight in flights]
+    together = [None] * len(flights)
+
+    def visit(i):
+        together[i] = frames_of(engine.fly(flights[i]))
+
+    visitors = [threading.Thread(target=visit, args=(i,)) for i in range(len(flights))]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one, other)
+    assert not np.array_equal(alone[0], alone[1])
+
+
+def test_closing_a_flight_stops_it_and_frees_the_model(engine, flight, monkeypatch):
+    begun, go_on, steps = threading.Event(), threading.Event(), []
+    preview = engine.pipe.preview
+
+    def slow_preview(latents):
+        steps.append(1)
+        begun.set()
+        assert go_on.wait(10)
+        return preview(latents)
+
+    monkeypatch.setattr(engine.pipe, "preview", slow_preview)
+    events = engine.fly(replace(flight, num_inference_steps=20))
+    for event in events:
+        if begun.is_set():
+            assert isinstance(event, Waiting)
+            break
+    events.close()
+    go_on.set()
+    with engine.pipe.lock:
+        assert len(steps) <= 2
+    monkeypatch.undo()
+    assert frames_of(engine.fly(flight)).shape == (17, 32, 64, 3)
+
+
+def test_a_checkpoint_that_vanished_since_it_was_listed_is_named(engine, flight, tmp_path):
+    run = write_run(tmp_path / "gone", steps=(7,))
+    choice = Engine(engine.pipe, tmp_path).find("gone/step-000000007")
+    shutil.rmtree(run)
+    with pytest.raises(CheckpointError, match="“gone · step 7 .*” cannot be loaded"):
+        list(engine.fly(replace(flight, checkpoint=choice)))
+    assert len(frames_of(engine.fly(flight))) == 17
+
+
+def test_messages_do_not_tell_where_runs_lie(pipe, flight, tmp_path):
+    run = write_run(tmp_path / "drone", steps=(7,))
+    engine = Engine(pipe, tmp_path)
+    choice = engine.find("drone/step-000000007")
+    (run / "checkpoints" / "step-000000007" / "action_controller.safetensors").write_bytes(b"not weights")
+    with pytest.raises(CheckpointError) as caught:
+        list(engine.fly(replace(flight, checkpoint=choice)))
+    assert str(tmp_path) not in str(caught.value)
