@@ -358,8 +358,8 @@ def _check_combinations(config: TrainConfig) -> None:
     choices, num_frames = config.data.num_latent_frames_choices, config.data.num_frames
     if choices and num_frames and max(choices) > shapes.num_latent_frames(num_frames):
         raise ConfigError(
-            f"--num_latent_frames_choices {max(choices)} is more than the {shapes.num_latent_frames(num_frames)} latent "
-            f"frames of --num_frames {num_frames}"
+            f"--num_latent_frames_choices {max(choices)} is more than the {shapes.num_latent_frames(num_frames)} "
+            f"latent frames of --num_frames {num_frames}"
         )
 
 

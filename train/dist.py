@@ -177,7 +177,7 @@ def to_host(tensor: Tensor) -> Tensor:
 
 def like(value: Tensor, reference: Tensor) -> Tensor:
     """A full tensor placed and sharded as another one is."""
-    if isinstance(reference, DTensor):
+    if isinstance(reference, DTensor) and value.ndim:
         return distribute_tensor(value.to(reference.device), reference.device_mesh, reference.placements)
     return value.to(reference.device)
 

@@ -108,6 +108,17 @@ def _without_prefixes(name: str) -> str:
     return name
 
 
+def lora_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A LoRA of any trainer under diffusers' names: transformer.blocks.0.attn1.to_q.lora_A.weight."""
+    renamed = {}
+    for name, value in weights.items():
+        name = _without_prefixes(name).removeprefix("transformer.")
+        name = name.replace(".lora_down.", ".lora_A.").replace(".lora_up.", ".lora_B.")
+        name = name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
+        renamed[f"transformer.{name}"] = value
+    return renamed
+
+
 def _step_of(path: Path) -> int:
     for name in ("trainer_state.json", checkpoints.METADATA):
         if path.is_dir() and (path / name).is_file():

@@ -49,11 +49,14 @@ class Trainer:
         self.window: dict[str, float] = {}  # sums of losses and metrics since the last log line
         self.since_save = [0.0, 0]  # sum of losses since the last checkpoint, and their number
         self.bad_steps = 0
+        self.is_set_up = False
+        self.blocked_seconds = 0.0  # how long the last save kept training waiting
         self.stop_signal: str | None = None
 
     def run(self) -> int:
         """Train until the last step or a signal; returns the step reached."""
-        self._setup()
+        if not self.is_set_up:
+            self.setup()
         resumed_at = self.step
         progress = Progress(self.processes, self.config, self.run_dir, self.step, self.num_steps, self.sampler)
         try:
@@ -82,7 +85,8 @@ class Trainer:
 
     # Beginning
 
-    def _setup(self) -> None:
+    def setup(self) -> None:
+        """Build the stage and go to where the run continues. Collective."""
         config, processes, stage = self.config, self.processes, self.stage
         self.run_dir.mkdir(parents=True, exist_ok=True)
         stage.setup(processes)
@@ -109,6 +113,7 @@ class Trainer:
             processes.print(remark)
         if loaded is not None:
             self._take_weights(loaded.weights)
+            loaded.weights = {}  # they have been copied; with a large model the memory is wanted
         elif config.checkpoint.init_from:
             self._take_weights(resume.init_weights(Path(config.checkpoint.init_from), self.shapes))
         if processes.sharded:
@@ -125,6 +130,7 @@ class Trainer:
             self.saver = saving.Saver(
                 self.run_dir, stage.export, stage.export_config(), config.checkpoint.max_checkpoints
             )
+        self.is_set_up = True
         count = sum(shape.numel() for shape in self.shapes.values())
         processes.print(
             f"{stage.name}: {count / 1e6:,.2f} M parameters, {len(stage)} rows, {self.sampler.global_batch} samples a "
@@ -176,11 +182,14 @@ class Trainer:
 
     def _load_optimizer(self, phase: str, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
         """States are kept by parameter name, so that neither their order nor the grouping matters."""
+        fused = optimizer.defaults.get("fused")
         for name, parameter in self.stage.trainable(phase).items():
             state = saved["state"].get(name)
             if state:
                 optimizer.state[parameter] = {
-                    key: value.clone() if value.ndim == 0 else like(value, parameter) for key, value in state.items()
+                    # Counters stay in host memory unless the optimizer is one fused kernel.
+                    key: like(value, parameter) if value.ndim or fused else value
+                    for key, value in state.items()
                 }
 
     def _trim_log(self) -> None:
@@ -329,7 +338,6 @@ class Trainer:
         optimizer = {phase: self._optimizer_state(phase) for phase in self.stage.phases} if full else None
         ema = {name: to_host(value) for name, value in self.ema.items()}
         extra = {name: to_host(value) for name, value in self.stage.extra_state().items()}
-        self.blocked_seconds = time.perf_counter() - began
         self.since_save = [0.0, 0]
         if self.saver is None:
             return
@@ -348,6 +356,7 @@ class Trainer:
                 metadata=self._metadata(loss, reason, rate),
             )
         )
+        self.blocked_seconds = time.perf_counter() - began
 
     def _optimizer_state(self, phase: str) -> dict[str, Any]:
         states = self.optimizers[phase].state
@@ -405,11 +414,27 @@ class Trainer:
         }
 
     def _sample(self) -> None:
-        if self.processes.is_main:
-            folder = self.run_dir / "samples" / checkpoints.step_name(self.step)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.stage.sample(folder, self.step)
+        """Sample clips, of the averaged weights if there are. Collective."""
+        folder = self.run_dir / "samples" / checkpoints.step_name(self.step)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.processes.is_main or self.processes.sharded:
+            with self._averaged():
+                self.stage.sample(folder, self.step)
         self.processes.barrier()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the networks for a while."""
+        pairs = [(self.parameters[name], average) for name, average in self.ema.items()]
+        with torch.no_grad():
+            trained = [parameter.detach().clone() for parameter, _ in pairs]
+            for parameter, average in pairs:
+                parameter.copy_(average)
+            try:
+                yield
+            finally:
+                for (parameter, _), value in zip(pairs, trained, strict=True):
+                    parameter.copy_(value)
 
     def _require_last_checkpoint(self) -> None:
         """A run whose last state could not be written must not end as if it had been."""

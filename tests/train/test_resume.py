@@ -24,7 +24,11 @@ def state_of(run, step):
     for file in folder.glob("*.safetensors"):
         tensors |= {f"{file.name}.{name}": value for name, value in checkpoints.load_weights(file).items()}
     place = checkpoints.read_json(folder / "trainer_state.json")
-    return tensors, checkpoints.load_state(folder / "scheduler.pt"), (place["position"], place["epoch"], place["window"])
+    return (
+        tensors,
+        checkpoints.load_state(folder / "scheduler.pt"),
+        (place["position"], place["epoch"], place["window"]),
+    )
 
 
 def curve(run):

@@ -161,7 +161,10 @@ class Stage:
         raise ValueError(f"stage {self.name!r} does not export a model directory; use i2v or vae")
 
     def sample(self, folder: Path, step: int) -> None:
-        """Write sample clips into `folder`, on fixed inputs, so that steps can be compared. Main process only."""
+        """Write sample clips into `folder`, on fixed inputs, so that steps can be compared.
+
+        Called on the main process, or on all where networks are sharded; the main process writes.
+        """
 
     def extra_state(self) -> dict[str, Tensor]:
         """Tensors beside weights and optimizer that a resumed run needs (running statistics, temperatures)."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from train import export, legacy
+from train import export, legacy, samples
 from train.config import ConfigError, TrainConfig, require
 from train.data import csv, text
 from train.data.cache import Cache, CachedEntries, ahead, key_of, module_fingerprint
@@ -63,7 +63,7 @@ class FlowStage(Stage):
         config = self.config
         self.processes = processes
         self.directory = Path(legacy.base_model_dir(config.model))
-        defaults = model_dir.read_metadata(self.directory)["defaults"]
+        self.defaults = defaults = model_dir.read_metadata(self.directory)["defaults"]
         self.height, self.width = _size(config, defaults)
         self.num_frames = config.data.num_frames or defaults["num_frames"]
         self.num_latent_frames = shapes.num_latent_frames(self.num_frames)
@@ -123,6 +123,8 @@ class FlowStage(Stage):
         records = list(enumerate(csv.read_records(path), start=1))
         cache = Cache(self.cache_dir / "latents")
         autoencoder = self.load_parts("vae", trained=True).vae
+        if self.config.log.sample_steps is not None:
+            self._sample_vae = autoencoder
         network = module_fingerprint(autoencoder)
         made: dict[int, tuple[csv.Row, str]] = {}
         skipped: list[csv.Skipped] = []
@@ -252,6 +254,10 @@ class FlowStage(Stage):
     def _prompts(self, draws: list[Draw]) -> dict[str, Tensor]:
         kept = [draw_fraction(draw, "prompt") >= self.config.loss.prompt_dropout for draw in draws]
         which = [self.prompt_of_row[d.index] if keep else self.no_prompt for d, keep in zip(draws, kept, strict=True)]
+        return self._prompt_batch(which)
+
+    def _prompt_batch(self, which: list[int]) -> dict[str, Tensor]:
+        """Prompts by their number, as ids or as embeddings."""
         if self.text_trained:
             ids, mask = text.pad_ids([self.token_ids[i] for i in which])
             return {"token_ids": ids, "token_mask": mask}
@@ -294,6 +300,32 @@ class FlowStage(Stage):
         return [*self.transformer.blocks]
 
     # Results
+
+    def sample(self, folder: Path, step: int) -> None:
+        """Clips from the first rows' first frames, words and tracks, as mp4."""
+        for index in range(min(self.config.log.sample_count, len(self.rows))):
+            latents = self._sample_latents(index)
+            if self.processes.is_main:
+                frames = wan_vae.decode(self._sample_vae, latents.to(self._sample_vae.device))
+                video.write_mp4(video.to_uint8(frames[0]), folder / f"clip{index}.mp4", fps=self.defaults["fps"])
+
+    def _sample_latents(self, index: int) -> Tensor:
+        draw = Draw(index, index, 0, self.config.optim.seed, "sample")
+        clean = self.latents[index]["latents"][None].float()
+        noise = torch.randn(clean.shape, generator=draw.generator("noise"))
+        batch = self.conditions([draw], self.num_latent_frames) | self._prompt_batch([self.prompt_of_row[index]])
+        batch = {name: value.to(self.device) for name, value in batch.items()}
+        empty = {name: value.to(self.device) for name, value in self._prompt_batch([self.no_prompt]).items()}
+        steps = self.config.log.sample_inference_steps or self.defaults["num_inference_steps"]
+        with torch.no_grad(), self.processes.autocast():
+            return samples.denoise(
+                lambda latents, timestep, context: self.predict(latents, timestep, context, batch),
+                clean[:, :, :1].to(self.device),
+                noise.to(self.device),
+                (self._context(batch), self._context(empty)),
+                flow.inference_sigmas(steps, self.defaults["flow_shift"]),
+                self.defaults["guidance_scale"],
+            )
 
     def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
         trained = export.split_modules(weights)
