@@ -39,8 +39,8 @@ MAX_SIDE = 4096
 MAX_PIXELS = 1280 * 1280
 TEXT_CACHE_SIZE = 32
 
-# Clips with frames up to this size are decoded in one pass, which is several times faster; larger ones frame by frame,
-# which needs no more memory for a long clip than for a short one.
+# Clips with frames up to this size are decoded in one pass, which takes a third less time (nano, 96x160: 1.8 s of one
+# core instead of 2.8); larger ones frame by frame, whose memory does not grow with the clip.
 MAX_WHOLE_DECODE_PIXELS = 256 * 256
 PREVIEW_SCALE = 8
 
