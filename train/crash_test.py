@@ -31,7 +31,7 @@ from train import saving
 from train.config import TrainConfig, parse
 from train.dist import Processes
 from train.stages.synthetic import SyntheticStage
-from train.trainer import Trainer
+from train.trainer import Trainer, library_versions
 from wanact import checkpoints
 
 STEPS, SAVE_STEPS, KEEP = 40, 2, 3
@@ -82,6 +82,9 @@ def main(argv: list[str] | None = None) -> int:
 def crash_test(folder: Path, kills: int, seed: int = 0) -> Report:
     """Spend `kills` kills on runs under `folder`."""
     began, rng, report = time.perf_counter(), random.Random(seed), Report()
+    import torch._dynamo  # noqa: F401  # every optimizer imports it; here once for all children
+
+    library_versions()
     reference = folder / "undisturbed"
     _finish(reference)
     duration = _duration(folder / "timed")

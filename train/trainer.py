@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -410,7 +411,7 @@ class Trainer:
                 "fingerprint": self.stage.data_fingerprint,
             },
             "topology": {"processes": self.processes.count, "sharded": self.processes.sharded},
-            "versions": _versions(),
+            "versions": library_versions(),
         }
 
     def _sample(self) -> None:
@@ -438,12 +439,9 @@ class Trainer:
 
     def _require_last_checkpoint(self) -> None:
         """A run whose last state could not be written must not end as if it had been."""
-        if self.processes.is_main:
-            info = checkpoints.checkpoint_info(
-                self.run_dir / checkpoints.CHECKPOINTS / checkpoints.step_name(self.step)
-            )
-            if info.problem is not None:
-                raise OSError(f"the last checkpoint was not written: {info.problem}")
+        path = self.run_dir / checkpoints.CHECKPOINTS / checkpoints.step_name(self.step)
+        if self.processes.is_main and not (path / checkpoints.METADATA).is_file():
+            raise OSError(f"the last checkpoint was not written: {path} is missing; free some space and run again")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -474,7 +472,8 @@ def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+@lru_cache(maxsize=1)
+def library_versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("torch", "diffusers", "transformers", "accelerate", "peft")}
