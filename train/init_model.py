@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from wanact.models import presets
+from wanact.models.components import load_component
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         captions = [row["prompt"] for row in csv.DictReader(file)]
     tokenizer = train_tokenizer(captions, args.vocab_size)
     torch.manual_seed(args.seed)
-    vae = AutoencoderKLWan.from_pretrained(args.vae) if args.vae else presets.random_vae(args.preset)
+    vae = load_component("vae", args.vae, torch.float32) if args.vae else presets.random_vae(args.preset)
     pipeline = presets.pipeline_of(
         presets.random_transformer(args.preset),
         vae,
