@@ -175,6 +175,11 @@ def to_host(tensor: Tensor) -> Tensor:
     return whole(tensor.detach()).to("cpu", copy=True)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, in the same memory; a whole tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def like(value: Tensor, reference: Tensor) -> Tensor:
     """A full tensor placed and sharded as another one is."""
     if isinstance(reference, DTensor) and value.ndim:
@@ -190,7 +195,5 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tenso
     total = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
     if max_norm > 0:
         factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
-        for group in groups:
-            if group:
-                torch._foreach_mul_(group, factor)
+        torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
     return total

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from train.config import ConfigError, ModelConfig
-from wanact import checkpoints
+from wanact import checkpoints, layouts
 from wanact.checkpoints import CheckpointError, load_state, load_weights
+from wanact.convert import ConvertError, convert_lora, transformer
+from wanact.convert.names import bare_name
 
 # Where weights lie in a folder, the fullest names first.
 WEIGHT_FILES = (
@@ -33,20 +35,8 @@ WEIGHT_FILES = (
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
 _NUMBER = re.compile(r"(?:step|epoch|checkpoint)[-_]?(\d+)")
 
-# Names of layers in Wan's own code, as DiffSynth uses them, and in diffusers.
-WAN_LAYERS = {
-    "self_attn.q": "attn1.to_q",
-    "self_attn.k": "attn1.to_k",
-    "self_attn.v": "attn1.to_v",
-    "self_attn.o": "attn1.to_out.0",
-    "cross_attn.q": "attn2.to_q",
-    "cross_attn.k": "attn2.to_k",
-    "cross_attn.v": "attn2.to_v",
-    "cross_attn.o": "attn2.to_out.0",
-    "ffn.0": "ffn.net.0.proj",
-    "ffn.2": "ffn.net.2",
-}
-_WAN_LAYER = re.compile(rf"^(.*blocks\.\d+\.)({'|'.join(map(re.escape, WAN_LAYERS))})(?=\.)")
+# What peft calls an adapter that nobody named.
+ADAPTER = "default"
 
 
 def load(path: Path, shapes: dict[str, torch.Size]) -> tuple[int, dict[str, Tensor], dict[str, Any] | None, list[str]]:
@@ -79,44 +69,46 @@ def _weight_file(folder: Path) -> Path:
 
 
 def full_names(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Weights under the names of this run: prefixes of other trainers taken off, ours put on.
+    """Weights under the names of this run: what other trainers put before them taken off, ours put on.
 
     Weights of a network that is trained here only in part are left out where they are not trained.
     """
+    if any(".lora_" in name for name in weights):
+        return {f"transformer.{name}": value for name, value in adapter_weights(weights).items()}
     modules = sorted({name.partition(".")[0] for name in shapes})
-    renamed: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        short = _without_prefixes(name)
-        candidates = [short, *(f"{module}.{short}" for module in modules)]
-        renamed[next((c for c in candidates if c in shapes), _guess(short, modules))] = value
+
+    def translate(name: str) -> str | None:
+        names = [
+            name,
+            *(f"{module}.{name}" for module in modules),
+            f"transformer.{transformer.NAMES.to_diffusers(name)}",
+        ]
+        return next((candidate for candidate in names if candidate in shapes), None)
+
+    renamed = {bare_name(name, translate) or _guess(name, modules): value for name, value in weights.items()}
     found = {name.partition(".")[0] for name in renamed if name in shapes}
     return {n: v for n, v in renamed.items() if n in shapes or n.partition(".")[0] not in found}
 
 
 def _guess(name: str, modules: list[str]) -> str:
+    """A name that fits nothing, as it reads in a list of what does not fit."""
     return name if name.partition(".")[0] in modules or len(modules) != 1 else f"{modules[0]}.{name}"
 
 
-def _without_prefixes(name: str) -> str:
-    for prefix in ("module.", "pipe.", "diffusion_model.", "base_model.model."):
-        name = name.removeprefix(prefix)
-    if name.startswith("dit."):
-        name = "transformer." + name.removeprefix("dit.")
-    name = _WAN_LAYER.sub(lambda match: match[1] + WAN_LAYERS[match[2]], name)
-    for side in ("lora_A", "lora_B"):
-        name = re.sub(rf"\.{side}\.weight$", f".{side}.default.weight", name)
-    return name
+def adapter_weights(lora: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A LoRA in any format under the names that peft gives it inside the transformer.
 
-
-def lora_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A LoRA of any trainer under diffusers' names: transformer.blocks.0.attn1.to_q.lora_A.weight."""
-    renamed = {}
-    for name, value in weights.items():
-        name = _without_prefixes(name).removeprefix("transformer.")
-        name = name.replace(".lora_down.", ".lora_A.").replace(".lora_up.", ".lora_B.")
-        name = name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
-        renamed[f"transformer.{name}"] = value
-    return renamed
+    Raises:
+        CheckpointError: if it is none of this transformer.
+    """
+    try:
+        named = convert_lora(lora)
+    except ConvertError as error:
+        raise CheckpointError(f"this is no LoRA of the transformer: {error}") from error
+    return {
+        name.removeprefix("transformer.").removesuffix(".weight") + f".{ADAPTER}.weight": value
+        for name, value in named.items()
+    }
 
 
 def _step_of(path: Path) -> int:
@@ -171,20 +163,19 @@ def _by_name(state: Any, shapes: dict[str, torch.Size]) -> dict[str, Any] | None
     return named
 
 
-def base_model_dir(model: ModelConfig) -> str | None:
+def base_model_dir(model: ModelConfig) -> Path:
     """The model directory that `--model_dir`, `--model_paths` or `--model_id_with_origin_paths` means.
 
     Raises:
-        ConfigError: if the files do not lie in one directory, or are not there and cannot be fetched.
+        ConfigError: if the files of `--model_paths` are not there.
+        ModelDirError: if a Hub id is neither on this machine nor can be fetched.
     """
     if model.model_paths:
         return _common_folder(model.model_paths)
-    if model.model_id_with_origin_paths:
-        return _from_hub(model.model_id_with_origin_paths)
-    return model.model_dir
+    return layouts.resolve(model.model_id_with_origin_paths or model.model_dir or "")
 
 
-def _common_folder(text: str) -> str:
+def _common_folder(text: str) -> Path:
     try:
         listed = json.loads(text) if text.lstrip().startswith("[") else text.split(",")
     except ValueError as error:
@@ -193,32 +184,4 @@ def _common_folder(text: str) -> str:
     missing = [file for file in files if not file.exists()]
     if missing:
         raise ConfigError(f"--model_paths: {missing[0]} is missing")
-    folder = Path(os.path.commonpath([file.resolve().parent for file in files]))
-    if not any((folder / name).exists() for name in ("model_index.json", "Wan2.2_VAE.pth")):
-        raise ConfigError(
-            f"--model_paths: {folder} is no model directory; put the files into one, with model_index.json, and give "
-            "--model_dir"
-        )
-    return str(folder)
-
-
-def _from_hub(text: str) -> str:
-    """Local copy of a Hub repository: DiffSynth's own place, or the Hub's cache."""
-    pairs = [part.strip().partition(":") for part in text.split(",") if part.strip()]
-    repositories = {name for name, _, _ in pairs}
-    if len(repositories) != 1 or not all(pattern for _, _, pattern in pairs):
-        raise ConfigError('--model_id_with_origin_paths takes "org/name:pattern, org/name:pattern" of one repository')
-    (repository,) = repositories
-    if Path("models", repository).is_dir():
-        return str(Path("models", repository))
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = [pattern for _, _, pattern in pairs]
-    try:
-        return snapshot_download(repository, allow_patterns=[*patterns, "google/umt5-xxl/*", "*.json"])
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ConfigError(
-            f"--model_id_with_origin_paths: {repository} is not on this machine and cannot be fetched "
-            f"({type(error).__name__}); download it and give --model_dir"
-        ) from error
+    return Path(os.path.commonpath([file.resolve().parent for file in files]))

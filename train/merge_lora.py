@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.legacy import lora_names
 from wanact import checkpoints, model_dir
 from wanact.checkpoints import CheckpointError
+from wanact.convert import ConvertError, convert_lora
 from wanact.models.overlay import Overlay, OverlayError
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -51,7 +51,7 @@ def merge(
     if output.exists() and output.resolve() == base.resolve():
         raise FileExistsError(f"{output} is the base model itself; choose another --output_dir")
     file = lora_path / checkpoints.LORA if lora_path.is_dir() else lora_path
-    lora = scaled(lora_names(checkpoints.load_weights(file)), alpha, file)
+    lora = scaled(checkpoints.load_weights(file), alpha, file)
     exact = model_dir.load_components(base, parts=("transformer",)).transformer  # float32: the sum is rounded once
     try:
         Overlay(exact).apply(lora=lora)
@@ -77,23 +77,16 @@ def merge(
 
 
 def scaled(lora: dict[str, Tensor], alpha: float, file: Path) -> dict[str, Tensor]:
-    """A LoRA with its strength multiplied into the second of each pair of matrices; own alphas are folded in as well.
+    """A LoRA in any format under diffusers' names, its strength multiplied into the second of each pair of matrices.
 
     Raises:
-        CheckpointError: if the file holds no pairs of LoRA matrices.
+        CheckpointError: if it is none of this transformer.
     """
-    ups = [name for name in lora if name.endswith(".lora_B.weight")]
-    if not ups:
-        raise CheckpointError(f"{file} holds no LoRA: no weight's name ends in lora_B.weight or lora_up.weight")
-    result = {name: value.float() for name, value in lora.items() if not name.endswith(".alpha")}
-    for name in ups:
-        layer = name.removesuffix(".lora_B.weight")
-        if f"{layer}.lora_A.weight" not in lora:
-            raise CheckpointError(f"{file} is incomplete: {layer}.lora_A.weight is missing")
-        own = lora.get(f"{layer}.alpha")
-        factor = alpha if own is None else alpha * float(own) / lora[name].shape[1]
-        result[name] = result[name] * factor
-    return result
+    try:
+        named = convert_lora({name: value.float() for name, value in lora.items()})
+    except ConvertError as error:
+        raise CheckpointError(f"{file} holds no LoRA that is known here: {error}") from error
+    return {name: value * alpha if ".lora_B." in name else value for name, value in named.items()}
 
 
 def stored_dtype(directory: Path) -> str:

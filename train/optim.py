@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
 from train.config import OptimConfig
@@ -54,8 +55,13 @@ def build_optimizer(
     by_muon = {name for name, p in parameters.items() if config.optimizer == "muon" and is_matrix(name, p)}
     rest = [p for name, p in parameters.items() if name not in by_muon]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        # Sharded and whole parameters apart: one kernel does not take both.
+        {
+            "params": [p for p in rest if decayed == (p.ndim > 1) and split == isinstance(p, DTensor)],
+            "weight_decay": decay,
+        }
+        for decayed, decay in ((True, config.weight_decay), (False, 0.0))
+        for split in (False, True)
     ]
     matrices = [p for name, p in parameters.items() if name in by_muon]
     settings: dict[str, Any] = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import resource
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -83,6 +85,14 @@ class Progress:
         self.bar.close()
         if self.tracker != "none":
             self.processes.accelerator.end_training()
+
+
+def available_tracker(name: str) -> str:
+    """The tracker that was asked for, or "none" with a warning if its package is not installed."""
+    if name == "none" or importlib.util.find_spec(name) is not None:
+        return name
+    warnings.warn(f"{name} is not installed, so that curves go to log.jsonl alone; pip install {name}", stacklevel=2)
+    return "none"
 
 
 def memory_gb() -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from train.config import TrainConfig, parse
 from train.dist import Processes
+from train.progress import available_tracker
 from train.stages import stage_class
 from train.trainer import Trainer
 
@@ -24,6 +25,7 @@ def train(name: str, argv: list[str]) -> Trainer:
 
 def run(config: TrainConfig) -> Trainer:
     """Train with these settings, which have been checked."""
+    config.log.tracker = available_tracker(config.log.tracker)
     processes = Processes(
         config.optim.mixed_precision,
         config.log.tracker,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from train import resume, saving
 from train.config import ConfigError, TrainConfig
-from train.dist import Processes, clip_gradients, like, to_host
+from train.dist import Processes, clip_gradients, like, local, to_host
 from train.optim import build_optimizer, learning_rate
 from train.progress import Progress
 from train.sampler import StepSampler
@@ -144,10 +144,13 @@ class Trainer:
                 self.parameters[name].copy_(value)
 
     def _shard(self) -> None:
+        """Shard the networks that have units; small ones (a controller) stay whole on every process."""
         units = self.stage.shard_units()
         for network in self.stage.modules.values():
             inside = set(network.modules())
-            self.processes.shard([unit for unit in units if unit in inside], network)
+            own = [unit for unit in units if unit in inside]
+            if own:
+                self.processes.shard(own, network)
         self.parameters = self.stage.trainable()
 
     def _initial_ema(self, loaded: resume.Loaded | None) -> dict[str, Tensor]:
@@ -289,8 +292,9 @@ class Trainer:
     def _average_weights(self, phase: str) -> None:
         if self.ema:
             names = list(self.stage.trainable(phase))
-            averages = [self.ema[name] for name in names]
-            torch._foreach_lerp_(averages, [self.parameters[name] for name in names], 1 - self.config.optim.ema_decay)
+            averages = [local(self.ema[name]) for name in names]
+            current = [local(self.parameters[name]) for name in names]
+            torch._foreach_lerp_(averages, current, 1 - self.config.optim.ema_decay)
 
     # Between steps
 

@@ -41,6 +41,9 @@ class ActionStage(FlowStage):
                 "`python -m train i2v`, merge it with `python -m train merge-lora`, and train the controller on that"
             )
         controller_config(config)
+        trained = config.model.trainable_models or cls.default_models
+        if config.checkpoint.export_model_dir and not {"transformer", "text_encoder"} & set(trained.split(",")):
+            raise ConfigError("--export_model_dir: nothing of the model directory is trained here, only the controller")
 
     def build(self) -> None:
         trained = "transformer" in self.chosen

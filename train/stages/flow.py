@@ -62,7 +62,7 @@ class FlowStage(Stage):
     def setup(self, processes: Processes) -> None:
         config = self.config
         self.processes = processes
-        self.directory = Path(legacy.base_model_dir(config.model))
+        self.directory = legacy.base_model_dir(config.model)
         self.defaults = defaults = model_dir.read_metadata(self.directory)["defaults"]
         self.height, self.width = _size(config, defaults)
         self.num_frames = config.data.num_frames or defaults["num_frames"]
@@ -209,8 +209,9 @@ class FlowStage(Stage):
         network = module_fingerprint(encoder)
         dtype = self.config.data.cache_dtype
         keys = [key_of("text", network, dtype, ids.tolist()) for ids in self.token_ids]
-        missing = [i for i in range(len(keys)) if not cache.has(keys[i])]
-        for i in missing[self.processes.rank :: self.processes.count]:
+        # Split before looking at what is there: another process may be writing it now.
+        mine = range(self.processes.rank, len(keys), self.processes.count)
+        for i in [i for i in mine if not cache.has(keys[i])]:
             ids, mask = text.pad_ids([self.token_ids[i]])
             with torch.no_grad():
                 embedding = text.embed(encoder, ids.to(self.device), mask.to(self.device), ids.shape[1])[0]
@@ -297,7 +298,8 @@ class FlowStage(Stage):
         return torch.autograd.graph.save_on_cpu(pin_memory=True) if offload else contextlib.nullcontext()
 
     def shard_units(self) -> list[nn.Module]:
-        return [*self.transformer.blocks]
+        text_blocks = self.modules["text_encoder"].encoder.block if self.text_trained else []
+        return [*self.transformer.blocks, *text_blocks]
 
     # Results
 

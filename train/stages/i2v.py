@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from train.config import ConfigError, TrainConfig
+from train.legacy import ADAPTER, adapter_weights
 from train.stages import derive_seed
 from train.stages.flow import FlowStage
 from wanact.checkpoints import LORA, RUN_CONFIG, TRANSFORMER, CheckpointError, load_weights
@@ -24,7 +25,6 @@ LORA_TARGETS = {
     "ffn.0": "ffn.net.0.proj",
     "ffn.2": "ffn.net.2",
 }
-ADAPTER = "default"
 
 
 class I2VStage(FlowStage):
@@ -74,7 +74,7 @@ class I2VStage(FlowStage):
             self._load_lora(Path(model.lora_checkpoint))
 
     def _load_lora(self, path: Path) -> None:
-        loaded = {_peft_name(name): value for name, value in load_weights(path).items()}
+        loaded = adapter_weights(load_weights(path))
         own = {name: p for name, p in self.transformer.named_parameters() if ".lora_" in name}
         wrong = [n for n in own if n not in loaded or loaded[n].shape != own[n].shape] or [
             n for n in loaded if n not in own
@@ -134,15 +134,6 @@ def lora_config(config: TrainConfig) -> dict[str, Any] | None:
         "lora_rank": config.model.lora_rank,
         "lora_alpha": config.model.lora_rank,
     }
-
-
-def _peft_name(name: str) -> str:
-    """transformer.blocks.0.attn1.to_q.lora_A.weight -> blocks.0.attn1.to_q.lora_A.default.weight"""
-    name = name.removeprefix("transformer.")
-    for side in (".lora_A.", ".lora_B."):
-        if side in name and f"{side}{ADAPTER}." not in name:
-            name = name.replace(side, f"{side}{ADAPTER}.")
-    return name
 
 
 @contextlib.contextmanager
