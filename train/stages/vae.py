@@ -109,9 +109,7 @@ class VAEStage(Stage):
     def check(cls, config: TrainConfig) -> None:
         require(config, "dataset_metadata_path", "output_path", "height", "width", "num_frames")
         if bool(config.model.model_dir) == bool(config.stage.vae_preset):
-            raise ConfigError(
-                "give --vae_preset for a new VAE or --model_dir to train that directory's: one of them"
-            )
+            raise ConfigError("give --vae_preset for a new VAE or --model_dir to train that directory's: one of them")
         data = config.data
         for kind in config.stage.kinds:
             if kind.frames > data.num_frames or kind.height > data.height or kind.width > data.width:
