@@ -15,6 +15,7 @@ TOOLS = {
     "evaluate": ("train.evaluate", "measure a model or a checkpoint"),
     "verify": ("train.verify", "check every sum of a run or a checkpoint"),
     "export": ("train.export", "write files to fly with, or a model directory, from a checkpoint"),
+    "publish": ("train.publish", "keep chosen steps of a run as a smaller run that only flies"),
     "merge-lora": ("train.merge_lora", "fuse a LoRA into a new model directory"),
     "bench": ("train.bench", "measure what saving and resuming cost"),
 }
