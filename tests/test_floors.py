@@ -19,7 +19,9 @@ FLOORS = {
     "wanact.video": 0,
     "wanact.flow": 0,
     "wanact.models": 1,
+    "wanact.convert.__main__": 3,
     "wanact.convert": 1,
+    "wanact.layouts": 2,
     "wanact.model_dir": 2,
     "wanact.checkpoints": 2,
     "wanact.pipeline": 2,
@@ -37,6 +39,7 @@ STAIRS = {
     0: ("wanact.shapes", "wanact.actions", "wanact.flow", "wanact.video"),
     1: ("wanact.models", "wanact.convert"),
     2: (
+        "wanact.layouts",
         "wanact.model_dir",
         "wanact.checkpoints",
         "wanact.flight",
@@ -44,7 +47,7 @@ STAIRS = {
         "wanact.stream",
         "wanact.control_card",
     ),
-    3: ("wanact.bench", "wanact.ui", "train"),
+    3: ("wanact.convert.__main__", "wanact.bench", "wanact.ui", "train"),
 }
 
 HOMES = {"gradio": "wanact.ui", "accelerate": "train"}

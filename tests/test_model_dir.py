@@ -96,7 +96,8 @@ def test_a_manifest_joins_shards_of_any_name(model_dir, part, dtype):
     names = sorted(state)
     for shard, half in enumerate((names[::2], names[1::2])):
         save_file({name: state[name] for name in half}, model_dir / part / f"part-{shard}.safetensors")
-    write_manifest(model_dir, **{part: [f"{part}/part-1.safetensors", f"{part}/part-0.safetensors"]})
+    name = {"transformer": "wan_video_dit", "vae": "wan_video_vae", "text_encoder": "wan_video_text_encoder"}[part]
+    write_manifest(model_dir, **{name: [f"{part}/part-1.safetensors", f"{part}/part-0.safetensors"]})
     assert_same_weights(getattr(load_components(model_dir, dtype=dtype), part), getattr(expected, part))
 
 

@@ -1,49 +1,43 @@
 """A model directory: where the networks of a world lie, and how it likes to be flown.
 
-Two layouts, told apart by what is in `model_index.json`:
-
-- diffusers: `_class_name`, and one folder a component;
-- a manifest: `model_name` and `components`, which names for each component a folder, a file, a glob or a list of
-  them, relative to the directory.
-
-Beside either lies `metadata.json` with the `defaults` of a clip. Nothing is ever fetched.
+`wanact.layouts` tells the three layouts apart. Beside any of them lies `metadata.json` with the `defaults` of a clip.
+Nothing goes online when a directory is given; a name on the Hugging Face Hub is fetched once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from safetensors import SafetensorError
 
-from wanact import shapes
+from wanact import layouts, shapes
+from wanact.convert import ConvertError, key_map
+from wanact.convert.files import WeightFiles
+from wanact.layouts import INDEX as INDEX
+from wanact.layouts import METADATA as METADATA
+from wanact.layouts import Layout, read_json, require_directory, write_json
+from wanact.layouts import ModelDirError as ModelDirError
 from wanact.models.components import (
+    CONFIG_CLASSES,
+    NETWORKS,
+    ORIGINAL_CLASS,
     PARTS,
-    PIPELINE_CLASS,
+    PIPELINE_INDEX,
     ComponentError,
+    assemble,
     default_scheduler,
     library_class,
     load_component,
+    read_config,
 )
-
-INDEX, METADATA = "model_index.json", "metadata.json"
-
-# Manifests name components as DiffSynth does; our own names are as good.
-COMPONENT_NAMES = {
-    "wan_video_dit": "transformer",
-    "wan_video_vae": "vae",
-    "wan_video_text_encoder": "text_encoder",
-    **{part: part for part in PARTS},
-}
 
 # What a directory without metadata gets: Wan2.2-TI2V-5B at the size the action controller is trained at.
 DEFAULTS: dict[str, Any] = {
@@ -57,10 +51,6 @@ DEFAULTS: dict[str, Any] = {
     "max_sequence_length": 512,
     "negative_prompt": "",
 }
-
-
-class ModelDirError(ValueError):
-    """A model directory that cannot be used; the message is one sentence that names the file."""
 
 
 @dataclass
@@ -96,7 +86,7 @@ def load_components(
     """Load a model directory, ready for inference.
 
     Args:
-        path: the directory, in any layout.
+        path: the directory, in any layout, or a name on the Hugging Face Hub.
         device: where the networks go.
         dtype: of transformer and text encoder; the VAE stays float32.
         parts: which of transformer, vae, text_encoder, tokenizer and scheduler; None for all.
@@ -104,22 +94,27 @@ def load_components(
     Raises:
         ModelDirError: if the directory, a component or the metadata is missing or damaged.
     """
-    path = Path(path)
+    path = layouts.resolve(path)
     wanted = PARTS if parts is None else tuple(parts)
     unknown = set(wanted) - set(PARTS)
     if unknown:
         raise ValueError(f"parts {sorted(unknown)} are unknown; a model has {', '.join(PARTS)}")
     metadata = read_metadata(path)
-    sources = _locate(path)
+    layout = layouts.locate(path)
+    missing = [part for part in wanted if part not in layout.sources and part != "scheduler"]
+    if missing:
+        expected = "; the original release has it in google/umt5-xxl" if missing == ["tokenizer"] else ""
+        named = f"{path / INDEX} names" if layout.kind != layouts.ORIGINAL else f"{path} has"
+        raise ModelDirError(f"{named} no {missing[0]}{expected}")
+    reader = _Reader(layout, metadata, dtype)
     loaded: dict[str, Any] = dict.fromkeys(PARTS)
     for part in wanted:
-        if part == "scheduler" and part not in sources:
+        if part not in layout.sources:
             loaded[part] = default_scheduler(metadata["defaults"]["flow_shift"])
             continue
-        if part not in sources:
-            raise ModelDirError(f"{path / INDEX} names no {part}")
-        component = _load(part, sources[part], dtype)
+        component = reader.load(part)
         loaded[part] = component.to(device) if isinstance(component, torch.nn.Module) else component
+    _check_together(loaded, path)
     return Components(**loaded, metadata=metadata, path=path)
 
 
@@ -129,16 +124,18 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         ModelDirError: if it is damaged, or a default is of the wrong kind or size.
     """
-    path = Path(path)
-    _require_directory(path)
+    path = layouts.resolve(path)
+    require_directory(path)
     file = path / METADATA
-    metadata = _read_json(file) if file.exists() else {}
+    metadata = read_json(file) if file.exists() else {}
     defaults = metadata.get("defaults", {})
     if not isinstance(defaults, dict):
         raise ModelDirError(f'"defaults" in {file} must be an object')
     metadata["defaults"] = DEFAULTS | defaults
     _check_defaults(metadata["defaults"], file)
     _check_latent_rgb(metadata.get("latent_rgb"), file)
+    if not isinstance(metadata.get("vae", {}), dict):
+        raise ModelDirError(f'"vae" in {file} must be an object with latents_mean and latents_std')
     return metadata
 
 
@@ -151,9 +148,9 @@ def fingerprint(path: str | os.PathLike) -> str:
     Raises:
         ModelDirError: if there is no transformer.
     """
-    path = Path(path)
-    source = _locate(path).get("transformer")
-    files = [] if source is None else source.weights or sorted(source.folder.glob("*.safetensors"))
+    path = layouts.resolve(path)
+    source = layouts.locate(path).sources.get("transformer")
+    files = () if source is None else source.weights or sorted(source.folder.glob("*.safetensors"))
     if not files:
         raise ModelDirError(f"{path} holds no transformer weights (.safetensors)")
     digest = hashlib.sha256()
@@ -173,135 +170,97 @@ def save_components(components: Components, path: str | os.PathLike) -> Path:
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    index = _read_json(path / INDEX) if (path / INDEX).exists() else {}
-    index |= {
-        "_class_name": PIPELINE_CLASS,
-        "_diffusers_version": diffusers.__version__,
-        "boundary_ratio": None,
-        "expand_timesteps": True,
-        **{optional: [None, None] for optional in ("image_encoder", "image_processor", "transformer_2")},
-    }
+    index = read_json(path / INDEX) if (path / INDEX).exists() else {}
+    index |= PIPELINE_INDEX
     for part in PARTS:
         component = getattr(components, part)
         if component is not None:
             component.save_pretrained(path / part)
             index[part] = library_class(component)
-    _write_json(path / METADATA, components.metadata)
-    _write_json(path / INDEX, index)
+    write_json(path / METADATA, components.metadata)
+    write_json(path / INDEX, index)
     return path
 
 
-# Layouts
+# Loading
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A component on disk: the folder of its configuration, and its weights unless the folder's own names do."""
+class _Reader:
+    """Loads single components of one layout."""
 
-    folder: Path
-    weights: list[Path] | None = None
+    layout: Layout
+    metadata: dict[str, Any]
+    dtype: torch.dtype
 
-
-def _locate(path: Path) -> dict[str, _Source]:
-    """Where each component of a directory lies, whatever the layout."""
-    _require_directory(path)
-    if not (path / INDEX).is_file():
-        raise ModelDirError(f"{path} is no model directory: it has no {INDEX}")
-    index = _read_json(path / INDEX)
-    if "components" in index:
-        return _locate_manifest(path, index["components"])
-    if "_class_name" in index:
-        return _locate_diffusers(path, index)
-    raise ModelDirError(f'{path / INDEX} has neither "components" (a manifest) nor "_class_name" (diffusers)')
-
-
-def _locate_diffusers(path: Path, index: dict[str, Any]) -> dict[str, _Source]:
-    named = [part for part in PARTS if isinstance(index.get(part), list) and any(index[part])]
-    for part in named:
-        if not (path / part).is_dir():
-            raise ModelDirError(f"{path / INDEX} names a {part}, but {path / part} is missing")
-    return {part: _Source(path / part) for part in named}
-
-
-def _locate_manifest(path: Path, components: Any) -> dict[str, _Source]:
-    if not isinstance(components, dict):
-        raise ModelDirError(f'"components" in {path / INDEX} must be an object of names and paths')
-    sources: dict[str, _Source] = {}
-    for name, value in components.items():
-        part = COMPONENT_NAMES.get(name)
-        if part is None:
+    def load(self, part: str) -> Any:
+        source = self.layout.sources[part]
+        where = source.weights[0].name if source.weights else source.folder.name
+        try:
+            if source.weights:
+                return self._assemble(part, source.folder, source.weights)
+            return load_component(part, source.folder, self.dtype)
+        except (ComponentError, ConvertError) as error:
+            raise ModelDirError(f"the {part} cannot be loaded: {_one_line(error)}") from error
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise ModelDirError(
-                f"{path / INDEX} names the unknown component {name!r}; known are {', '.join(COMPONENT_NAMES)}"
-            )
-        sources[part] = _source(name, _expand(path, name, value))
-    if "tokenizer" not in sources and (path / "tokenizer").is_dir():
-        sources["tokenizer"] = _Source(path / "tokenizer")
-    return sources
+                f"the {part} cannot be loaded from {where} in {source.folder.parent}: {_one_line(error)}"
+            ) from error
+
+    def _assemble(self, part: str, folder: Path, files: tuple[Path, ...]) -> Any:
+        """A network from weight files in whatever convention their names are."""
+        if part not in NETWORKS:
+            raise ComponentError(f"{files[0]} is no folder; the {part} needs one")
+        weights = WeightFiles(files)
+        config, hints = read_configs(part, folder, self.metadata)
+        plan = key_map(part, weights.shapes, config=config, hints=hints)
+        state = {new: weights[old] for old, new in plan.names.items()}
+        return assemble(part, plan.config or {}, state, self.dtype)
 
 
-def _expand(path: Path, name: str, value: Any) -> list[Path]:
-    """The files or the one folder that a manifest's entry stands for, in order."""
-    patterns = value if isinstance(value, list) else [value]
-    if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise ModelDirError(f"component {name!r} in {path / INDEX} must be a path, a glob or a list of them")
-    found: list[Path] = []
-    for pattern in patterns:
-        relative = PurePosixPath(pattern)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise ModelDirError(f"component {name!r} in {path / INDEX} points outside the directory: {pattern}")
-        matches = sorted(path.glob(pattern)) if any(c in pattern for c in "*?[") else [path / relative]
-        matches = [match for match in matches if match.exists()]
-        if not matches:
-            raise ModelDirError(f"component {name!r} in {path / INDEX}: {pattern} matches no file in {path}")
-        found += [match for match in matches if match not in found]
-    return found
+def read_configs(part: str, folder: Path, metadata: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """What lies beside weight files: a configuration of diffusers, or hints where there is none.
+
+    Raises:
+        ComponentError: if config.json is damaged or of a class that is unknown here.
+    """
+    vae_hints = metadata.get("vae", {}) if part == "vae" else {}
+    file = folder / "config.json"
+    if not file.is_file():
+        return None, vae_hints
+    config = read_config(folder)
+    kind = config.get("_class_name", config.get("model_type"))
+    if kind == CONFIG_CLASSES[part]:
+        return config, {}
+    if kind == ORIGINAL_CLASS:
+        return None, config if part == "transformer" else vae_hints
+    if kind not in CONFIG_CLASSES.values():
+        raise ComponentError(f"{file} is for {kind}, expected {CONFIG_CLASSES[part]} or {ORIGINAL_CLASS}")
+    return None, vae_hints
 
 
-def _source(name: str, found: list[Path]) -> _Source:
-    if len(found) == 1 and found[0].is_dir():
-        return _Source(found[0])
-    wrong = next((file for file in found if file.is_dir() or file.suffix != ".safetensors"), None)
-    if wrong is not None:
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+
+
+def _check_together(loaded: dict[str, Any], path: Path) -> None:
+    """Networks that each are whole may still be of different models."""
+    transformer, vae, text_encoder = (loaded[part] for part in NETWORKS)
+    if transformer is not None and vae is not None and transformer.config.in_channels != vae.config.z_dim:
         raise ModelDirError(
-            f"component {name!r}: {wrong} cannot be read here; expected one folder or .safetensors files "
-            "in diffusers format with their config.json beside them"
+            f"the transformer in {path} takes latents of {transformer.config.in_channels} channels, "
+            f"but its VAE makes {vae.config.z_dim}: they are of different models"
         )
-    return _Source(found[0].parent, found)
+    if transformer is not None and text_encoder is not None:
+        theirs = text_encoder.config.d_model
+        if transformer.config.text_dim != theirs:
+            raise ModelDirError(
+                f"the transformer in {path} reads text of width {transformer.config.text_dim}, "
+                f"but its text encoder writes {theirs}: they are of different models"
+            )
 
 
-def _load(part: str, source: _Source, dtype: torch.dtype) -> Any:
-    where = source.weights[0].name if source.weights else source.folder.name
-    try:
-        return load_component(part, source.folder, source.weights, dtype)
-    except ComponentError as error:
-        raise ModelDirError(f"the {part} cannot be loaded: {error}") from error
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelDirError(
-            f"the {part} cannot be loaded from {where} in {source.folder.parent}: {reason[:300]}"
-        ) from error
-
-
-# Reading and checking
-
-
-def _require_directory(path: Path) -> None:
-    if not path.is_dir():
-        raise ModelDirError(f"{path} is not a directory" if path.exists() else f"{path} does not exist")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelDirError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelDirError(f"{file} must hold a JSON object, not {type(content).__name__}")
-    return content
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+# Checking
 
 
 def _check_defaults(defaults: dict[str, Any], file: Path) -> None:

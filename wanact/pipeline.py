@@ -24,6 +24,7 @@ from torch import Tensor
 from wanact import checkpoints, flow, shapes, video
 from wanact.actions import ActionTrack
 from wanact.checkpoints import CheckpointError, FlightWeights
+from wanact.convert import ConvertError, convert, convert_lora
 from wanact.model_dir import Components, load_components
 from wanact.models import vae as vae_ops
 from wanact.models.controller import WanActionController
@@ -183,8 +184,9 @@ class WanActPipeline:
             controller, scale = self._build_controller(weights, folder)
             self.load_controller(None)
             try:
-                self._overlay.apply(weights.transformer, weights.lora)
-            except OverlayError as error:
+                replaced = convert("transformer", weights.transformer or {}, partial=True)
+                self._overlay.apply(replaced, convert_lora(weights.lora) if weights.lora else None)
+            except (OverlayError, ConvertError) as error:
                 raise CheckpointError(f"{folder} was made for another base model: {error}") from error
             self.controller, self._magnitude_scale = controller, scale
             self.checkpoint = FlownCheckpoint(weights.run, weights.step, folder)
@@ -384,7 +386,7 @@ class WanActPipeline:
         transformer = self.components.transformer
         try:
             controller = WanActionController(**weights.config["action_controller_config"])
-            controller.load_state_dict(weights.controller)
+            controller.load_state_dict(convert("controller", weights.controller, partial=True))
             transformer.check_controller(controller)
             scale = [float(factor) for factor in weights.config["action_magnitude_scale"]]
             ActionTrack.zeros(1).to_model(scale)

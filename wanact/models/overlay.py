@@ -72,6 +72,10 @@ class Overlay:
         strays = [name for name in lora if not name.startswith(f"{LORA_PREFIX}.")]
         if strays:  # diffusers would pass over them in silence
             raise OverlayError(f"the LoRA's weight {strays[0]} has no name that starts with {LORA_PREFIX}.")
+        layers = {name.removeprefix(f"{LORA_PREFIX}.").partition(".lora_")[0] for name in lora}
+        known = {name for name, _ in self.transformer.named_modules()}
+        if layers - known:  # so would it over these
+            raise OverlayError(f"the LoRA changes {min(layers - known)}, which the transformer does not have")
         try:
             # The converter changes tensors in place where an alpha is given.
             self.transformer.load_lora_adapter({k: v.clone() for k, v in lora.items()}, prefix=LORA_PREFIX)
