@@ -1,0 +1,30 @@
+"""A published run flies as the one it came from, and holds nothing but what flies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from train.config import ConfigError
+from train.publish import publish
+from wanact import checkpoints
+
+
+def test_published_steps_hold_the_same_weights_and_verify(run, tmp_path):
+    run("action", tmp_path / "run", "--max_steps", "3", "--save_steps", "1", "--save_full_state")
+    written = publish(tmp_path / "run", tmp_path / "small", [1, 3], base_model="nano")
+    assert [info.step for info in checkpoints.list_checkpoints(tmp_path / "small")] == [1, 3]
+    for path in written:
+        checkpoints.verify(path)
+        ours = checkpoints.load_flight_weights(path)
+        theirs = checkpoints.load_flight_weights(tmp_path / "run" / "checkpoints" / path.name)
+        assert ours.config["base_model"] == "nano"
+        assert all(torch.equal(value, theirs.controller[name]) for name, value in ours.controller.items())
+        assert not list(path.glob("optimizer*")) and not list(path.glob("trainable*"))
+    assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "small").rglob("*.json"))
+
+
+def test_a_step_that_is_not_there_is_named(run, tmp_path):
+    run("action", tmp_path / "run", "--max_steps", "1")
+    with pytest.raises(ConfigError, match="7"):
+        publish(tmp_path / "run", tmp_path / "small", [7])
