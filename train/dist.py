@@ -48,7 +48,7 @@ class Processes:
             mixed_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no" if on_cpu else "bf16")
         self.accelerator = Accelerator(
             cpu=on_cpu,
-            mixed_precision=mixed_precision,
+            mixed_precision="no",  # see autocast(): accelerate keeps one precision for the life of the process
             log_with=None if tracker == "none" else tracker,
             project_dir=log_dir,
             kwargs_handlers=[InitProcessGroupKwargs(backend=None if backend == "auto" else backend, timeout=_TIMEOUT)],
@@ -78,7 +78,8 @@ class Processes:
         return torch.bfloat16 if self.mixed_precision == "bf16" else torch.float32
 
     def autocast(self) -> AbstractContextManager:
-        return self.accelerator.autocast()
+        """Computation in bfloat16 over float32 weights, if that was asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision == "bf16")
 
     def barrier(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -184,7 +185,7 @@ def like(value: Tensor, reference: Tensor) -> Tensor:
     """A full tensor placed and sharded as another one is."""
     if isinstance(reference, DTensor) and value.ndim:
         return distribute_tensor(value.to(reference.device), reference.device_mesh, reference.placements)
-    return value.to(reference.device)
+    return value.to(reference.device, copy=True)
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:

@@ -99,14 +99,19 @@ def _newest_first(found: list[checkpoints.CheckpointInfo]) -> list[checkpoints.C
     return known
 
 
-def load(path: Path, stage_name: str, shapes: dict[str, torch.Size], config: TrainConfig) -> Loaded:
+def load(
+    path: Path, stage_name: str, shapes: dict[str, torch.Size], config: TrainConfig, verified: bool = False
+) -> Loaded:
     """Read a checkpoint whole and check that it fits.
+
+    Args:
+        verified: its sums have been checked already.
 
     Raises:
         CheckpointError: if it is damaged, of another stage, or its weights have other names or shapes.
     """
     path = checkpoints.resolve(path) if path.is_dir() else path
-    loaded = _load_legacy(path, shapes) if checkpoints.is_legacy(path) else _load_ours(path)
+    loaded = _load_legacy(path, shapes) if checkpoints.is_legacy(path) else _load_ours(path, verified)
     found = loaded.state.get("stage", stage_name)
     if found != stage_name and not _overridden(config, "stage"):
         raise CheckpointError(
@@ -128,11 +133,12 @@ def _load_legacy(path: Path, shapes: dict[str, torch.Size]) -> Loaded:
     return Loaded(path=path, step=step, weights=weights, optimizer=optimizer)
 
 
-def _load_ours(path: Path) -> Loaded:
-    checkpoints.verify(path)
+def _load_ours(path: Path, verified: bool = False) -> Loaded:
+    if not verified:
+        checkpoints.verify(path)
     metadata = checkpoints.read_metadata(path)
     files = metadata["files"]
-    optimizer = checkpoints.load_state(path / saving.OPTIMIZER) if saving.OPTIMIZER in files else None
+    optimizer = checkpoints.load_state(path / saving.OPTIMIZER, mmap=True) if saving.OPTIMIZER in files else None
     return Loaded(
         path=path,
         step=int(metadata["step"]),

@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -26,9 +25,11 @@ from train.config import ConfigError, TrainConfig
 from train.dist import Processes, clip_gradients, like, local, to_host
 from train.optim import build_optimizer, learning_rate
 from train.progress import Progress
+from train.reader import Reader
 from train.sampler import StepSampler
-from train.stages import Draw, Stage, derive_seed
+from train.stages import Stage, derive_seed
 from wanact import checkpoints
+from wanact.checkpoints import CheckpointError
 
 MAX_BAD_STEPS = 10
 
@@ -74,6 +75,7 @@ class Trainer:
                 self._require_last_checkpoint()
         finally:
             progress.close()
+            self.reader.close()
         return self.step
 
     def export_model_dir(self, folder: Path) -> None:
@@ -109,9 +111,8 @@ class Trainer:
         if processes.is_main:
             checkpoints.clean(self.run_dir)
         processes.barrier()
-        loaded, remarks = resume.find(config, stage.name, self.shapes)
-        for remark in remarks:
-            processes.print(remark)
+        self.reader = Reader(stage.load, self.sampler, processes.rank, ahead=config.data.dataset_num_workers > 0)
+        loaded = self._find()
         if loaded is not None:
             self._take_weights(loaded.weights)
             loaded.weights = {}  # they have been copied; with a large model the memory is wanted
@@ -137,6 +138,23 @@ class Trainer:
             f"{stage.name}: {count / 1e6:,.2f} M parameters, {len(stage)} rows, {self.sampler.global_batch} samples a "
             f"step, steps {self.step} to {self.num_steps}, {processes.count} x {processes.device.type}"
         )
+
+    def _find(self) -> resume.Loaded | None:
+        """What to continue from. The main process chooses and verifies; the others read what it chose."""
+        loaded, remarks, problem = None, [], None
+        if self.processes.is_main:
+            try:
+                loaded, remarks = resume.find(self.config, self.stage.name, self.shapes)
+            except CheckpointError as error:
+                problem = str(error)
+        for remark in remarks:
+            self.processes.print(remark)
+        path, problem = self.processes.broadcast((loaded.path if loaded else None, problem))
+        if problem:
+            raise CheckpointError(problem)
+        if path is not None and loaded is None:
+            loaded = resume.load(path, self.stage.name, self.shapes, self.config, verified=True)
+        return loaded
 
     def _take_weights(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():
@@ -225,33 +243,11 @@ class Trainer:
         return sums, rate, norm
 
     def _micro_batches(self) -> Iterator[dict[str, Any]]:
-        accumulation, rank = self.config.optim.gradient_accumulation_steps, self.processes.rank
-        for round_ in range(accumulation):
-            draws = self.sampler.micro_batch(self.position, self.step, round_, rank)
+        for round_ in range(self.config.optim.gradient_accumulation_steps):
+            draws, batch = self.reader.read(self.position, self.step, round_)
             # Dropout draws from the global generator; seeded like this it repeats itself after a resume.
             torch.manual_seed(derive_seed(self.config.optim.seed, self.stage.name, draws[0].position, "global"))
-            yield _to(self._load(draws), self.processes.device)
-
-    def _load(self, draws: list[Draw]) -> dict[str, Any]:
-        """The batch, and a thread that reads the next one meanwhile if workers were asked for."""
-        if not self.config.data.dataset_num_workers:
-            return self.stage.load(draws)
-        if not hasattr(self, "_reader"):
-            self._reader = ThreadPoolExecutor(1, thread_name_prefix="loader")
-            self._pending: tuple[tuple[Draw, ...], Future] | None = None
-        if self._pending is not None and self._pending[0] == tuple(draws):
-            batch = self._pending[1].result()
-        else:
-            batch = self._reader.submit(self.stage.load, draws).result()
-        following = self._draws_after(draws)
-        self._pending = (tuple(following), self._reader.submit(self.stage.load, following))
-        return batch
-
-    def _draws_after(self, draws: list[Draw]) -> list[Draw]:
-        per_round = self.config.optim.batch_size * self.processes.count
-        first = draws[0].position + per_round
-        step = draws[0].step + (first >= self.position + self.sampler.global_batch)
-        return [self.sampler.draw(first + i, step) for i in range(len(draws))]
+            yield _to(batch, self.processes.device)
 
     def _accumulate(self, batch: dict[str, Any], phase: str, sums: dict[str, Tensor]) -> None:
         accumulation = self.config.optim.gradient_accumulation_steps

@@ -571,8 +571,11 @@ def check_safetensors(path: Path) -> dict[str, Any]:
     return header
 
 
-def load_state(path: Path) -> Any:
+def load_state(path: Path, mmap: bool = False) -> Any:
     """Content of a .pt file: tensors, numbers, strings and containers of them.
+
+    Args:
+        mmap: leave tensors on the disk until they are used, so that the processes of a machine share their memory.
 
     Raises:
         CheckpointError: if it is damaged, or a pickle of other objects, which could run code.
@@ -582,7 +585,7 @@ def load_state(path: Path) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds pickled objects and not only tensors, so it is not loaded: a pickle can run code. "

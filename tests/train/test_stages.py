@@ -52,7 +52,7 @@ def test_the_controller_learns_and_the_base_stays_as_it_was(run, model, tmp_path
 
 
 def test_checkpoints_and_runs_fly_in_the_pipeline(run, fly, tmp_path):
-    run("action", tmp_path, "--max_steps", "2", "--save_steps", "1", "--learning_rate", "0.1",
+    run("action", tmp_path, "--max_steps", "3", "--save_steps", "1", "--learning_rate", "0.1",
         "--trainable_models", "action_controller,transformer", "--export_dtype", "float32")  # fmt: skip
     newest, base = fly(tmp_path), fly(None)
     assert newest.shape == base.shape == (9, 32, 32, 3)
@@ -132,6 +132,9 @@ def test_all_ways_to_hold_memory_down_give_the_same_loss(run, tmp_path):
     }.items():
         run("action", tmp_path / name, "--max_steps", "3", "--gradient_accumulation_steps", "2", *flags)
         losses.append([row["loss"] for row in checkpoints.read_log(tmp_path / name)])
+    run("action", tmp_path / "bf16", "--max_steps", "3", "--gradient_accumulation_steps", "2",
+        "--mixed_precision", "bf16")  # fmt: skip
+    assert losses[0] == pytest.approx([row["loss"] for row in checkpoints.read_log(tmp_path / "bf16")], rel=0.02)
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     assert losses[0] == losses[2] == losses[3]
 

@@ -27,6 +27,9 @@ from wanact.models import vae as wan_vae
 # Networks above this many parameters do not fit without gradient checkpointing; Wan2.2-TI2V-5B has 5.0 B.
 LARGE_NETWORK = 1_000_000_000
 
+# A whole clip of larger frames takes tens of gigabytes inside the 5B model's VAE.
+MAX_WHOLE_ENCODE_PIXELS = 256 * 256
+
 
 class FlowStage(Stage):
     """Predict the velocity of noisy latents whose first frame is clean.
@@ -86,10 +89,7 @@ class FlowStage(Stage):
         self._prepare_text()
         gc.collect()
         self.build()
-        for name, module in self.modules.items():
-            count = sum(p.numel() for p in module.parameters())
-            if hasattr(module, "enable_gradient_checkpointing") and name == "transformer":
-                self._set_checkpointing(module, count)
+        self._set_checkpointing()
 
     def build(self) -> None:
         """Load the networks onto the device and fill `modules`."""
@@ -107,14 +107,16 @@ class FlowStage(Stage):
                 module.to(self.device).requires_grad_(False)
         return components
 
-    def _set_checkpointing(self, network: nn.Module, count: int) -> None:
+    def _set_checkpointing(self) -> None:
+        """Of the transformer, trained or not: the controller's gradients go through it."""
+        count = sum(parameter.numel() for parameter in self.transformer.parameters())
         wanted = self.config.model.use_gradient_checkpointing
         if count > LARGE_NETWORK and not wanted:
             self.processes.print(
                 f"gradient checkpointing is on: {count / 1e9:.1f} B parameters do not train without it"
             )
         if wanted or count > LARGE_NETWORK:
-            network.enable_gradient_checkpointing()
+            self.transformer.enable_gradient_checkpointing()
 
     def _prepare_latents(self) -> None:
         """Encode what is not cached, each process its share; leave out and list what cannot be used."""
@@ -129,12 +131,12 @@ class FlowStage(Stage):
         made: dict[int, tuple[csv.Row, str]] = {}
         skipped: list[csv.Skipped] = []
 
-        def read(item: tuple[int, Any]) -> tuple[csv.Row, str, Tensor | None]:
+        def read(item: tuple[int, Any]) -> tuple[csv.Row, str, np.ndarray | None]:
             row = csv.parse_row(item[1], item[0], base, self.num_frames, self.needs_actions)
             image = cache.content_key(row.input_image) if row.input_image else ""
             made_from = (cache.content_key(row.video), image, self.height, self.width, self.num_frames, config.fit)
             key = key_of("latents", network, config.cache_dtype, *made_from)
-            return row, key, None if cache.has(key) else self._pixels(row)
+            return row, key, None if cache.has(key) else self._frames(row)
 
         mine = records[processes.rank :: processes.count]
         bar = tqdm(total=len(mine), desc="encoding clips", unit="clip", disable=not processes.is_main, mininterval=2.0)
@@ -145,30 +147,30 @@ class FlowStage(Stage):
                 skipped.append(csv.Skipped(number, name, str(result)))
                 print(f"skipped row {number} ({name}): {result}", flush=True)
                 continue
-            row, key, pixels = result
-            if pixels is not None:
-                cache.put(key, {"latents": self._encode(autoencoder, pixels)})
+            row, key, frames = result
+            if frames is not None:
+                cache.put(key, {"latents": self._encode(autoencoder, frames)})
             made[number] = (row, key)
         bar.close()
         self._take_rows(cache, made, skipped, len(records))
 
-    def _pixels(self, row: csv.Row) -> Tensor:
-        """The clip as the VAE takes it, [3, F, H, W]; with an input image as its first frame if the row has one."""
-        data = self.config.data
-        pixels = video.to_tensor(csv.clip_frames(row, self.num_frames, self.height, self.width, data.fit))
-        return pixels if row.input_image is None else torch.cat([self._image(row.input_image), pixels], dim=1)
-
-    def _image(self, path: Path) -> Tensor:
-        image = video.fit_image(video.open_image(path), self.height, self.width, self.config.data.fit)
-        return video.to_tensor(np.asarray(image)[None])
+    def _frames(self, row: csv.Row) -> np.ndarray:
+        """A row's clip, uint8 [F, H, W, 3]; with its input image in front if it has one."""
+        fit = self.config.data.fit
+        frames = csv.clip_frames(row, self.num_frames, self.height, self.width, fit)
+        if row.input_image is None:
+            return frames
+        image = video.fit_image(video.open_image(row.input_image), self.height, self.width, fit)
+        return np.concatenate([np.asarray(image)[None], frames])
 
     @torch.no_grad()
-    def _encode(self, autoencoder: nn.Module, pixels: Tensor) -> Tensor:
+    def _encode(self, autoencoder: nn.Module, frames: np.ndarray) -> Tensor:
         """Latents [C, T, h, w] of one clip; an extra frame in front replaces the first latent frame."""
-        extra = pixels.shape[1] - self.num_frames
-        latents = wan_vae.encode(autoencoder, pixels[None, :, extra:].to(self.device))
+        pixels = video.to_tensor(frames)[None].to(self.device)  # [1, 3, F, H, W]
+        extra = pixels.shape[2] - self.num_frames
+        latents = _encode_clip(autoencoder, pixels[:, :, extra:])
         if extra:
-            latents[:, :, :1] = wan_vae.encode(autoencoder, pixels[None, :, :1].to(self.device))
+            latents[:, :, :1] = wan_vae.encode(autoencoder, pixels[:, :, :1])
         return latents[0].to("cpu", getattr(torch, self.config.data.cache_dtype))
 
     def _take_rows(self, cache: Cache, made: dict[int, Any], skipped: list[csv.Skipped], total: int) -> None:
@@ -333,6 +335,15 @@ class FlowStage(Stage):
         trained = export.split_modules(weights)
         networks = {name: trained[name] for name in ("transformer", "text_encoder") if name in trained}
         export.write_model_dir(self.directory, folder, networks, self.config.checkpoint.export_dtype)
+
+
+def _encode_clip(autoencoder: nn.Module, pixels: Tensor) -> Tensor:
+    """Latents of a clip [1, 3, F, H, W]: in one pass where frames are small, else four frames at a time."""
+    if pixels.shape[3] * pixels.shape[4] <= MAX_WHOLE_ENCODE_PIXELS:
+        return wan_vae.encode(autoencoder, pixels)
+    session = wan_vae.StreamingEncoder(autoencoder)
+    chunks = [pixels[:, :, :1], *pixels[:, :, 1:].split(shapes.TEMPORAL_STRIDE, dim=2)]
+    return torch.cat([session.step(chunk) for chunk in chunks], dim=2)
 
 
 def draw_fraction(draw: Draw, purpose: str) -> float:
