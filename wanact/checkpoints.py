@@ -18,13 +18,23 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from wanact.weight_files import CheckpointError as CheckpointError
+from wanact.weight_files import check_safetensors as check_safetensors
+from wanact.weight_files import json_bytes, sync
+from wanact.weight_files import load_state as load_state
+from wanact.weight_files import load_weights as load_weights
+from wanact.weight_files import read_json as read_json
+from wanact.weight_files import replacing as replacing
+from wanact.weight_files import sha256 as sha256
+from wanact.weight_files import write_json as write_json
 
 FORMAT = 1
 METADATA = "checkpoint_metadata.json"
@@ -37,12 +47,6 @@ LATEST, BEST = "latest", "checkpoint-best"
 _STEP_NAME = re.compile(r"(?:step-(\d{8,9})|checkpoint-(?:epoch\d+-)?step(\d+)(?:-.*)?|checkpoint-best)")
 _LINK_NAME = re.compile(r"latest|checkpoint-best|checkpoint-step\d+-.+")
 _HIDDEN = (".saving-", ".replaced-", ".deleting-", ".link-")
-_MAX_JSON_BYTES = 32 * 2**20
-_MAX_HEADER_BYTES = 100 * 10**6  # safetensors' own limit
-
-
-class CheckpointError(ValueError):
-    """A run or checkpoint that cannot be used; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +250,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     file = path / METADATA
     metadata = read_json(file)
     # To the byte: a file that is not as it was written was damaged, even where JSON forgives it.
-    if metadata.get("manifest_sha256") != _manifest_sum(metadata) or file.read_bytes() != _json_bytes(metadata):
+    if metadata.get("manifest_sha256") != _manifest_sum(metadata) or file.read_bytes() != json_bytes(metadata):
         raise CheckpointError(f"{file} is damaged: its own checksum does not match")
     files = metadata.get("files")
     entries = files.values() if isinstance(files, dict) else [None]
@@ -275,15 +279,6 @@ def _find_problem(path: Path, metadata: dict[str, Any], sums: bool) -> str | Non
 def _manifest_sum(metadata: dict[str, Any]) -> str:
     content = {key: value for key, value in metadata.items() if key != "manifest_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # Writing
@@ -330,11 +325,11 @@ def write_checkpoint(run: Path, step: int, write: Callable[[Path], None], metada
         }
         metadata["manifest_sha256"] = _manifest_sum(metadata)
         write_json(hidden / METADATA, metadata)
-        _sync(hidden)
+        sync(hidden)
         if final.exists():
             os.rename(final, folder / f".replaced-{final.name}")
         os.rename(hidden, final)
-        _sync(folder)
+        sync(folder)
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         replaced = folder / f".replaced-{final.name}"
@@ -364,7 +359,7 @@ def _file_sums(folder: Path) -> dict[str, dict[str, Any]]:
         stat = file.stat()
         inode = (stat.st_dev, stat.st_ino)
         if inode not in sums:  # hard links share content
-            _sync(file)
+            sync(file)
             sums[inode] = sha256(file)
         files[file.relative_to(folder).as_posix()] = {"bytes": stat.st_size, "sha256": sums[inode]}
     return files
@@ -462,148 +457,6 @@ def _remove(path: Path) -> None:
         path.unlink()
     elif path.exists():
         shutil.rmtree(path)
-
-
-# Files
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of sensible size.
-
-    Raises:
-        CheckpointError: if it is missing, too large or no JSON object.
-    """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > _MAX_JSON_BYTES:
-        raise CheckpointError(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MB; it is not read")
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds {type(content).__name__}, expected a JSON object")
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object so that the file is whole or as before."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(_json_bytes(content))
-
-
-def _json_bytes(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or folder to the disk, where the file system can."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise
-    finally:
-        os.close(handle)
-
-
-def load_weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Named tensors from a .safetensors or .pt file; pickled objects are never built.
-
-    Raises:
-        CheckpointError: if it is missing, damaged, or holds anything but tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing")
-    if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    return _tensors_only(load_state(path), path)
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    check_safetensors(path)
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-
-
-def check_safetensors(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file, checked against the size of the file.
-
-    Raises:
-        CheckpointError: if the header is too large, no JSON, or names bytes that the file has not.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-            raise CheckpointError(f"{path} is truncated or no safetensors file: its header does not fit")
-        try:
-            header = json.loads(file.read(length))
-            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path} has a damaged safetensors header") from error
-    if 8 + length + end != size:
-        raise CheckpointError(f"{path} has {size} bytes, its header speaks of {8 + length + end}: it is truncated")
-    return header
-
-
-def load_state(path: Path, mmap: bool = False) -> Any:
-    """Content of a .pt file: tensors, numbers, strings and containers of them.
-
-    Args:
-        mmap: leave tensors on the disk until they are used, so that the processes of a machine share their memory.
-
-    Raises:
-        CheckpointError: if it is damaged, or a pickle of other objects, which could run code.
-    """
-    import pickle
-
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds pickled objects and not only tensors, so it is not loaded: a pickle can run code. "
-            "Save its state_dict as .safetensors instead"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else 'empty'}"
-        ) from error
-
-
-def _tensors_only(content: Any, path: Path) -> dict[str, Tensor]:
-    for key in ("state_dict", "model_state_dict", "module"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} does not hold named tensors; expected a state_dict")
-    return content
 
 
 # Flying
