@@ -5,3 +5,19 @@ element.querySelector('.mode').addEventListener('click', () => {
   const dark = document.body.classList.toggle('dark');
   try { localStorage.setItem(KEY, dark ? 'dark' : 'light'); } catch (error) { /* not remembered */ }
 });
+
+// A picture that is pasted anywhere, or dropped beside the frame, goes the same way as one that is chosen.
+function choosePicture(files, event) {
+  const picture = [...files].find(file => file.type.startsWith('image/')), input = document.querySelector('#frame input[type=file]');
+  if (!picture || !input) return;
+  event.preventDefault();
+  const chosen = new DataTransfer();
+  chosen.items.add(picture);
+  input.files = chosen.files;
+  input.dispatchEvent(new Event('change', {bubbles: true}));
+}
+document.addEventListener('paste', event => choosePicture(event.clipboardData?.files || [], event));
+document.addEventListener('dragover', event => { if (event.target.closest('#scene')) event.preventDefault(); });
+document.addEventListener('drop', event => {
+  if (event.target.closest('#scene') && !event.defaultPrevented) choosePicture(event.dataTransfer?.files || [], event);
+});

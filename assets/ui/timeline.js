@@ -11,7 +11,7 @@ let history = [];       // earlier plans, as JSON
 let own = null;         // what this script wrote to props.value last, as JSON
 let recording = null;
 let playhead = null;
-let presetShown = props.preset || '';
+let presetShown = '';
 
 // ---- the grid -------------------------------------------------------------------------------------------
 const cells = CHANNELS.map(() => []);
@@ -226,7 +226,10 @@ function record() {
   announce('take-keys');
 }
 hear('held', ({held}) => {
-  if (!recording) return;
+  if (!recording) {
+    if (held.some(Boolean)) status.textContent = 'Press Record to fly this into the plan.';
+    return;
+  }
   recording.held = held;
   if (recording.started === null && held.some(Boolean)) {
     recording.started = performance.now();
@@ -323,6 +326,10 @@ presetBar.addEventListener('click', event => {
   if (!name || recording) return;
   lay(props.presets[name], '', name);
 });
+function presetOf(value) {
+  const same = JSON.stringify(fromValue(value));
+  return Object.keys(props.presets).find(name => JSON.stringify(fromValue(props.presets[name])) === same);
+}
 function markPreset() {
   for (const button of presetBar.children) button.setAttribute('aria-pressed', button.dataset.preset === presetShown ? 'true' : 'false');
 }
@@ -331,7 +338,7 @@ function markPreset() {
 function load() {
   plan = fromValue(props.value);
   own = JSON.stringify(toValue());
-  presetShown = Object.keys(props.presets).find(name => JSON.stringify(fromValue(props.presets[name])) === JSON.stringify(plan)) || '';
+  presetShown = presetOf(props.value);
   sharePeaks();
   markPreset();
   paint();
@@ -339,8 +346,8 @@ function load() {
 function restore() {
   let kept = null;
   try { kept = JSON.parse(sessionStorage.getItem(KEPT)); } catch (error) { /* none, or not readable */ }
-  if (Array.isArray(kept) && kept.length === STEPS && JSON.stringify(kept) !== own) { props.value = kept; load(); }
+  if (Array.isArray(kept) && kept.length === STEPS && JSON.stringify(kept) !== own) { lay(kept, 'Your plan from before the page was loaded again.', presetOf(kept)); }
 }
 watch('value', () => { if (JSON.stringify(props.value) !== own) { snapshot(); load(); } });
 load();
-restore();
+setTimeout(restore);   // a value set while the component is being made is lost

@@ -260,10 +260,11 @@ def test_a_flight_of_another_length_or_checkpoint_is_told_apart(desk, flown, tmp
         desk.open_flight(str(path))
 
 
-def test_the_list_keeps_a_selection_while_it_is_there(desk):
-    assert desk.list_checkpoints("drone/step-000000200")["value"] == "drone/step-000000200"
-    assert desk.list_checkpoints("drone/step-000000999")["value"] == "drone/step-000000400"
-    assert "ignores the flight plan" in desk.list_checkpoints(BASE)["info"]
+def test_the_list_groups_steps_by_run_with_the_base_last(desk):
+    listing = desk.list_checkpoints()
+    assert [group["run"] for group in listing["groups"]] == ["drone", None]
+    assert [choice["label"] for choice in listing["groups"][0]["choices"]][1] == "step 200 · loss 0.0500"
+    assert listing["default"] == "drone/step-000000400" and listing["damaged"] == 0
 
 
 def test_sizes_are_the_models_own_turned_and_square():

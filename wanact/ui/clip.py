@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import io
+import itertools
 import logging
 import math
 import tempfile
@@ -24,7 +25,7 @@ from wanact.checkpoints import CheckpointError
 from wanact.flight import FlightError, FlightRecord
 from wanact.pipeline import Cancelled, RequestError, clean_prompt
 from wanact.ui.components import ClipState
-from wanact.ui.engine import BASE, CheckpointChoice, Decoded, Denoised, Engine, Flight
+from wanact.ui.engine import CheckpointChoice, Decoded, Denoised, Engine, Flight
 from wanact.ui.samples import read_upload
 from wanact.video import ImageError, fit_image, write_mp4
 
@@ -249,7 +250,7 @@ class FlyDesk:
 
     # ---- around a clip -------------------------------------------------------------------------------------
 
-    def check_frame(self, path: str | None, last_good: Image.Image | None) -> tuple[Any, Any, str]:
+    def check_frame(self, path: str | None, last_good: Image.Image | str | None) -> tuple[Any, Any, str]:
         """Look at a picture as soon as it is chosen; a bad one is refused and the one before it comes back.
 
         Returns:
@@ -271,21 +272,14 @@ class FlyDesk:
         image = Image.fromarray(last_frame)
         return image, image, "The last frame of your clip. Change the plan and generate again to fly on."
 
-    def list_checkpoints(self, selected: str | None = None) -> dict[str, Any]:
-        """The checkpoints that are on disk now, as properties of the list; a selection stays while it is there."""
+    def list_checkpoints(self) -> dict[str, Any]:
+        """What there is to fly now: groups of choices by run, the default's id, and how many are damaged."""
         choices, damaged = self.engine.checkpoints()
-        value = selected if any(choice.id == selected for choice in choices) else self.engine.default_checkpoint()
-        remarks = []
-        if value == BASE:
-            remarks.append("The base model draws the scene and ignores the flight plan.")
-        if damaged:
-            remarks.append(f"{damaged} damaged checkpoint{'s are' if damaged > 1 else ' is'} left out.")
-        pairs = [(choice.label, choice.id) for choice in choices]
-        return {"choices": pairs, "value": value, "info": " ".join(remarks) or None}
-
-    def refresh(self, selected: str | None) -> Any:
-        """The list of checkpoints anew."""
-        return gr.update(**self.list_checkpoints(selected))
+        groups = [
+            {"run": run, "choices": [{"id": choice.id, "label": choice.name} for choice in of_run]}
+            for run, of_run in itertools.groupby(choices, key=lambda choice: choice.run)
+        ]
+        return {"groups": groups, "default": self.engine.default_checkpoint(), "damaged": damaged}
 
     def open_flight(self, path: str) -> dict[str, Any]:
         """Everything that a flight record sets, by the name of the field.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -167,6 +167,35 @@ class Chips(_Component):
 
     def __init__(self, texts: Sequence[str], label: str, **kwargs: Any):
         super().__init__("chips", None, scripts=(), label=label, texts=list(texts), **kwargs)
+
+
+class CheckpointPicker(_Component):
+    """A list of runs and their steps that keeps itself up to date; the value is the id of a checkpoint.
+
+    Args:
+        listing: what there is to fly, as `FlyDesk.list_checkpoints` gives it.
+        value: the id that is selected first.
+    """
+
+    schema = {"type": "string", "description": 'id of a checkpoint as run/step-000000552, or "base"'}
+    example = "base"
+
+    def __init__(self, listing: Callable[[], dict[str, Any]], value: str, **kwargs: Any):
+        def list_checkpoints(_message: dict) -> dict[str, Any]:
+            return listing()
+
+        super().__init__(
+            "checkpoint",
+            value,
+            scripts=(),
+            label="Checkpoint",
+            listing=listing(),
+            server_functions=[list_checkpoints],
+            **kwargs,
+        )
+
+    def preprocess(self, payload: Any) -> str | None:
+        return payload if isinstance(payload, str) else None
 
 
 class FrameInput(gr.Image):

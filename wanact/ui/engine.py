@@ -29,17 +29,22 @@ class CheckpointChoice:
 
     Attributes:
         id: what the page sends back, made from names in the runs folder, never a path.
-        label: run, step and loss, for people.
+        name: step and loss, for people who see the run beside it.
         path: directory to load, None for the base model.
     """
 
     id: str
-    label: str
+    name: str
     path: Path | None = None
     run: str | None = None
     step: int | None = None
     loss: float | None = None
     is_best: bool = False
+
+    @property
+    def label(self) -> str:
+        """Run, step and loss."""
+        return f"{self.run} · {self.name}" if self.run else self.name
 
 
 BASE_CHOICE = CheckpointChoice(BASE, "base (no actions)")
@@ -109,7 +114,7 @@ class Engine:
             damaged += len(run.checkpoints) - len(usable)
             choices += [_choice(run, info) for info in reversed(usable)]
             if not run.checkpoints:
-                choices.append(CheckpointChoice(f"{run.name}/exported", run.name, run.path, run.name))
+                choices.append(CheckpointChoice(f"{run.name}/exported", "exported weights", run.path, run.name))
         return [*choices, BASE_CHOICE], damaged
 
     def default_checkpoint(self) -> str:
@@ -211,13 +216,13 @@ class Engine:
 
 
 def _choice(run: RunInfo, info: CheckpointInfo) -> CheckpointChoice:
-    parts = [run.name, f"step {info.step:,}"]
+    parts = [f"step {info.step:,}"]
     if info.loss is not None:
         parts.append(f"loss {info.loss:.4f}")
     parts += [word for word, holds in (("best", info.is_best), ("latest", info.is_latest)) if holds]
     return CheckpointChoice(
         id=f"{run.name}/{info.path.name}",
-        label=" · ".join(parts),
+        name=" · ".join(parts),
         path=info.path,
         run=run.name,
         step=info.step,

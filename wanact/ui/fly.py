@@ -13,6 +13,7 @@ from wanact.shapes import TEMPORAL_STRIDE
 from wanact.ui.clip import MAX_GUIDANCE, MAX_STEPS, FlyDesk, size_choices
 from wanact.ui.components import (
     ActionPad,
+    CheckpointPicker,
     Chips,
     ClipState,
     ClipViewer,
@@ -39,7 +40,7 @@ def build_fly(engine: Engine) -> None:
     defaults = engine.defaults
 
     last_frame = gr.State(None, time_to_live=3600)
-    last_good = gr.State(None, time_to_live=3600)
+    last_good = gr.State(str(first.path) if first else None, time_to_live=3600)
     with gr.Column(elem_id="fly"):
         with gr.Column(elem_id="scene", elem_classes="card"):
             gr.HTML(_heading(1, "First frame", "Upload, paste, snap or pick one"))
@@ -91,13 +92,8 @@ def build_fly(engine: Engine) -> None:
         with gr.Column(elem_id="stage", elem_classes="card"):
             viewer = ClipViewer(elem_id="viewer")
             with gr.Row(elem_id="launch"):
-                checkpoint = OpenDropdown(
-                    **desk.list_checkpoints(),
-                    label="Checkpoint",
-                    filterable=False,
-                    scale=3,
-                    min_width=180,
-                    elem_id="checkpoint",
+                checkpoint = CheckpointPicker(
+                    desk.list_checkpoints, engine.default_checkpoint(), scale=3, min_width=180, elem_id="checkpoint"
                 )
                 generate = gr.Button(
                     "Generate", variant="primary", size="lg", scale=2, min_width=160, elem_id="generate"
@@ -142,12 +138,8 @@ def build_fly(engine: Engine) -> None:
     gallery.select(lambda chosen: _pick(by_id.get(chosen)), gallery, [frame, last_good, prompt, frame_note], **quiet)
     chips.select(lambda text: text, chips, prompt, **quiet)
     dice.click(lambda: secrets.randbelow(MAX_SEED + 1), None, seed, **quiet)
-    checkpoint.focus(desk.refresh, checkpoint, checkpoint, queue=False, **quiet)
-    checkpoint.select(desk.refresh, checkpoint, checkpoint, queue=False, **quiet)
     settings = [frame, last_good, prompt, negative, seed, steps, guidance, size, plan, checkpoint, frame_note]
     open_flight.upload(lambda path: _lay_out(desk.open_flight(path)), open_flight, settings, **quiet)
-    current = gr.context.Context.root_block
-    current.load(desk.refresh, checkpoint, checkpoint, **quiet)
 
 
 def _heading(number: int, title: str, remark: str) -> str:
@@ -165,7 +157,7 @@ def _cancelled() -> Any:
 def _pick(sample: Sample | None) -> tuple[Any, ...]:
     if sample is None:
         return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-    return str(sample.path), None, sample.prompt, f"_{sample.credit}_" if sample.credit else ""
+    return str(sample.path), str(sample.path), sample.prompt, f"_{sample.credit}_" if sample.credit else ""
 
 
 def _lay_out(fields: dict[str, Any]) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from wanact.ui.engine import Engine
 from wanact.ui.fly import build_fly
-from wanact.ui.theme import asset, theme
+from wanact.ui.theme import ASSETS, asset, theme
 
 # A place is a name and a function that lays it out; the next one is one more line.
 PLACES: list[tuple[str, Callable[[Engine], None]]] = [("Fly", build_fly)]
@@ -43,6 +43,7 @@ def launch_options() -> dict[str, Any]:
     return {
         "theme": theme(),
         "css": asset("page.css"),
+        "favicon_path": ASSETS / "favicon.svg",
         "max_file_size": MAX_UPLOAD,
         "footer_links": ["api", "settings"],
         "show_error": True,

@@ -1,0 +1,43 @@
+const select = element.querySelector('select'), remark = element.querySelector('p');
+let shown = '', gone = '';
+
+function fill(listing) {
+  if (JSON.stringify(listing) === shown) return;
+  shown = JSON.stringify(listing);
+  select.replaceChildren();
+  const ids = [];
+  for (const group of listing.groups) {
+    const parent = group.run ? document.createElement('optgroup') : select;
+    if (group.run) { parent.label = group.run; select.append(parent); }
+    for (const choice of group.choices) { parent.append(new Option(choice.label, choice.id)); ids.push(choice.id); }
+  }
+  if (!ids.includes(props.value)) {
+    gone = props.value ? `${props.value} is not there any more. ` : '';
+    props.value = listing.default;
+  }
+  mark();
+}
+function mark() {
+  select.value = props.value;
+  const listing = JSON.parse(shown), damaged = listing.damaged;
+  remark.textContent = gone
+    + (props.value === 'base' ? 'The base model draws the scene and ignores the flight plan. ' : '')
+    + (damaged ? `${damaged} damaged checkpoint${damaged > 1 ? 's are' : ' is'} left out.` : '');
+}
+select.addEventListener('change', () => { gone = ''; props.value = select.value; mark(); trigger('input'); });
+
+// A run that is training adds checkpoints: look again before the list is opened, and now and then.
+let looking = false;
+async function look() {
+  if (looking || document.hidden) return;
+  looking = true;
+  try { fill(await server.list_checkpoints({})); }
+  catch (error) { /* the server is away; the list stands as it is */ }
+  looking = false;
+}
+select.addEventListener('pointerenter', look);
+select.addEventListener('focus', look);
+const again = setInterval(() => { element.isConnected ? look() : clearInterval(again); }, 20000);
+watch('value', async () => { await look(); mark(); });
+fill(props.listing);
+setTimeout(look);

@@ -1,0 +1,93 @@
+import re
+import socket
+
+import httpx
+import pytest
+
+MB = 2**20
+
+
+@pytest.fixture(scope="module")
+def http(page_url):
+    with httpx.Client(base_url=page_url, timeout=60) as client:
+        yield client
+
+
+def test_the_page_and_its_schema_answer(http):
+    assert http.get("/").status_code == 200
+    schema = http.get("/gradio_api/info")
+    assert schema.status_code == 200
+    named = schema.json()["named_endpoints"]
+    assert list(named) == ["/generate"]
+    names = [parameter["parameter_name"] for parameter in named["/generate"]["parameters"]]
+    assert names == "first_frame prompt plan checkpoint seed negative_prompt steps guidance size".split()
+
+
+def test_the_page_loads_nothing_from_elsewhere(http):
+    page = http.get("/").text
+    loaded = re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(https?://[^"]+)"', page)
+    assert not [address for address in loaded if not address.startswith(str(http.base_url))]
+
+
+def test_an_upload_of_300_mb_is_refused(http):
+    def body():
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        yield from (bytes(MB) for _ in range(300))
+        yield b"\r\n--x--\r\n"
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    try:
+        answer = http.post("/gradio_api/upload", content=body(), headers=headers)
+    except (httpx.WriteError, httpx.RemoteProtocolError):
+        return  # the server hung up while we were still sending
+    assert answer.status_code == 413 and "maximum allowed size" in answer.text
+
+
+def test_files_outside_the_cache_cannot_be_read(http, root, tiny_model_dir):
+    for path in ("/etc/passwd", root / "app.py", tiny_model_dir / "metadata.json", root / "assets" / "ui" / "pad.js"):
+        assert http.get(f"/gradio_api/file={path}").status_code == 403
+
+
+def test_a_picture_that_was_not_uploaded_cannot_be_flown(http, root, request_fields):
+    """A visitor names a file of the server as their first frame."""
+    frame = {"path": str(root / "assets" / "examples" / "coffee.jpg"), "meta": {"_type": "gradio.FileData"}}
+    fields = [frame, "", request_fields["plan"], "base", 0, "", 2, 3.0, "96 × 64"]
+    event = http.post("/gradio_api/call/generate", json={"data": fields}).json()["event_id"]
+    answer = http.get(f"/gradio_api/call/generate/{event}").text
+    assert "event: error" in answer and "video" not in answer
+
+
+def test_a_program_can_generate_through_the_same_door(http, picture, request_fields):
+    with open(picture, "rb") as file:
+        path = http.post("/gradio_api/upload", files={"files": ("hills.jpg", file)}).json()[0]
+    frame = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    fields = [frame, "a lake", request_fields["plan"], "base", 0, "", 2, 3.0, "64 × 32"]
+    event = http.post("/gradio_api/call/generate", json={"data": fields}).json()["event_id"]
+    answer = http.get(f"/gradio_api/call/generate/{event}").text
+    assert "event: complete" in answer
+    address = re.search(r'"url": ?"([^"]+\.mp4)"', answer)[1]
+    assert http.get(address).content[4:8] == b"ftyp"
+    assert not re.search(r"/wanact-[^/\"]*/", answer), "our own temporary folder stays unknown"
+
+
+def test_a_taken_port_is_one_sentence(tiny_model_dir, runs_root, capsys):
+    import app
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert app.main(["--model_dir", str(tiny_model_dir), "--runs", str(runs_root), "--port", str(port)]) == 2
+    assert_one_sentence(capsys, str(port))
+
+
+def test_a_missing_model_is_one_sentence(tmp_path, capsys):
+    import app
+
+    assert app.main(["--model_dir", str(tmp_path / "none"), "--runs", str(tmp_path)]) == 2
+    assert_one_sentence(capsys, "none")
+
+
+def assert_one_sentence(capsys, names):
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("app.py")]
+    assert len(lines) == 1 and names in lines[0]
