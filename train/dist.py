@@ -8,6 +8,7 @@ parameters. Networks too large for one device are sharded by `fully_shard` (FSDP
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -54,6 +55,8 @@ class Processes:
             kwargs_handlers=[InitProcessGroupKwargs(backend=None if backend == "auto" else backend, timeout=_TIMEOUT)],
         )
         self.mixed_precision = mixed_precision
+        if fsdp and not dist.is_initialized():
+            warnings.warn("--fsdp has no effect in one process: there is nobody to share with", stacklevel=2)
         self.sharded = (fsdp or self.accelerator.distributed_type == DistributedType.FSDP) and dist.is_initialized()
 
     @property

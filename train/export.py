@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -12,6 +16,7 @@ from torch import Tensor, nn
 from wanact import checkpoints, model_dir
 from wanact.checkpoints import CONTROLLER, LORA, RUN_CONFIG, TRANSFORMER, CheckpointError, FlightWeights
 
+ORIGIN = "exported_from.json"
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -34,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     weights = trained_networks(checkpoint)
     base = args.model_dir or _base_of(checkpoint)
-    write_model_dir(base, args.export_model_dir, weights, args.export_dtype)
+    origin = {"run": str(args.path.resolve()), "step": checkpoints.checkpoint_info(checkpoint).step}
+    with new_folder(args.export_model_dir, origin) as temporary:
+        write_model_dir(base, temporary, weights, args.export_dtype)
     print(f"wrote the model directory {args.export_model_dir}")
     return 0
 
@@ -78,6 +85,48 @@ def _base_of(checkpoint: Path) -> Path:
     return Path(base)
 
 
+def exported_from(folder: Path) -> dict[str, Any] | None:
+    """Run and step that a folder was exported from, None if it does not say."""
+    return checkpoints.read_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else None
+
+
+def require_free(folder: Path, run: str) -> None:
+    """Raise FileExistsError if something is there that this run did not export."""
+    if folder.is_dir() and any(folder.iterdir()) and (exported_from(folder) or {}).get("run") != run:
+        raise FileExistsError(f"{folder} holds a model already, or other files; choose another folder or remove it")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
+    """A folder to write into that takes its place when the block ends without an error.
+
+    Args:
+        origin: `run` and `step`, written beside; an older export of the same run is replaced.
+
+    Raises:
+        FileExistsError: if something else is there.
+    """
+    require_free(folder, origin["run"])
+    with replacing_folder(folder) as temporary:
+        yield temporary
+        checkpoints.write_json(temporary / ORIGIN, origin)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its place when the block ends without an error."""
+    temporary = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_model_dir(base: Path, folder: Path, trained: dict[str, dict[str, Tensor]], dtype: str) -> None:
     """Write the base model with trained weights in their place.
 
@@ -89,10 +138,7 @@ def write_model_dir(base: Path, folder: Path, trained: dict[str, dict[str, Tenso
 
     Raises:
         CheckpointError: if the weights do not belong to the base.
-        FileExistsError: if the folder holds a model already.
     """
-    if (folder / model_dir.INDEX).exists():
-        raise FileExistsError(f"{folder} holds a model already; choose another folder or remove it")
     components = model_dir.load_components(base, dtype=getattr(torch, dtype))
     for name, weights in trained.items():
         network: nn.Module = getattr(components, name)

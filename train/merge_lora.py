@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from datetime import datetime
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from train.export import replacing_folder
 from wanact import checkpoints, model_dir
 from wanact.checkpoints import CheckpointError
 from wanact.convert import ConvertError, convert_lora
@@ -68,12 +68,8 @@ def merge(
         "alpha": alpha,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    temporary = output.with_name(f".{output.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model_dir.save_components(components, temporary)
-    if output.exists():
-        shutil.rmtree(output)
-    temporary.rename(output)
+    with replacing_folder(output) as temporary:
+        model_dir.save_components(components, temporary)
 
 
 def scaled(lora: dict[str, Tensor], alpha: float, file: Path) -> dict[str, Tensor]:

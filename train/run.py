@@ -6,6 +6,7 @@ from pathlib import Path
 
 from train.config import TrainConfig, parse
 from train.dist import Processes
+from train.export import require_free
 from train.progress import available_tracker
 from train.stages import stage_class
 from train.trainer import Trainer
@@ -26,6 +27,9 @@ def train(name: str, argv: list[str]) -> Trainer:
 def run(config: TrainConfig) -> Trainer:
     """Train with these settings, which have been checked."""
     config.log.tracker = available_tracker(config.log.tracker)
+    target = config.checkpoint.export_model_dir
+    if target:  # now, and not after the last step
+        require_free(Path(target), str(Path(config.checkpoint.output_path).resolve()))
     processes = Processes(
         config.optim.mixed_precision,
         config.log.tracker,
@@ -35,6 +39,6 @@ def run(config: TrainConfig) -> Trainer:
     )
     trainer = Trainer(config, stage_class(config.stage_name)(config, processes.device), processes)
     trainer.run()
-    if config.checkpoint.export_model_dir and trainer.step == trainer.num_steps:
-        trainer.export_model_dir(Path(config.checkpoint.export_model_dir))
+    if target and trainer.step == trainer.num_steps:
+        trainer.export_model_dir(Path(target))
     return trainer

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train import resume, saving
+from train import export, resume, saving
 from train.config import ConfigError, TrainConfig
 from train.dist import Processes, clip_gradients, like, local, to_host
 from train.optim import build_optimizer, learning_rate
@@ -79,12 +79,18 @@ class Trainer:
         return self.step
 
     def export_model_dir(self, folder: Path) -> None:
-        """Write the base model with the trained (or averaged) weights in it. Collective."""
+        """Write the base model with the trained (or averaged) weights in it, unless it is there. Collective."""
+        if export.exported_from(folder) == self._origin():
+            return
         weights = {name: to_host(value) for name, value in (self.ema or self.parameters).items()}
         if self.processes.is_main:
-            self.stage.export_model_dir(folder, weights)
+            with export.new_folder(folder, self._origin()) as temporary:
+                self.stage.export_model_dir(temporary, weights)
             self.processes.print(f"wrote the model directory {folder}")
         self.processes.barrier()
+
+    def _origin(self) -> dict[str, Any]:
+        return {"run": str(self.run_dir.resolve()), "step": self.step}
 
     # Beginning
 
@@ -210,7 +216,7 @@ class Trainer:
             if state:
                 optimizer.state[parameter] = {
                     # Counters stay in host memory unless the optimizer is one fused kernel.
-                    key: like(value, parameter) if value.ndim or fused else value
+                    key: like(value, parameter) if value.ndim or fused else value.clone()
                     for key, value in state.items()
                 }
 

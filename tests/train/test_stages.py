@@ -93,6 +93,18 @@ def test_an_exported_model_directory_is_the_base_of_the_next_stage(run, tmp_path
     assert run("action", tmp_path / "b", "--model_dir", str(tmp_path / "model"), "--max_steps", "1").step == 1
 
 
+def test_a_model_directory_of_someone_else_is_not_written_over_and_ones_own_is_left(run, model, tmp_path, capsys):
+    with pytest.raises(FileExistsError, match="holds a model already"):
+        run("i2v", tmp_path / "run", "--max_steps", "1", "--export_model_dir", str(model))
+    assert not (tmp_path / "run").exists()
+    flags = ["--max_steps", "1", "--export_model_dir", str(tmp_path / "model")]
+    run("i2v", tmp_path / "run", *flags)
+    assert checkpoints.read_json(tmp_path / "model" / "exported_from.json")["step"] == 1
+    capsys.readouterr()
+    run("i2v", tmp_path / "run", *flags)
+    assert "wrote" not in capsys.readouterr().out
+
+
 def test_the_export_command_writes_what_the_trainer_would(run, tmp_path, capsys):
     from train.__main__ import main
 
@@ -106,7 +118,7 @@ def test_the_export_command_writes_what_the_trainer_would(run, tmp_path, capsys)
     torch.testing.assert_close(written.controller, kept.controller, rtol=0, atol=0)
     assert main(["export", str(tmp_path / "run"), "--export_model_dir", str(tmp_path / "model")]) == 0
     assert (tmp_path / "model" / "transformer" / "config.json").is_file()
-    assert main(["export", str(tmp_path / "run"), "--export_model_dir", str(tmp_path / "model")]) == 1
+    assert main(["export", str(older), "--export_model_dir", str(tmp_path / "model")]) == 1
     assert "holds a model already" in capsys.readouterr().err
 
 

@@ -197,7 +197,7 @@ class FlowStage(Stage):
         self._data_fingerprint = digest.hexdigest()
 
     def _prepare_text(self) -> None:
-        """Token ids of all prompts, and their embeddings unless the text encoder is trained. Index -1 is no prompt."""
+        """Token ids of all prompts, and their embeddings unless the text encoder is trained."""
         prompts = sorted({row.prompt for row in self.rows} | {""})
         place = {prompt: i for i, prompt in enumerate(prompts)}
         self.prompt_of_row = [place[row.prompt] for row in self.rows]

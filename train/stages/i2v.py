@@ -39,6 +39,10 @@ class I2VStage(FlowStage):
             raise ConfigError(
                 "--lora_base_model trains a LoRA and nothing else; leave --trainable_models out, or train in full"
             )
+        if uses_lora(config) and config.checkpoint.export_model_dir:
+            raise ConfigError(
+                "--export_model_dir writes no LoRA; `python -m train merge-lora` makes a model directory of one"
+            )
         controller = [name for name in config.given if name.startswith("action_")]
         if controller:
             raise ConfigError(f"--{controller[0]} belongs to `python -m train action`: stage i2v has no controller")
@@ -103,13 +107,6 @@ class I2VStage(FlowStage):
             "stage": self.name,
             "lora": lora_config(self.config),
         }
-
-    def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        if uses_lora(self.config):
-            raise ConfigError(
-                "--export_model_dir and a LoRA: `python -m train merge-lora` makes a model directory of it"
-            )
-        super().export_model_dir(folder, weights)
 
 
 def uses_lora(config: TrainConfig) -> bool:
