@@ -176,10 +176,17 @@ def save_components(components: Components, path: str | os.PathLike) -> Path:
         component = getattr(components, part)
         if component is not None:
             component.save_pretrained(path / part)
+            _forget_origin(path / part / "config.json")
             index[part] = library_class(component)
     write_json(path / METADATA, components.metadata)
     write_json(path / INDEX, index)
     return path
+
+
+def _forget_origin(config: Path) -> None:
+    """Drop the folder that a component was loaded from: a path of this machine has no place in what is shared."""
+    if config.exists():
+        write_json(config, {name: value for name, value in read_json(config).items() if name != "_name_or_path"})
 
 
 # Loading
