@@ -83,8 +83,6 @@ class Progress:
 
     def close(self) -> None:
         self.bar.close()
-        if self.tracker != "none":
-            self.processes.accelerator.end_training()
 
 
 def available_tracker(name: str) -> str:

@@ -41,4 +41,5 @@ def run(config: TrainConfig) -> Trainer:
     trainer.run()
     if target and trainer.step == trainer.num_steps:
         trainer.export_model_dir(Path(target))
+    processes.close()
     return trainer
