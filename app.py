@@ -16,30 +16,38 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wanact.fit_options import add_arguments, options_of
+
 ROOT = Path(__file__).resolve().parent
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fly a drone inside a video model, in the browser.")
-    parser.add_argument("--model_dir", type=Path, default=ROOT / "assets" / "nano", help="model directory")
-    parser.add_argument("--runs", type=Path, default=ROOT / "assets" / "runs", help="folder of trained runs")
+    model_dir = os.environ.get("WANACT_MODEL_DIR") or str(ROOT / "assets" / "nano")
+    runs = os.environ.get("WANACT_RUNS") or str(ROOT / "assets" / "runs")
+    parser.add_argument("--model_dir", default=model_dir, help="model directory, or org/name on the Hugging Face Hub")
+    parser.add_argument("--runs", default=runs, help="folder of trained runs, or hf://org/name")
+    parser.add_argument(
+        "--pt_dir", action="append", default=[], metavar="FILE", help="fine-tuned weights on top, whole or in part"
+    )
+    parser.add_argument("--lora", action="append", default=[], metavar="FILE", help="LoRA on top")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 for every one")
     parser.add_argument("--port", type=int, default=None, help="port; 7860 or the next free one if not given")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ...; a GPU if there is one")
     parser.add_argument("--dtype", choices=DTYPES, default=None, help="float32 on a CPU and bfloat16 elsewhere")
+    parser.add_argument("--root_path", default=None, help="path under which a proxy serves the page")
+    add_arguments(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the model, open the page and stay until interrupted; 2 if something that was asked for cannot be had."""
     args = parse_args(argv)
-    if not args.runs.is_dir():
-        print(f"{args.runs} is no folder: the page offers the base model only.", file=sys.stderr)
 
     import torch
 
-    from wanact.model_dir import ModelDirError
+    from wanact.layouts import ModelDirError, resolve_runs
     from wanact.pipeline import WanActPipeline
     from wanact.ui.engine import Engine
     from wanact.ui.page import build_page, launch_options
@@ -48,12 +56,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(len(os.sched_getaffinity(0)))  # of a shared machine, the cores that are ours
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        runs = resolve_runs(args.runs)
+        if not runs.is_dir():
+            print(f"{runs} is no folder: the page offers the base model only.", file=sys.stderr)
         pipe = WanActPipeline.from_model_dir(
-            args.model_dir, device=device, dtype=getattr(torch, args.dtype) if args.dtype else None
+            args.model_dir,
+            device=device,
+            dtype=getattr(torch, args.dtype) if args.dtype else None,
+            fit=options_of(args),
+            fine_tuned=[*args.pt_dir, *args.lora],
         )
-        demo = build_page(Engine(pipe, args.runs))
+        for note in pipe.notes:
+            print(note, flush=True)
+        demo = build_page(Engine(pipe, runs))
         _, url, _ = demo.launch(
-            server_name=args.host, server_port=args.port, prevent_thread_lock=True, **launch_options()
+            server_name=args.host,
+            server_port=args.port,
+            root_path=args.root_path,
+            prevent_thread_lock=True,
+            **launch_options(),
         )
     except ModelDirError as error:
         return _refuse(str(error))

@@ -14,8 +14,11 @@ from torch.testing import assert_close
 from tests.tiny_model import DEFAULTS
 from wanact.actions import ActionError, ActionTrack, channel_track
 from wanact.checkpoints import CheckpointError
+from wanact.fit_options import FitOptions
+from wanact.model_dir import fingerprint
 from wanact.models.controller import WanActionController
-from wanact.pipeline import Cancelled, Progress, RequestError, WanActPipeline, clean_prompt
+from wanact.pipeline import Cancelled, OutOfMemory, Progress, RequestError, WanActPipeline, clean_prompt
+from wanact.request import Request
 from wanact.video import fit_image
 
 H, W, F = 32, 64, 9  # smaller than the model's defaults, because decoding takes most of a test
@@ -275,9 +278,6 @@ def test_a_prompt_is_encoded_once(pipe, image, monkeypatch):
     before = len(calls)
     fly(pipe, image, prompt="a desert town", num_frames=1)
     assert before >= 1 and len(calls) == before
-    for number in range(40):
-        pipe._encode_prompt(f"town {number}")
-    assert len(pipe._text_cache) <= 32
 
 
 def test_any_image_is_fitted(pipe, tmp_path):
@@ -343,3 +343,71 @@ def test_unusual_prompts_fly(pipe, image, prompt):
 
 def test_control_characters_become_spaces():
     assert clean_prompt("snow\x00\x07\nat\u2028dusk\ud83d \x9f") == "snow at dusk"
+
+
+def test_running_out_of_memory_is_explained_and_survived(pipe, image, monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipe.components.transformer, "forward", fail)
+        with pytest.raises(
+            OutOfMemory, match="memory ran out: 64x32 with 9 frames needs about 0.0 GB"
+        ):
+            fly(pipe, image)
+    assert len(fly(pipe, image)) == F
+
+
+@pytest.mark.parametrize("offload", ["model", "group", "sequential"])
+def test_offloading_and_a_cache_of_prompts_give_the_same_clip(pipe, image, run, tiny_model_dir, tmp_path, offload):
+    expected = fly(pipe, image), fly_with(pipe, image, run)
+    options = FitOptions(offload=offload, text_cache=str(tmp_path / "prompts"))
+    fitted = WanActPipeline.from_model_dir(tiny_model_dir, fit=options)
+    assert fitted.components.text_encoder is None
+    for _ in range(2):
+        assert np.array_equal(fly(fitted, image), expected[0])
+        assert np.array_equal(fly_with(fitted, image, run), expected[1])
+        fitted.load_controller(None)
+        fitted.forget_prompts()
+    assert len(list((tmp_path / "prompts").iterdir())) == 2
+
+
+def fly_with(pipe: WanActPipeline, image: Image.Image, run: Path) -> np.ndarray:
+    pipe.load_controller(run)
+    return fly(pipe, image, FORWARD)
+
+
+def test_guidance_in_two_batches_gives_nearly_the_same_clip(pipe, image, run):
+    pipe.load_controller(run)
+    together = fly(pipe, image, FORWARD)
+    pipe.placement.splits_guidance = lambda *args: True
+    try:
+        apart = fly(pipe, image, FORWARD)
+    finally:
+        del pipe.placement.splits_guidance
+    assert np.abs(together.astype(int) - apart).max() <= 2
+
+
+def test_tiles_give_a_whole_clip(image, tiny_model_dir):
+    tiled = WanActPipeline.from_model_dir(tiny_model_dir, fit=FitOptions(vae_tiling=True))
+    assert fly(tiled, image).shape == (F, H, W, 3)
+
+
+def test_fine_tuned_weights_change_the_clip_and_the_fingerprint(pipe, image, tiny_model_dir, tmp_path):
+    weights = {"head.head.bias": torch.ones(192)}
+    torch.save({"generator_ema": weights}, tmp_path / "tuned.pt")
+    tuned = WanActPipeline.from_model_dir(tiny_model_dir, fine_tuned=[tmp_path / "tuned.pt"])
+    assert tuned.notes[0].startswith("tuned.pt (generator_ema): weights for 1 of")
+    assert not np.array_equal(fly(tuned, image), fly(pipe, image))
+    assert tuned.fingerprint() != pipe.fingerprint() == fingerprint(tiny_model_dir)
+
+
+def test_the_step_loop_never_waits_for_the_device(tiny_model_dir, image):
+    """On the meta device there are no values, so that reading one on the host is an error."""
+    pipe = WanActPipeline.from_model_dir(tiny_model_dir)
+    pipe.components.transformer.to("meta")
+    pipe.placement.device = torch.device("meta")
+    context = torch.zeros(2, 16, 32, device="meta")
+    request = Request("", "", image, F, 3, 3.0, 0)
+    latents = pipe._denoise(request, context, torch.zeros(1, 48, 1, 2, 4, device="meta"), None, None)
+    assert latents.shape == (1, 48, 3, 2, 4)

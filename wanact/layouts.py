@@ -96,9 +96,9 @@ def locate(path: Path) -> Layout:
 def resolve(name: str | os.PathLike, patterns: list[str] | None = None) -> Path:
     """The directory that a path or a Hub id stands for.
 
-    A directory is taken as it is and nothing goes online. Anything else that reads `org/name`, unless there is a
-    folder `org` here, is looked for in DiffSynth's place (`models/org/name`), in the Hub's cache and on the Hub.
-    `hf://org/name` always means the Hub.
+    A directory is taken as it is and nothing goes online. A text that reads `org/name`, unless there is a folder
+    `org` here, is looked for in DiffSynth's place (`models/org/name`), in the Hub's cache and on the Hub.
+    `hf://org/name` always means the Hub, a `Path` never.
 
     Args:
         name: directory, `org/name`, or DiffSynth's `org/name:pattern, org/name:pattern`.
@@ -107,10 +107,10 @@ def resolve(name: str | os.PathLike, patterns: list[str] | None = None) -> Path:
     Raises:
         ModelDirError: if a Hub id is neither here nor can be fetched.
     """
-    text = str(name)
-    path = Path(text)
-    if path.exists():
+    path = Path(name)
+    if path.exists() or not isinstance(name, str):
         return path
+    text = name
     if ":" in text.removeprefix(HUB_PREFIX):
         return _resolve_origin_paths(text)
     hub_id = text.removeprefix(HUB_PREFIX)
@@ -123,6 +123,32 @@ def resolve(name: str | os.PathLike, patterns: list[str] | None = None) -> Path:
     return local if local.is_dir() else _fetch(hub_id, patterns or _HUB_FILES)
 
 
+def resolve_runs(name: str | os.PathLike) -> Path:
+    """The folder of runs that a path or `hf://org/name` stands for.
+
+    Runs from the Hub are real files in a folder of their own, not links into the Hub's cache: links out of a run are
+    not followed.
+
+    Raises:
+        ModelDirError: if they cannot be fetched and are not here from before.
+    """
+    text = str(name)
+    if not text.startswith(HUB_PREFIX):
+        return Path(text)
+    hub_id = text.removeprefix(HUB_PREFIX)
+    if not _HUB_ID.fullmatch(hub_id):
+        raise ModelDirError(f"{text} is no Hub id; expected {HUB_PREFIX}org/name")
+    from huggingface_hub.constants import HF_HOME
+
+    folder = Path(HF_HOME) / "wanact" / "runs" / hub_id
+    try:
+        return _fetch(hub_id, ["*.json", "*.jsonl", "*.safetensors"], folder)
+    except ModelDirError:
+        if folder.is_dir() and any(folder.iterdir()):
+            return folder
+        raise
+
+
 def _resolve_origin_paths(text: str) -> Path:
     pairs = [part.strip().removeprefix(HUB_PREFIX).partition(":") for part in text.split(",") if part.strip()]
     names = {name for name, _, _ in pairs}
@@ -131,12 +157,12 @@ def _resolve_origin_paths(text: str) -> Path:
     return resolve(HUB_PREFIX + names.pop(), [*(pattern for _, _, pattern in pairs), "google/umt5-xxl/*", "*.json"])
 
 
-def _fetch(hub_id: str, patterns: list[str]) -> Path:
+def _fetch(hub_id: str, patterns: list[str], folder: Path | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, local_dir=folder))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelDirError(
             f"{hub_id} is neither a directory nor in the Hub's cache, and cannot be fetched ({type(error).__name__}); "

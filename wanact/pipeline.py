@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import hashlib
 import os
-import re
 import threading
 import time
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,20 +23,27 @@ from wanact import checkpoints, flow, shapes, video
 from wanact.actions import ActionTrack
 from wanact.checkpoints import CheckpointError, FlightWeights
 from wanact.convert import ConvertError, convert, convert_lora
-from wanact.model_dir import Components, load_components
+from wanact.finetuned import lay_on
+from wanact.fit import (
+    Clip,
+    Placement,
+    device_memory,
+    explain_shortage,
+    is_out_of_memory,
+    release_memory,
+    size_of,
+)
+from wanact.fit_options import NOTHING_SPECIAL, FitOptions
+from wanact.model_dir import Components, fingerprint, load_components
 from wanact.models import vae as vae_ops
+from wanact.models.components import PARTS
 from wanact.models.controller import WanActionController
 from wanact.models.overlay import Overlay, OverlayError
-from wanact.models.text import encode_prompts
-from wanact.models.transformer import Actions
-
-MAX_PROMPT_CHARACTERS = 10_000
-MAX_SEED = 2**31 - 1  # as in a flight record
-MAX_STEPS = 1000
-MAX_GUIDANCE = 30.0
-MAX_SIDE = 4096
-MAX_PIXELS = 1280 * 1280
-TEXT_CACHE_SIZE = 32
+from wanact.models.transformer import Actions, PreparedText
+from wanact.prompts import Prompts, PromptStore, encoder_identity
+from wanact.request import Request, check_request
+from wanact.request import RequestError as RequestError
+from wanact.request import clean_prompt as clean_prompt
 
 # Clips with frames up to this size are decoded in one pass, which takes a third less time (nano, 96x160: 1.8 s of one
 # core instead of 2.8); larger ones frame by frame, whose memory does not grow with the clip.
@@ -46,8 +51,8 @@ MAX_WHOLE_DECODE_PIXELS = 256 * 256
 PREVIEW_SCALE = 8
 
 
-class RequestError(ValueError):
-    """A clip that cannot be drawn as asked; the message is one sentence for the person who asked."""
+class OutOfMemory(RequestError):
+    """Memory ran out while a clip was drawn; the message says what would fit. The pipeline stays usable."""
 
 
 class Cancelled(Exception):
@@ -78,23 +83,6 @@ class FlownCheckpoint:
     path: Path
 
 
-@dataclass(frozen=True)
-class _Request:
-    """A checked request, with the model's defaults filled in."""
-
-    prompt: str
-    negative_prompt: str
-    image: Image.Image
-    num_frames: int
-    num_inference_steps: int
-    guidance_scale: float
-    seed: int
-
-    @property
-    def num_latent_frames(self) -> int:
-        return shapes.num_latent_frames(self.num_frames)
-
-
 class WanActPipeline:
     """Draws clips with one model. One call at a time: a call waits while another holds `lock`.
 
@@ -111,10 +99,20 @@ class WanActPipeline:
         controller: its action controller, None for the base.
         timings: seconds that each stage of the last clip took.
         lock: held during a call, reentrant.
+        notes: sentences for whoever started it: which fine-tuned weights fitted, which options could not be had.
+
+    Args:
+        components: the model's parts.
+        device: where they compute; None for where the transformer is.
+        fit: how a large model is made to fit.
     """
 
-    def __init__(self, components: Components):
+    def __init__(
+        self, components: Components, device: str | torch.device | None = None, fit: FitOptions = NOTHING_SPECIAL
+    ):
         self.components = components
+        self.placement = Placement(components, torch.device(device or components.transformer.device), fit)
+        self.notes = list(self.placement.notes)
         self.controller: WanActionController | None = None
         self.checkpoint: FlownCheckpoint | None = None
         self.timings: dict[str, float] = {}
@@ -122,24 +120,40 @@ class WanActPipeline:
         self._magnitude_scale: list[float] = []
         self._overlay = Overlay(components.transformer)
         self._loaded: tuple | None = None
-        self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
+        self._fine_tuned: tuple[Path, ...] = ()
+        self._prompts = self._make_prompts()
 
     @classmethod
     def from_model_dir(
-        cls, path: str | os.PathLike, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+        cls,
+        path: str | os.PathLike,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        *,
+        fit: FitOptions = NOTHING_SPECIAL,
+        fine_tuned: Sequence[str | os.PathLike] = (),
     ) -> WanActPipeline:
         """A pipeline on everything a model directory holds.
 
         Args:
             path: in any layout that `load_components` reads.
-            device: where the networks go.
+            device: where the networks compute.
             dtype: of transformer and text encoder; None for float32 on a CPU and bfloat16 elsewhere.
+            fit: how a large model is made to fit the device.
+            fine_tuned: files of weights or LoRA that change the base, in this order.
 
         Raises:
-            ModelDirError: if the directory cannot be used.
+            ModelDirError: if the directory or one of the files cannot be used.
         """
         dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-        return cls(load_components(path, device=device, dtype=dtype))
+        parts = [part for part in PARTS if part != "text_encoder" or fit.text_cache is None]
+        start = device if fit.offload == "none" and not fine_tuned else "cpu"
+        components = load_components(path, device=start, dtype=dtype, parts=parts)
+        reports = [str(lay_on(components.transformer, file)) for file in fine_tuned]
+        pipe = cls(components, device, fit)
+        pipe.notes[:0] = reports
+        pipe._fine_tuned = tuple(Path(file) for file in fine_tuned)
+        return pipe
 
     @property
     def path(self) -> Path:
@@ -158,7 +172,16 @@ class WanActPipeline:
 
     @property
     def device(self) -> torch.device:
-        return self.components.transformer.device
+        """Where the networks compute; offloaded ones are elsewhere in between."""
+        return self.placement.device
+
+    def fingerprint(self) -> str:
+        """What tells this model from others: of its directory, and of the fine-tuned weights on top."""
+        base = fingerprint(self.path)
+        if not self._fine_tuned:
+            return base
+        files = [checkpoints.sha256(file) for file in self._fine_tuned]
+        return hashlib.sha256("".join([base, *files]).encode()).hexdigest()
 
     def load_controller(self, run_or_checkpoint: str | os.PathLike | None) -> None:
         """Swap the action controller, and LoRA or full weights if the run trained them; the base stays loaded.
@@ -173,7 +196,8 @@ class WanActPipeline:
         """
         with self.lock:
             if run_or_checkpoint is None:
-                self._overlay.remove()
+                with self.placement.changing_weights():
+                    self._overlay.remove()
                 self.controller, self.checkpoint, self._loaded = None, None, None
                 return
             folder = checkpoints.resolve(run_or_checkpoint)
@@ -185,7 +209,8 @@ class WanActPipeline:
             self.load_controller(None)
             try:
                 replaced = convert("transformer", weights.transformer or {}, partial=True)
-                self._overlay.apply(replaced, convert_lora(weights.lora) if weights.lora else None)
+                with self.placement.changing_weights():
+                    self._overlay.apply(replaced, convert_lora(weights.lora) if weights.lora else None)
             except (OverlayError, ConvertError) as error:
                 raise CheckpointError(f"{folder} was made for another base model: {error}") from error
             self.controller, self._magnitude_scale = controller, scale
@@ -229,14 +254,26 @@ class WanActPipeline:
 
         Raises:
             RequestError, ImageError, ActionError: if an argument cannot be used; nothing has been computed then.
+            OutOfMemory: if the device has too little memory for this clip.
             Cancelled: if a callback did.
         """
-        request = self._check(
-            prompt, negative_prompt, image, height, width, num_frames, num_inference_steps, guidance_scale, seed, fit
+        request = check_request(
+            self.defaults,
+            shapes.num_pixel_frames(self.components.transformer.config.rope_max_seq_len),  # the rotary table's length
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            image=image,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            fit=fit,
         )
         if track is not None:
             track.require_length(request.num_frames)
-        with self.lock, torch.no_grad():
+        with self.lock, torch.no_grad(), self._explaining_shortage(request):
             self.timings = {}
             actions = self._model_actions(track)
             with self._timed("text"):
@@ -271,52 +308,56 @@ class WanActPipeline:
     def encode_image(self, image: Image.Image) -> Tensor:
         """A first frame, already fitted, as the clip's clean first latent frame [1, C, 1, h, w]."""
         frame = video.to_tensor(np.array(image)[None]).unsqueeze(0)  # [1, 3, 1, H, W]
-        vae = self.components.vae
-        return vae_ops.encode(vae, frame.to(vae.device, vae.dtype)).float()
+        with self.placement.using("vae") as vae:
+            return vae_ops.encode(vae, frame.to(self.device, vae.dtype)).float()
 
     def decode(self, latents: Tensor, on_frames: Callable[[np.ndarray], None] | None = None) -> np.ndarray:
         """Normalised latents [1, C, T, h, w] as frames, uint8 [F, H, W, 3]; `on_frames` gets them as they come."""
-        vae = self.components.vae
-        latents = latents.to(vae.device, vae.dtype)
         pixels = latents.shape[3] * latents.shape[4] * shapes.SPATIAL_STRIDE**2
-        whole = pixels <= MAX_WHOLE_DECODE_PIXELS
-        chunks = [vae_ops.decode(vae, latents)] if whole else vae_ops.iter_decode(vae, latents)
         frames = []
-        for chunk in chunks:
-            frames.append(video.to_uint8(chunk[0]))
-            if on_frames is not None:
-                on_frames(frames[-1])
+        with self.placement.using("vae") as vae:
+            latents = latents.to(self.device, vae.dtype)
+            whole = pixels <= MAX_WHOLE_DECODE_PIXELS or vae.use_tiling  # tiles hold the whole clip, not frames of it
+            for chunk in [vae_ops.decode(vae, latents)] if whole else vae_ops.iter_decode(vae, latents):
+                frames.append(video.to_uint8(chunk[0]))
+                if on_frames is not None:
+                    on_frames(frames[-1])
         return np.concatenate(frames)
 
     def forget_prompts(self) -> None:
         """Empty the cache of text embeddings, so that the next call encodes its prompts again."""
         with self.lock:
-            self._text_cache.clear()
+            self._prompts.forget()
 
     # The stages of a call
 
-    def _encode_text(self, request: _Request) -> Tensor:
+    def _encode_text(self, request: Request) -> Tensor:
         """Text embeddings [1, S, text_dim], or [2, S, text_dim] with the negative prompt second under guidance."""
         prompts = [request.prompt]
         if request.guidance_scale > 1:
             prompts.append(request.negative_prompt)
-        return torch.cat([self._encode_prompt(prompt) for prompt in prompts])
+        return self._prompts.encode(prompts, self.device, self.components.transformer.dtype)
 
-    def _encode_prompt(self, prompt: str) -> Tensor:
-        if prompt in self._text_cache:
-            self._text_cache.move_to_end(prompt)
-            return self._text_cache[prompt]
-        parts = self.components
-        length = self.defaults["max_sequence_length"]
-        embeds = encode_prompts(parts.tokenizer, parts.text_encoder, [prompt], length)
-        self._text_cache[prompt] = embeds.to(self.device, parts.transformer.dtype)
-        if len(self._text_cache) > TEXT_CACHE_SIZE:
-            self._text_cache.popitem(last=False)
-        return self._text_cache[prompt]
+    def _make_prompts(self) -> Prompts:
+        parts, length, folder = self.components, self.defaults["max_sequence_length"], self.placement.options.text_cache
+        dtype = parts.transformer.dtype
+        store = None if folder is None else PromptStore(folder, encoder_identity(self.path, length, dtype))
+
+        def load() -> Any:
+            return self.placement.bring(load_components(self.path, dtype=dtype, parts=["text_encoder"]).text_encoder)
+
+        return Prompts(
+            parts.tokenizer,
+            parts.text_encoder,
+            length,
+            load=None if folder is None else load,
+            store=store,
+            borrow=lambda: self.placement.using("text_encoder"),
+        )
 
     def _denoise(
         self,
-        request: _Request,
+        request: Request,
         context: Tensor,
         first_latent: Tensor,
         actions: Actions | None,
@@ -328,32 +369,51 @@ class WanActPipeline:
         latents = torch.randn(1, C, request.num_latent_frames, h, w, generator=generator).to(self.device)
         scheduler = self._make_scheduler(request.num_inference_steps)
         total = len(scheduler.timesteps)
-        for step, t in enumerate(scheduler.timesteps):
-            latents[:, :, :1] = first_latent
-            velocity = self._velocity(latents, t, context, actions, request.guidance_scale)
-            noisy, latents = latents, scheduler.step(velocity, t, latents, return_dict=False)[0]
-            if on_step is not None:
-                clean = flow.euler_step(noisy, velocity, scheduler.sigmas[step].to(noisy.device), 0.0)
-                clean[:, :, :1] = first_latent
-                on_step(Progress(step + 1, total, clean))
+        with self.placement.using("transformer") as transformer:
+            apart = self.placement.splits_guidance(clip_of(request))
+            text, prepared = self._prepare(transformer, context.split(1 if apart else len(context)), actions, request)
+            for step, t in enumerate(scheduler.timesteps):
+                latents[:, :, :1] = first_latent
+                velocity = self._velocity(latents, t, text, prepared, request.guidance_scale)
+                noisy, latents = latents, scheduler.step(velocity, t, latents, return_dict=False)[0]
+                if on_step is not None:
+                    clean = flow.euler_step(noisy, velocity, scheduler.sigmas[step].to(noisy.device), 0.0)
+                    clean[:, :, :1] = first_latent
+                    on_step(Progress(step + 1, total, clean))
         latents[:, :, :1] = first_latent
         return latents
 
+    def _prepare(
+        self, transformer: Any, contexts: Sequence[Tensor], actions: Actions | None, request: Request
+    ) -> tuple[list[Tensor | PreparedText], Tensor | None]:
+        """What is the same in every step: what the layers read of the text, batch by batch, and of the actions."""
+        text = [transformer.prepare_text(c) if self.placement.prepares_text else c for c in contexts]
+        if actions is None or self.controller is None:
+            return text, None
+        return text, transformer.prepare_actions(actions, self.controller, 1, request.num_latent_frames)
+
     def _velocity(
-        self, latents: Tensor, t: Tensor, context: Tensor, actions: Actions | None, guidance_scale: float
+        self,
+        latents: Tensor,
+        t: Tensor,
+        text: list[Tensor | PreparedText],
+        actions: Tensor | None,
+        guidance_scale: float,
     ) -> Tensor:
-        """Guided velocity [1, C, T, h, w], float32; both branches in one batch."""
-        transformer, branches = self.components.transformer, context.shape[0]
-        timestep = t.float().repeat(branches, latents.shape[2])  # [1 or 2, T]
+        """Guided velocity [1, C, T, h, w], float32."""
+        transformer, branches = self.components.transformer, 1 if guidance_scale <= 1 else 2
+        batch = branches // len(text)
+        timestep = t.float().repeat(batch, latents.shape[2])  # [1 or 2, T]
         timestep[:, 0] = 0.0
-        velocity = transformer(
-            latents.to(transformer.dtype).expand(branches, -1, -1, -1, -1),
-            timestep,
-            context,
-            return_dict=False,
-            actions=actions,
-            controller=self.controller,
-        )[0].float()
+        noisy = latents.to(transformer.dtype).expand(batch, -1, -1, -1, -1)
+        velocity = torch.cat(
+            [
+                transformer(noisy, timestep, context, return_dict=False, actions=actions, controller=self.controller)[
+                    0
+                ].float()
+                for context in text
+            ]
+        )
         if branches == 1:
             return velocity
         positive, negative = velocity.split(1)
@@ -368,6 +428,8 @@ class WanActPipeline:
             scheduler.set_timesteps(sigmas=grid.tolist(), device=self.device)
         else:
             scheduler.set_timesteps(num_inference_steps, device=self.device)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)  # or it looks the timestep up, which waits for the GPU
         return scheduler
 
     def _model_actions(self, track: ActionTrack | None) -> Actions | None:
@@ -393,53 +455,22 @@ class WanActPipeline:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"the action controller of {folder} cannot be used here: {reason}") from error
-        return controller.to(transformer.device, transformer.dtype).eval(), scale
+        return controller.to(self.device, transformer.dtype).eval(), scale
 
-    # Checking a request
-
-    def _check(
-        self,
-        prompt: str,
-        negative_prompt: str | None,
-        image: Any,
-        height: int | None,
-        width: int | None,
-        num_frames: int | None,
-        num_inference_steps: int | None,
-        guidance_scale: float | None,
-        seed: int,
-        fit: Literal["crop", "pad"],
-    ) -> _Request:
-        def default(value: Any, name: str) -> Any:
-            return self.defaults[name] if value is None else value
-
-        height = _whole("height", default(height, "height"), shapes.SIZE_MULTIPLE, MAX_SIDE)
-        width = _whole("width", default(width, "width"), shapes.SIZE_MULTIPLE, MAX_SIDE)
-        num_frames = _whole("num_frames", default(num_frames, "num_frames"), 1, self._max_frames())
+    @contextlib.contextmanager
+    def _explaining_shortage(self, request: Request) -> Iterator[None]:
+        """Turn running out of memory into a sentence, and leave the device as it was before."""
+        problem = ""
+        clip, size = clip_of(request), size_of(self.components)
         try:
-            shapes.check_size(height, width)
-            shapes.num_latent_frames(num_frames)
-        except ValueError as error:
-            raise RequestError(str(error)) from error
-        if height * width > MAX_PIXELS:
-            raise RequestError(f"{width} x {height} is larger than the {MAX_PIXELS / 1e6:.1f} megapixels of a clip")
-        guidance_scale = default(guidance_scale, "guidance_scale")
-        if not isinstance(guidance_scale, (int, float)) or not 1 <= guidance_scale <= MAX_GUIDANCE:
-            raise RequestError(f"guidance_scale is {guidance_scale!r}, expected a number from 1 to {MAX_GUIDANCE:g}")
-        steps = default(num_inference_steps, "num_inference_steps")
-        return _Request(
-            prompt=clean_prompt(prompt, "prompt"),
-            negative_prompt=clean_prompt(default(negative_prompt, "negative_prompt"), "negative prompt"),
-            image=video.fit_image(video.open_image(image), height, width, fit),
-            num_frames=num_frames,
-            num_inference_steps=_whole("num_inference_steps", steps, 1, MAX_STEPS),
-            guidance_scale=float(guidance_scale),
-            seed=_whole("seed", seed, 0, MAX_SEED),
-        )
-
-    def _max_frames(self) -> int:
-        """The rotary table's latent frames, in pixel frames."""
-        return shapes.num_pixel_frames(self.components.transformer.config.rope_max_seq_len)
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = explain_shortage(size, clip, self.placement.options, device_memory(self.device))
+        if problem:  # raised out here, where the error's frames no longer hold tensors
+            release_memory(self.device)
+            raise OutOfMemory(problem)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -450,26 +481,10 @@ class WanActPipeline:
         self.timings[stage] = time.perf_counter() - start
 
 
-def clean_prompt(prompt: str, name: str = "prompt") -> str:
-    """A prompt without control characters and lone surrogates, which no tokenizer has; line breaks become spaces.
-
-    Raises:
-        RequestError: if it is no text or longer than 10,000 characters.
-    """
-    if not isinstance(prompt, str):
-        raise RequestError(f"the {name} is {type(prompt).__name__}, expected text")
-    if len(prompt) > MAX_PROMPT_CHARACTERS:
-        raise RequestError(
-            f"the {name} has {len(prompt):,} characters, at most {MAX_PROMPT_CHARACTERS:,} are taken; shorten it"
-        )
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", prompt).strip()
-
-
-def _whole(name: str, value: Any, smallest: int, largest: int) -> int:
-    is_whole = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_whole or value != int(value) or not smallest <= value <= largest:
-        raise RequestError(f"{name} is {value!r}, expected a whole number from {smallest} to {largest}")
-    return int(value)
+def clip_of(request: Request) -> Clip:
+    """What the memory that a request takes is estimated from."""
+    branches = 2 if request.guidance_scale > 1 else 1
+    return Clip(request.image.height, request.image.width, request.num_frames, branches)
 
 
 def _file_stamps(folder: Path) -> list[tuple[str, int, int]]:

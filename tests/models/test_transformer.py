@@ -212,3 +212,28 @@ def test_step_caches_know_the_block(ours):
     with ours.cache_context("cond"):
         cached = run(ours, inputs, actions=make_actions(), controller=make_controller("add_residual"))
     assert_close(cached, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("injection_type", INJECTION_TYPES)
+def test_what_is_prepared_once_a_clip_changes_nothing(ours, injection_type, dtype):
+    ours, controller = ours.to(dtype), make_controller(injection_type).to(dtype)
+    inputs, actions = make_inputs(), make_actions()
+    inputs = {name: x if name == "timestep" else x.to(dtype) for name, x in inputs.items()}
+    with torch.no_grad():
+        expected = ours(**inputs, actions=actions, controller=controller).sample
+        prepared = ours.prepare_actions(actions, controller, batch_size=B, num_latent_frames=T)
+        text = ours.prepare_text(inputs["encoder_hidden_states"])
+        again = ours(**inputs | {"encoder_hidden_states": text}, actions=prepared, controller=controller).sample
+    assert_close(again, expected, rtol=0, atol=0)
+
+
+def test_the_text_is_read_once_a_clip(ours):
+    inputs = make_inputs()
+    text = ours.prepare_text(inputs["encoder_hidden_states"])
+    with torch.no_grad():
+        for block in ours.blocks:
+            block.attn2.to_k.weight.fill_(torch.nan)
+            block.attn2.to_v.weight.fill_(torch.nan)
+        ours.condition_embedder.text_embedder.linear_2.weight.fill_(torch.nan)
+        assert ours(**inputs | {"encoder_hidden_states": text}).sample.isfinite().all()

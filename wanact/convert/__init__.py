@@ -62,11 +62,13 @@ class KeyMap:
         names: name as found -> name wanted. Second names of a tensor that is there already are left out.
         config: diffusers' (transformers') configuration; None if the weights are only a part of the network.
         source: the convention they were found in.
+        unknown: names that are none of this network's; only a lenient reading has any.
     """
 
     names: dict[str, str]
     config: dict[str, Any] | None
     source: str
+    unknown: tuple[str, ...] = ()
 
 
 def key_map(
@@ -77,6 +79,7 @@ def key_map(
     config: Mapping[str, Any] | None = None,
     hints: Mapping[str, Any] | None = None,
     partial: bool = False,
+    lenient: bool = False,
 ) -> KeyMap:
     """Plan a conversion from names and shapes alone, without a weight in memory.
 
@@ -88,12 +91,15 @@ def key_map(
         config: diffusers' configuration; None to read it from the shapes.
         hints: what shapes do not tell: `num_heads`, `latents_mean`, `latents_std`, ...
         partial: whether weights may be missing.
+        lenient: whether unknown names are set aside instead of refused.
 
     Raises:
         ConvertError: if a name is unknown, or one is missing, or a shape is not that of the network.
     """
     kind, target = _known_part(part), _known_format(target)
-    source, found = _to_diffusers(part, kind, shapes)
+    source, found, unknown = _to_diffusers(part, kind, shapes)
+    if unknown and not lenient:
+        raise ConvertError(f"{listing(unknown)} belong to no {part} that is known here")
     ours = {name: tuple(shapes[old]) for old, name in found.items()}
     if config is None and not partial:
         try:
@@ -107,7 +113,7 @@ def key_map(
     if config is not None:
         _compare(part, ours, expected_shapes(part, config), partial)
     names = _from_diffusers(kind, found, target)
-    return KeyMap(names, None if config is None else dict(config), source)
+    return KeyMap(names, None if config is None else dict(config), source, unknown)
 
 
 def convert(
@@ -138,8 +144,8 @@ def _expected_shapes(part: str, config: str) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items() if name not in kind.aliases}
 
 
-def _to_diffusers(part: str, kind: _Part, shapes: Shapes) -> tuple[str, dict[str, str]]:
-    """The convention that the names are in, and each name's name in diffusers."""
+def _to_diffusers(part: str, kind: _Part, shapes: Shapes) -> tuple[str, dict[str, str], tuple[str, ...]]:
+    """The convention that the names are in, each name's name in diffusers, and names that are not the network's."""
     counts = kind.counts(shapes)
 
     def from_original(name: str) -> str | None:
@@ -152,10 +158,9 @@ def _to_diffusers(part: str, kind: _Part, shapes: Shapes) -> tuple[str, dict[str
     for source, translate in ((ORIGINAL, from_original), (DIFFUSERS, from_diffusers)):
         found = {old: bare_name(old, translate) for old in shapes}
         readings.append((sum(name is None for name in found.values()), source, found))
-    num_unknown, source, found = min(readings, key=lambda reading: reading[0])
-    if num_unknown:
-        unknown = [old for old, name in found.items() if name is None]
-        raise ConvertError(f"{listing(unknown)} belong to no {part} that is known here")
+    _, source, found = min(readings, key=lambda reading: reading[0])
+    unknown = tuple(old for old, name in found.items() if name is None)
+    found = {old: name for old, name in found.items() if name is not None}
     if kind.diffsynth_prefix and source == ORIGINAL and all(old.startswith(kind.diffsynth_prefix) for old in shapes):
         source = DIFFSYNTH
     names = set(found.values())
@@ -165,7 +170,7 @@ def _to_diffusers(part: str, kind: _Part, shapes: Shapes) -> tuple[str, dict[str
         if name in names:
             raise ConvertError(f"{old} is there twice, under two names of the {part}")
         names.add(name)
-    return source, found
+    return source, found, unknown
 
 
 def _from_diffusers(kind: _Part, found: dict[str, str], target: str) -> dict[str, str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from diffusers import WanTransformer3DModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 LORA_PREFIX = "transformer"
@@ -33,7 +32,8 @@ class Overlay:
 
         Args:
             weights: replacements by parameter name, some or all, of any dtype.
-            lora: under `transformer.` names in peft's, kohya's or diffusers' format; goes on top of `weights`.
+            lora: pairs `transformer.LAYER.lora_A.weight` and `lora_B.weight`, as `convert_lora` gives them; goes on
+                top of `weights`.
 
         Raises:
             OverlayError: if something does not fit; the transformer is then the base.
@@ -56,6 +56,10 @@ class Overlay:
             parameters[name].data = original.to(parameters[name].device)
         self._originals.clear()
 
+    def keep(self) -> None:
+        """Make what is laid on the base; it cannot be taken off any more."""
+        self._originals.clear()
+
     def _replace(self, weights: Mapping[str, Tensor]) -> None:
         parameters = dict(self.transformer.named_parameters())
         for name, tensor in weights.items():
@@ -68,25 +72,22 @@ class Overlay:
         for name, tensor in weights.items():
             self._set(name, parameters[name], tensor.to(parameters[name]))
 
+    @torch.no_grad()
     def _merge_lora(self, lora: Mapping[str, Tensor]) -> None:
-        strays = [name for name in lora if not name.startswith(f"{LORA_PREFIX}.")]
-        if strays:  # diffusers would pass over them in silence
-            raise OverlayError(f"the LoRA's weight {strays[0]} has no name that starts with {LORA_PREFIX}.")
-        layers = {name.removeprefix(f"{LORA_PREFIX}.").partition(".lora_")[0] for name in lora}
-        known = {name for name, _ in self.transformer.named_modules()}
-        if layers - known:  # so would it over these
-            raise OverlayError(f"the LoRA changes {min(layers - known)}, which the transformer does not have")
-        try:
-            # The converter changes tensors in place where an alpha is given.
-            self.transformer.load_lora_adapter({k: v.clone() for k, v in lora.items()}, prefix=LORA_PREFIX)
-            for name, layer in _lora_layers(self.transformer):
-                weight = layer.get_base_layer().weight
-                self._set(f"{name}.weight", weight, weight.data.clone())
-            self.transformer.fuse_lora()
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise OverlayError(f"the LoRA does not fit: {' '.join(str(error).split())[:300]}") from error
-        finally:
-            self.transformer.unload_lora()
+        """Add every product of an up and a down matrix to its weight; the sum is taken in float32 and rounded once."""
+        parameters = dict(self.transformer.named_parameters())
+        for module, (down, up) in _pairs(lora).items():
+            name = f"{module}.weight"
+            if name not in parameters:
+                raise OverlayError(f"the LoRA changes {module}, which the transformer does not have")
+            weight = parameters[name].data
+            if (up.shape[0], down.shape[1]) != (weight.shape[0], weight[0].numel()) or up.shape[1] != down.shape[0]:
+                raise OverlayError(
+                    f"the LoRA does not fit: {tuple(up.shape)} times {tuple(down.shape)} is not the shape of {name}, "
+                    f"{tuple(weight.shape)}"
+                )
+            product = (up.to(weight.device).float() @ down.to(weight.device).float()).view_as(weight)
+            self._set(name, parameters[name], (weight.float() + product).to(weight.dtype))
 
     def _set(self, name: str, parameter: nn.Parameter, data: Tensor) -> None:
         if name not in self._originals:
@@ -94,5 +95,16 @@ class Overlay:
         parameter.data = data
 
 
-def _lora_layers(model: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
+def _pairs(lora: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Down and up matrix of every layer, by its name in the transformer."""
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, down in lora.items():
+        module, side, _ = name.partition(".lora_")
+        if not side or not name.startswith(f"{LORA_PREFIX}."):
+            raise OverlayError(f"the LoRA's weight {name} has no name like {LORA_PREFIX}.LAYER.lora_A.weight")
+        up = lora.get(f"{module}.lora_B.weight")
+        if up is None or f"{module}.lora_A.weight" not in lora:
+            raise OverlayError(f"the LoRA has only {name} for its layer; expected lora_A.weight and lora_B.weight")
+        if name.endswith("lora_A.weight"):
+            pairs[module.removeprefix(f"{LORA_PREFIX}.")] = (down, up)
+    return pairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,19 @@ from wanact.models.controller import WanActionController, require_actions
 Actions = tuple[Tensor, Tensor]  # binary and scaled magnitude, both [B, T-1, A]
 
 
+@dataclass(frozen=True)
+class PreparedText:
+    """What every layer's cross-attention reads of a prompt: the same in every step of a clip, so computed once.
+
+    Attributes:
+        first: the first token of the embeddings, [B, 1, text_dim]; its type is the one of computation.
+        keys_values: for each layer, normalised keys and values, both [B, S, N, K].
+    """
+
+    first: Tensor
+    keys_values: list[tuple[Tensor, Tensor]]
+
+
 def rotate(x: Tensor, rotary_emb: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary embedding of [B, L, N, K], equal to the stock processor's bit for bit.
 
@@ -43,24 +57,29 @@ def rotate(x: Tensor, rotary_emb: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class WanActAttnProcessor(WanAttnProcessor):
-    """The stock attention with a faster rotary embedding."""
+    """The stock attention with a faster rotary embedding, and with cross-attention to prepared keys and values."""
 
     def __call__(
         self,
         attn: WanAttention,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
+        encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None = None,
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        if rotary_emb is None:  # cross-attention, where the stock one has nothing to improve
+        if isinstance(encoder_hidden_states, tuple):
+            key, value = encoder_hidden_states
+            query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
+        elif rotary_emb is None:  # cross-attention, where the stock one has nothing to improve
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, None)
-        query, key, value = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
-        query, key = attn.norm_q(query), attn.norm_k(key)
-        query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, value))
+        else:
+            query, key, value = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
+            query, key = attn.norm_q(query), attn.norm_k(key)
+            query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, value))
+            query, key = rotate(query, rotary_emb), rotate(key, rotary_emb)
         out = dispatch_attention_fn(
-            rotate(query, rotary_emb),
-            rotate(key, rotary_emb),
+            query,
+            key,
             value,
             attn_mask=attention_mask,
             dropout_p=0.0,
@@ -84,7 +103,7 @@ class WanActBlock(WanTransformerBlock):
     def forward(
         self,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | tuple[Tensor, Tensor],
         temb: Tensor,
         rotary_emb: tuple[Tensor, Tensor],
         action: Tensor | None = None,
@@ -93,7 +112,7 @@ class WanActBlock(WanTransformerBlock):
         """
         Args:
             hidden_states: video tokens, [B, L, D].
-            encoder_hidden_states: text tokens, [B, S, D].
+            encoder_hidden_states: text tokens [B, S, D], or this layer's keys and values of them.
             temb: time modulation [B, n, 6, D]; n is 1, the T latent frames or the L tokens.
             rotary_emb: cosines and sines, [1, L, 1, K] each.
             action: what `controller.prepare` returned for this clip.
@@ -145,6 +164,7 @@ class WanActTransformer3DModel(WanTransformer3DModel):
             # The same module under another forward: building the blocks anew would initialise 5 B parameters twice.
             block.__class__ = WanActBlock
             block.attn1.set_processor(WanActAttnProcessor())
+            block.attn2.set_processor(WanActAttnProcessor())
             block.layer = layer
 
     def to_json_string(self) -> str:
@@ -157,12 +177,12 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         self,
         hidden_states: Tensor,
         timestep: Tensor,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | PreparedText,
         encoder_hidden_states_image: Tensor | None = None,
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
         *,
-        actions: Actions | None = None,
+        actions: Actions | Tensor | None = None,
         controller: WanActionController | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predicted velocity.
@@ -171,13 +191,13 @@ class WanActTransformer3DModel(WanTransformer3DModel):
             hidden_states: noisy latents, [B, C, T, h, w].
             timestep: 0..1000; one a sample [B], one a latent frame [B, T], or one a token [B, L] as the stock
                 pipeline passes them. Per frame equals per token and takes h*w times less memory.
-            encoder_hidden_states: text embeddings, [B, S, text_dim].
+            encoder_hidden_states: text embeddings [B, S, text_dim], or what `prepare_text` made of them.
             encoder_hidden_states_image: image embeddings of the 2.1 image-to-video models.
             return_dict: whether to return an output object or a tuple.
             attention_kwargs: `scale` for LoRA layers; `actions` and `controller` are also taken from here, which is
                 the way through the stock pipeline.
-            actions: (binary, magnitude), both [B or 1, T-1, A], the magnitude already scaled. Ignored without a
-                controller, as the controller is without actions.
+            actions: (binary, magnitude), both [B or 1, T-1, A], the magnitude already scaled, or what
+                `prepare_actions` made of them. Ignored without a controller, as the controller is without actions.
             controller: of this transformer's width and number of layers.
 
         Returns:
@@ -196,20 +216,23 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         action = None
         if actions is None or controller is None:
             controller = None
+        elif isinstance(actions, Tensor):
+            action = actions
         else:
-            action = self._prepare_actions(actions, controller, batch_size=hidden_states.shape[0], num_latent_frames=T)
+            action = self.prepare_actions(actions, controller, batch_size=hidden_states.shape[0], num_latent_frames=T)
 
         rotary_emb = self.rope(hidden_states)
         x = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()  # [B, L, D]
-        temb, modulation, context = self._embed_conditions(
-            timestep, encoder_hidden_states, encoder_hidden_states_image, T, h * w
-        )
+        text = encoder_hidden_states.first if isinstance(encoder_hidden_states, PreparedText) else encoder_hidden_states
+        temb, modulation, context = self._embed_conditions(timestep, text, encoder_hidden_states_image, T, h * w)
 
-        for block in self.blocks:
+        prepared = isinstance(encoder_hidden_states, PreparedText)
+        for layer, block in enumerate(self.blocks):
+            read = encoder_hidden_states.keys_values[layer] if prepared else context
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, context, modulation, rotary_emb, action, controller)
+                x = self._gradient_checkpointing_func(block, x, read, modulation, rotary_emb, action, controller)
             else:
-                x = block(x, context, modulation, rotary_emb, action, controller)
+                x = block(x, read, modulation, rotary_emb, action, controller)
 
         table = self.scale_shift_table.unsqueeze(0).to(temb.device)
         shift, scale = (table + temb.unsqueeze(2)).to(x.device).unsqueeze(3).unbind(2)  # [B, n, 1, D]
@@ -249,9 +272,28 @@ class WanActTransformer3DModel(WanTransformer3DModel):
                 f"this one has width {ours[0]} and {ours[1]} layers"
             )
 
-    def _prepare_actions(
+    def prepare_text(self, encoder_hidden_states: Tensor) -> PreparedText:
+        """Keys and values that the layers read of text embeddings [B, S, text_dim], for all steps of a clip.
+
+        Passing them to `forward` in place of the embeddings gives the same result. They take 2*B*S*D numbers a layer.
+        """
+        context = self.condition_embedder.text_embedder(encoder_hidden_states)
+        keys_values = []
+        for block in self.blocks:
+            attn = block.attn2
+            _, key, value = _get_qkv_projections(attn, context[:, :0], context)
+            key, value = (x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_k(key), value))
+            keys_values.append((key, value))
+        return PreparedText(encoder_hidden_states[:, :1], keys_values)
+
+    def prepare_actions(
         self, actions: Actions, controller: WanActionController, batch_size: int, num_latent_frames: int
     ) -> Tensor:
+        """What the layers take their share of, for all steps of a clip; `forward` takes it in place of the actions.
+
+        Raises:
+            ValueError: if the track has another length than the clip, or the controller is for another transformer.
+        """
         self.check_controller(controller)
         action_emb = controller.build_action_emb(*actions)
         if action_emb.shape[0] not in (1, batch_size):
