@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from accelerate.state import AcceleratorState
+
 
 def free_port() -> int:
     with socket.socket() as sock:
@@ -42,6 +44,7 @@ def start(function: Callable[[], None], output: Path, environment: dict[str, str
         # Also what pytest put in their place.
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
         os.environ |= environment or {}
+        AcceleratorState._reset_state(True)  # what a test of the parent's left would hide the group
         function()
         status = 0
     except BaseException:

@@ -1,6 +1,7 @@
 """The page in a real browser, on the tiny model: hands on the keys, eyes on the screen."""
 
 import contextlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.ui.conftest import write_run
 from wanact.actions import CHANNELS, PRESETS, ActionTrack, plan_path
 from wanact.flight import FlightRecord
+from wanact.ui.samples import SAMPLES
 from wanact.video import read_video
 
 pytestmark = pytest.mark.browser
@@ -262,6 +264,12 @@ def test_a_plan_is_exported_and_imported_and_a_bad_one_refused(page, tmp_path):
         assert status(page).endswith(".") and np.allclose(plan_of(page), shown), "a bad plan changes nothing"
 
 
+def sample(file: str) -> str:
+    """Selector of a sample frame's button."""
+    names = [entry["file"] for entry in json.loads((SAMPLES / "samples.json").read_text())["samples"]]
+    return f"#samples button >> nth={names.index(file)}"
+
+
 def open_plan(page, path, content):
     path.write_text(content)
     page.set_input_files("#plan input[type=file]", path)
@@ -275,7 +283,7 @@ def test_the_plan_outlives_a_reload(page):
 
 
 def test_a_bad_picture_leaves_the_one_before(page, tmp_path):
-    page.click("#samples button >> nth=1")
+    page.click(sample("rocket.jpg"))
     page.wait_for_function("document.querySelector('#frame img')?.src.includes('rocket')")
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
@@ -331,7 +339,7 @@ def test_the_list_of_checkpoints_follows_the_disk(page, runs_root):
 
 
 def test_a_sample_brings_its_prompt_and_a_flight_brings_everything(page, tmp_path):
-    page.click("#samples button >> nth=2")
+    page.click(sample("coffee.jpg"))
     page.wait_for_function("document.querySelector('#prompt textarea').value.includes('coffee')")
     page.click("#plan [data-preset='Orbit right']")
     page.locator("#advanced button").first.click()
