@@ -4,14 +4,8 @@ let shown = '', gone = '';
 function fill(listing) {
   if (JSON.stringify(listing) === shown) return;
   shown = JSON.stringify(listing);
-  select.replaceChildren();
-  const ids = [];
-  for (const group of listing.groups) {
-    const parent = group.run ? document.createElement('optgroup') : select;
-    if (group.run) { parent.label = group.run; select.append(parent); }
-    for (const choice of group.choices) { parent.append(new Option(choice.label, choice.id)); ids.push(choice.id); }
-  }
-  if (!ids.includes(props.value)) {
+  select.replaceChildren(...listing.choices.map(choice => new Option(choice.label, choice.id)));
+  if (!listing.choices.some(choice => choice.id === props.value)) {
     gone = props.value ? `${props.value} is not there any more. ` : '';
     props.value = listing.default;
   }

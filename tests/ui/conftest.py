@@ -23,8 +23,8 @@ from wanact.ui.engine import Engine
 SCALE = [100.0] * 4 + [1.0] * 4
 
 
-def write_run(path: Path, steps: tuple[int, ...] = (200, 400)) -> Path:
-    """A run of the tiny model with a checkpoint a step; the loss falls, so that the last is the best."""
+def write_run(path: Path, steps: tuple[int, ...] = (200, 400), **metadata) -> Path:
+    """A run of the tiny model with a checkpoint a step; the higher the step, the lower the loss."""
     settings = {
         "hidden_size": 48,
         "num_heads": 2,
@@ -42,7 +42,7 @@ def write_run(path: Path, steps: tuple[int, ...] = (200, 400)) -> Path:
             path,
             step,
             lambda folder, weights=weights: save_file(weights, folder / "action_controller.safetensors"),
-            {"loss": 10 / step},
+            {"loss": 10 / step} | metadata,
         )
     return path
 

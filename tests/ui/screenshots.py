@@ -57,13 +57,16 @@ def take(url: str, out: Path) -> None:
                 page.wait_for_selector("#plan td[data-c]")
                 page.wait_for_selector("#frame img")
                 page.click("#generate")
-                page.wait_for_selector("#viewer .viewer[data-status=done]")
+                page.wait_for_selector("#viewer .viewer:is([data-status=done], [data-status=failed])")
+                if page.get_attribute("#viewer .viewer", "data-status") == "failed":
+                    raise SystemExit(page.inner_text("#viewer .notice"))
                 page.locator("#viewer input[type=range]").fill("40")
                 page.mouse.move(5, 5)
                 page.evaluate("scrollTo(0, 0)")
                 page.wait_for_timeout(800)
                 # A phone's bar at the bottom would stand in the middle of a picture of the whole page.
-                page.add_style_tag(content="#generate { position: static !important; }" if phone else "")
+                if phone:
+                    page.add_style_tag(content="#generate { position: static !important; }")
                 page.screenshot(path=out / f"fly-{width}-{mode}.png", full_page=True)
                 page.close()
         browser.close()

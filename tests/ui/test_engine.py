@@ -27,6 +27,13 @@ def test_checkpoints_are_listed_newest_first_and_the_base_last(engine):
     assert engine.default_checkpoint() == "drone/step-000000400"
 
 
+def test_the_default_is_the_best_of_the_run_that_was_saved_to_last(pipe, tmp_path):
+    write_run(tmp_path / "a-newer", steps=(400, 200))  # the loss rises, so that the first is the best
+    write_run(tmp_path / "b-older", steps=(900,), timestamp="2001-01-01T00:00:00+00:00")
+    engine = Engine(pipe, tmp_path)
+    assert engine.default_checkpoint() == "a-newer/step-000000400"
+
+
 def test_without_runs_there_is_the_base(pipe, tmp_path):
     engine = Engine(pipe, tmp_path / "nowhere")
     assert [choice.id for choice in engine.checkpoints()[0]] == [BASE]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import errno
 import io
-import itertools
 import logging
 import math
 import tempfile
@@ -23,7 +22,8 @@ from wanact import shapes
 from wanact.actions import ActionError, ActionTrack
 from wanact.checkpoints import CheckpointError
 from wanact.flight import FlightError, FlightRecord
-from wanact.pipeline import Cancelled, RequestError, clean_prompt
+from wanact.pipeline import Cancelled
+from wanact.request import RequestError, clean_prompt
 from wanact.ui.components import ClipState
 from wanact.ui.engine import CheckpointChoice, Decoded, Denoised, Engine, Flight
 from wanact.ui.samples import read_upload
@@ -273,13 +273,10 @@ class FlyDesk:
         return image, image, "The last frame of your clip. Change the plan and generate again to fly on."
 
     def list_checkpoints(self) -> dict[str, Any]:
-        """What there is to fly now: groups of choices by run, the default's id, and how many are damaged."""
+        """What there is to fly now: ids and labels, the default's id, and how many are damaged."""
         choices, damaged = self.engine.checkpoints()
-        groups = [
-            {"run": run, "choices": [{"id": choice.id, "label": choice.name} for choice in of_run]}
-            for run, of_run in itertools.groupby(choices, key=lambda choice: choice.run)
-        ]
-        return {"groups": groups, "default": self.engine.default_checkpoint(), "damaged": damaged}
+        entries = [{"id": choice.id, "label": choice.label} for choice in choices]
+        return {"choices": entries, "default": self.engine.default_checkpoint(), "damaged": damaged}
 
     def open_flight(self, path: str) -> dict[str, Any]:
         """Everything that a flight record sets, by the name of the field.

@@ -17,7 +17,6 @@ from PIL import Image
 from wanact import shapes
 from wanact.actions import ActionTrack
 from wanact.checkpoints import CheckpointError, CheckpointInfo, RunInfo, list_runs
-from wanact.model_dir import fingerprint
 from wanact.pipeline import Cancelled, Progress
 
 BASE = "base"
@@ -29,22 +28,19 @@ class CheckpointChoice:
 
     Attributes:
         id: what the page sends back, made from names in the runs folder, never a path.
-        name: step and loss, for people who see the run beside it.
+        label: run, step and loss, for people.
         path: directory to load, None for the base model.
+        saved_at: local time, ISO 8601, "" if unknown.
     """
 
     id: str
-    name: str
+    label: str
     path: Path | None = None
     run: str | None = None
     step: int | None = None
     loss: float | None = None
     is_best: bool = False
-
-    @property
-    def label(self) -> str:
-        """Run, step and loss."""
-        return f"{self.run} · {self.name}" if self.run else self.name
+    saved_at: str = ""
 
 
 BASE_CHOICE = CheckpointChoice(BASE, "base (no actions)")
@@ -103,8 +99,8 @@ class Engine:
         self.num_actions = shapes.num_actions(self.defaults["num_frames"])
 
     def fingerprint(self) -> str:
-        """Of the base model's weights."""
-        return fingerprint(self.pipe.components.path)
+        """Of the base model's weights, and what is laid on them for good."""
+        return self.pipe.fingerprint()
 
     def checkpoints(self) -> tuple[list[CheckpointChoice], int]:
         """What can be flown now, newest first in each run, the base model last; and how many are damaged."""
@@ -114,16 +110,18 @@ class Engine:
             damaged += len(run.checkpoints) - len(usable)
             choices += [_choice(run, info) for info in reversed(usable)]
             if not run.checkpoints:
-                choices.append(CheckpointChoice(f"{run.name}/exported", "exported weights", run.path, run.name))
+                choices.append(CheckpointChoice(f"{run.name}/exported", run.name, run.path, run.name))
         return [*choices, BASE_CHOICE], damaged
 
     def default_checkpoint(self) -> str:
-        """The model directory's own recommendation, else the best checkpoint of the first run, else its newest."""
+        """The model directory's own recommendation, else the best checkpoint of the run that was saved to last."""
         choices, _ = self.checkpoints()
         wanted = self.defaults.get("checkpoint")
-        first_run = [choice for choice in choices if choice.run == choices[0].run]
-        best = [choice for choice in first_run if choice.is_best]
-        return wanted if any(choice.id == wanted for choice in choices) else (best or first_run)[0].id
+        if any(choice.id == wanted for choice in choices):
+            return wanted
+        newest = max(choices, key=lambda choice: choice.saved_at)
+        of_its_run = [choice for choice in choices if choice.run == newest.run]
+        return next((choice.id for choice in of_its_run if choice.is_best), newest.id)
 
     def find(self, checkpoint_id: str | None) -> CheckpointChoice:
         """The choice with this id.
@@ -216,16 +214,17 @@ class Engine:
 
 
 def _choice(run: RunInfo, info: CheckpointInfo) -> CheckpointChoice:
-    parts = [f"step {info.step:,}"]
+    parts = [run.name, f"step {info.step:,}"]
     if info.loss is not None:
         parts.append(f"loss {info.loss:.4f}")
     parts += [word for word, holds in (("best", info.is_best), ("latest", info.is_latest)) if holds]
     return CheckpointChoice(
         id=f"{run.name}/{info.path.name}",
-        name=" · ".join(parts),
+        label=" · ".join(parts),
         path=info.path,
         run=run.name,
         step=info.step,
         loss=info.loss,
         is_best=info.is_best,
+        saved_at=info.saved_at,
     )
