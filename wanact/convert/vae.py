@@ -75,7 +75,7 @@ def infer_config(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any]) 
 
     Raises:
         KeyError: if a weight that it is read from is missing.
-        ValueError: if the channels are those of no known patch size.
+        ValueError: if the channels are those of no known patch size, or a hint is of another length.
     """
     base_dim, in_channels = shapes["encoder.conv_in.weight"][:2]
     patch_size = round((in_channels / 3) ** 0.5)
@@ -102,7 +102,12 @@ def infer_config(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any]) 
     }
     if z_dim == len(LATENTS_MEAN):
         config |= {"latents_mean": list(LATENTS_MEAN), "latents_std": list(LATENTS_STD)}
-    return config | {name: hints[name] for name in ("latents_mean", "latents_std") if name in hints}
+    for name in ("latents_mean", "latents_std"):
+        if name in hints:
+            if not isinstance(hints[name], list) or len(hints[name]) != z_dim:
+                raise ValueError(f"{name} must be a list of {z_dim} numbers, one a channel")
+            config[name] = hints[name]
+    return config
 
 
 def build(config: Mapping[str, Any]) -> AutoencoderKLWan:
