@@ -11,6 +11,7 @@ from wanact.fit import (
     Placement,
     estimate,
     explain_shortage,
+    gpu_seconds,
     is_out_of_memory,
     memory_table,
     size_of,
@@ -154,3 +155,10 @@ def test_only_running_out_of_memory_counts_as_that():
 def test_the_tiny_defaults_fit_a_gigabyte(tiny_model_dir):
     clip = Clip(DEFAULTS["height"], DEFAULTS["width"], DEFAULTS["num_frames"])
     assert estimate(size_of(load_components(tiny_model_dir)), clip) < 0.1 * GB
+
+
+def test_a_lent_gpu_is_asked_for_as_long_as_the_clip_takes():
+    short = gpu_seconds(TI2V_5B, SMALL, 20)
+    assert 20 < short < gpu_seconds(TI2V_5B, SMALL, 50) < gpu_seconds(TI2V_5B, LARGE, 50) < 1000
+    nano = ModelSize(22_000_000, 20_000_000, 1_000_000, 8, 192, 768, 4, 48)
+    assert gpu_seconds(nano, Clip(96, 160, 81), 8) < 20

@@ -37,6 +37,7 @@ FLOORS = {
     "wanact.bench": 3,
     "wanact.ui": 3,
     "train": 3,
+    "wanact.push": 3,
     "app": 4,
 }
 
@@ -59,7 +60,7 @@ STAIRS = {
         "wanact.stream",
         "wanact.control_card",
     ),
-    3: ("wanact.convert.__main__", "wanact.bench", "wanact.ui", "train"),
+    3: ("wanact.convert.__main__", "wanact.bench", "wanact.ui", "train", "wanact.push"),
 }
 
 HOMES = {"gradio": "wanact.ui", "accelerate": "train"}

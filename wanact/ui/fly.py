@@ -23,6 +23,7 @@ from wanact.ui.components import (
     SampleGallery,
 )
 from wanact.ui.engine import Engine
+from wanact.ui.gpu import clip_seconds, on_gpu
 from wanact.ui.samples import Sample, load_samples
 
 FIRST_PRESET = "Fly-through"
@@ -114,7 +115,7 @@ def build_fly(engine: Engine) -> None:
                 )
 
     drawing = generate.click(
-        desk.generate,
+        on_gpu(desk.generate, clip_seconds(desk)),
         [frame, prompt, plan, checkpoint, seed, negative, steps, guidance, size],
         [viewer, last_frame],
         api_name="generate",

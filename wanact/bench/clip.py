@@ -1,6 +1,6 @@
 """The speed card: seconds and memory that flying takes on this machine.
 
-python -m wanact.bench clip [--model_dir assets/nano] [--run DIR] [--json FILE]
+python -m wanact.bench clip [--model_dir DIR | --random ti2v_5b] [--vs-diffusers] [--json FILE] [--plot FILE]
 """
 
 from __future__ import annotations
@@ -17,13 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
-from wanact import checkpoints, shapes, video
+from wanact import checkpoints, fit_options, shapes, video
 from wanact.actions import ActionTrack, channel_track
+from wanact.bench import roofline
+from wanact.bench.plot import speed_plot
+from wanact.bench.random_model import random_pipeline
+from wanact.bench.versus import bench_versus
+from wanact.fit import Clip
 from wanact.pipeline import WanActPipeline
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 STAGES = ("text", "encode", "denoise", "decode", "write")
 PROMPT = "a drone flies over green hills at noon"
 
@@ -51,6 +57,8 @@ def bench_clip(pipe: WanActPipeline, num_runs: int, **options: Any) -> dict[str,
     result["seconds_total"] = statistics.median(run["total"] for run in runs)
     result["seconds_step"] = result["seconds_denoise"] / setting["num_inference_steps"]
     result["peak_memory_gb"] = peak_memory_gb()
+    if pipe.device.type == "cuda":
+        result["peak_device_memory_gb"] = torch.cuda.max_memory_allocated(pipe.device) / 1e9
     result["checkpoint"] = None if pipe.checkpoint is None else f"{pipe.checkpoint.run}, step {pipe.checkpoint.step}"
     return result | setting | {"num_runs": num_runs}
 
@@ -66,6 +74,30 @@ def _time_clip(
         video.write_mp4(frames, Path(folder) / "clip.mp4", fps=pipe.defaults["fps"])
         end = time.perf_counter()
     return pipe.timings | {"write": end - drawn, "total": end - start}
+
+
+def bench_floor(pipe: WanActPipeline, setting: dict[str, Any]) -> dict[str, Any]:
+    """Work of a step and of decoding by count, this device's rates, and the seconds that nothing can beat.
+
+    Args:
+        setting: height, width, num_frames and guidance_scale.
+    """
+    branches = 2 if setting["guidance_scale"] > 1 else 1
+    clip = Clip(setting["height"], setting["width"], setting["num_frames"], branches)
+    transformer, vae = pipe.components.transformer, pipe.components.vae
+    rates = {dtype: roofline.measure_rates(pipe.device, dtype) for dtype in {transformer.dtype, vae.dtype}}
+    work = {
+        "step": (roofline.step_work(transformer, clip, pipe.defaults["max_sequence_length"]), rates[transformer.dtype]),
+        "decode": (roofline.decode_work(vae, clip), rates[vae.dtype]),
+    }
+    result = {
+        "copy_gb_per_second": rates[transformer.dtype].bytes_per_second / 1e9,
+        "matmul_tflop_per_second": rates[transformer.dtype].flops_per_second / 1e12,
+    }
+    for name, (amount, rate) in work.items():
+        result |= {f"tflop_{name}": amount.flops / 1e12, f"gb_{name}": amount.bytes / 1e9}
+        result[f"floor_seconds_{name}"] = rate.seconds(amount)
+    return result
 
 
 def peak_memory_gb() -> float:
@@ -88,33 +120,65 @@ def format_clip(result: dict[str, Any]) -> str:
     names = ["text", "encode", "denoise", "step", "decode", "write", "total"]
     labels = {"encode": "first frame", "step": "  per step", "write": "write mp4"}
     lines = [f"{labels.get(name, name):<12} {result[f'seconds_{name}']:8.3f} s" for name in names]
-    return "\n".join([title, *lines, f"{'peak memory':<12} {result['peak_memory_gb']:8.2f} GB"])
+    for name in ("step", "decode"):
+        if f"floor_seconds_{name}" in result:
+            floor, index = result[f"floor_seconds_{name}"], names.index(name)
+            share = floor / result[f"seconds_{name}"]
+            work = f"{result[f'tflop_{name}']:.3g} TFLOP, {result[f'gb_{name}']:.3g} GB"
+            lines[index] += f"   floor {floor:.3f} s ({share:.0%} of it): {work}"
+    lines.append(f"{'peak memory':<12} {result['peak_memory_gb']:8.2f} GB")
+    if "peak_device_memory_gb" in result:
+        lines.append(f"{'on the GPU':<12} {result['peak_device_memory_gb']:8.2f} GB")
+    if "copy_gb_per_second" in result:
+        copy, matmul = result["copy_gb_per_second"], result["matmul_tflop_per_second"]
+        lines.append(f"this device copies {copy:.1f} GB/s and multiplies {matmul:.3g} TFLOP/s")
+    if "ratio_vs_diffusers" in result:
+        lines.append(
+            f"against diffusers: {result['ratio_vs_diffusers']:.2f} times as fast in the same type, "
+            f"{result['ratio_vs_diffusers_default']:.2f} times its float32; latents differ by at most "
+            f"{result['max_abs_difference']:.1e}, pixels by {result['max_abs_difference_pixels']:.1e} of 1"
+        )
+    return "\n".join([title, *lines])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     if args.threads:
-        import torch
-
         torch.set_num_threads(args.threads)
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    options = fit_options.options_of(args)
     try:
-        pipe = WanActPipeline.from_model_dir(args.model_dir, device=args.device)
-        pipe.load_controller(args.run or _bundled_run(pipe))
+        if args.random:
+            pipe = random_pipeline(args.random, args.device, dtype, options)
+        else:
+            pipe = WanActPipeline.from_model_dir(args.model_dir, device=args.device, dtype=dtype, fit=options)
+            pipe.load_controller(args.run or _bundled_run(pipe))
         height, width = args.size or (None, None)
-        result = bench_clip(
-            pipe,
-            args.runs,
-            height=height,
-            width=width,
-            num_frames=args.frames,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance,
-        )
+        wanted = {"num_frames": args.frames, "num_inference_steps": args.steps, "guidance_scale": args.guidance}
+        result = bench_clip(pipe, args.runs, height=height, width=width, **wanted)
+        setting = {name: result[name] for name in ("height", "width", *wanted)}
+        if args.floor:
+            result |= bench_floor(pipe, setting)
+        if args.vs_diffusers:
+            result |= bench_versus(pipe, args.runs, setting)
     except ValueError as error:  # model directory, checkpoint or request: each says in one sentence what is wrong
         sys.exit(f"error: {error}")
+    result |= {
+        "device": device_name(pipe.device),
+        "dtype": str(pipe.components.transformer.dtype).removeprefix("torch."),
+    }
     print(format_clip(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
+    if args.plot:
+        args.plot.write_text(speed_plot(result))
+
+
+def device_name(device: torch.device) -> str:
+    """What the numbers were measured on, for people."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def _bundled_run(pipe: WanActPipeline) -> Path | None:
@@ -145,7 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m wanact.bench", description=__doc__.splitlines()[0])
     what = parser.add_subparsers(dest="what", required=True)
     clip = what.add_parser("clip", help="one clip, from the request to the written mp4")
-    clip.add_argument("--model_dir", type=Path, default=ASSETS / "nano")
+    clip.add_argument("--model_dir", default=str(ASSETS / "nano"), help="directory, or a name on the Hugging Face Hub")
+    clip.add_argument("--random", choices=("nano", "ti2v_5b"), help="random weights of this size instead")
     clip.add_argument(
         "--run", type=Path, help="run or checkpoint to fly; default: the bundled one for nano, else the base"
     )
@@ -155,10 +220,11 @@ def _parser() -> argparse.ArgumentParser:
     clip.add_argument("--size", type=_size, metavar="HxW", help="in pixels; default: the model's")
     clip.add_argument("--threads", type=_count, help="CPU threads; default: torch's choice")
     clip.add_argument("--device", default="cpu", help="cpu or cuda")
+    clip.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="float32 on a CPU, else bfloat16")
+    clip.add_argument("--vs-diffusers", action="store_true", help="draw in turns with stock diffusers and compare")
+    clip.add_argument("--floor", action="store_true", help="count the work, measure the device, give the floor")
     clip.add_argument("--runs", type=_count, default=3, help="clips that are timed, after one that warms up")
     clip.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    clip.add_argument("--plot", type=Path, metavar="FILE", help="also draw the stages as bars there, an SVG")
+    fit_options.add_arguments(clip)
     return parser
-
-
-if __name__ == "__main__":
-    main()

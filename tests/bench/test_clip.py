@@ -1,9 +1,10 @@
 import json
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.test_pipeline import write_run
-from wanact.bench import STAGES, format_clip, main, peak_memory_gb
+from wanact.bench.clip import STAGES, format_clip, main, peak_memory_gb
 
 SMALL = ["--size", "32x64", "--frames", "5", "--steps", "2", "--runs", "1"]
 
@@ -57,3 +58,25 @@ def test_settings_that_cannot_be_flown_are_refused(tiny_model_dir, tmp_path):
             main(["clip", "--model_dir", str(tiny_model_dir), *SMALL, *wrong])
     with pytest.raises(SystemExit, match="error: .*is not a folder"):
         main(["clip", "--model_dir", str(tiny_model_dir), "--run", str(tmp_path / "gone"), *SMALL])
+
+
+def test_against_diffusers_the_clip_is_the_same_and_the_ratio_is_told(tiny_model_dir, tmp_path, capsys):
+    numbers, plot = tmp_path / "speed.json", tmp_path / "speed.svg"
+    main(["clip", "--model_dir", str(tiny_model_dir), "--vs-diffusers", "--floor", *SMALL,
+          "--json", str(numbers), "--plot", str(plot)])  # fmt: skip
+    result = json.loads(numbers.read_text())
+    assert result["max_abs_difference"] < 1e-4 and result["max_abs_difference_pixels"] < 1e-4
+    assert result["ratio_vs_diffusers"] > 0 and result["ratio_vs_diffusers_default"] == result["ratio_vs_diffusers"]
+    assert len(result["seconds_ours_runs"]) == len(result["seconds_diffusers_runs"]) == 1
+    assert 0 < result["floor_seconds_step"] < result["seconds_step"]
+    assert result["tflop_step"] > 0 and result["gb_decode"] > 0
+    table = capsys.readouterr().out
+    assert "against diffusers" in table and "of it): " in table
+    drawing = ElementTree.fromstring(plot.read_text())
+    assert "diffusers, same type" in [text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_random_weights_of_a_known_size_are_timed(tmp_path):
+    main(["clip", "--random", "nano", "--json", str(tmp_path / "speed.json"), *SMALL])
+    result = json.loads((tmp_path / "speed.json").read_text())
+    assert result["checkpoint"] is None and result["dtype"] == "float32" and result["guidance_scale"] == 2.0

@@ -1,0 +1,5 @@
+"""`python -m wanact.bench`."""
+
+from wanact.bench.clip import main
+
+main()

@@ -1,0 +1,48 @@
+"""Stock diffusers on the same weights: what speed and pictures are compared with."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanTransformer3DModel
+
+
+def stock_pipeline(
+    transformer: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, dtype: torch.dtype | None = None
+) -> WanImageToVideoPipeline:
+    """diffusers' pipeline around parts of ours; the weights are shared.
+
+    Args:
+        dtype: None computes as ours does; float32 is what diffusers takes if nobody asks, and copies what is in
+            another type.
+    """
+    if dtype not in (None, text_encoder.dtype):
+        text_encoder = copy.deepcopy(text_encoder).to(dtype)
+    pipeline = WanImageToVideoPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=_shared(AutoencoderKLWan, vae),
+        scheduler=type(scheduler).from_config(scheduler.config),
+        transformer=_stock_transformer(transformer, dtype),
+        expand_timesteps=True,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _stock_transformer(ours: Any, dtype: torch.dtype | None) -> WanTransformer3DModel:
+    stock = _shared(WanTransformer3DModel, ours)
+    config, device = stock.config, next(ours.parameters()).device
+    stock.rope = type(stock.rope)(config.attention_head_dim, tuple(config.patch_size), config.rope_max_seq_len)
+    stock.rope.to(device)
+    return stock if dtype is None else stock.to(dtype)
+
+
+def _shared(cls: type, ours: Any) -> Any:
+    """A model of the stock class whose parameters are those of ours."""
+    with torch.device("meta"):
+        stock = cls.from_config(ours.config)
+    stock.load_state_dict(ours.state_dict(), assign=True)
+    return stock.eval().requires_grad_(False)

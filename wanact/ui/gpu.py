@@ -1,0 +1,61 @@
+"""GPUs that are lent for the length of a call, as Hugging Face's ZeroGPU does. No effect anywhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from wanact.fit import Clip, gpu_seconds, size_of
+from wanact.request import RequestError
+from wanact.ui.clip import FlyDesk
+
+LONGEST = 300  # more is refused to any visitor
+
+
+def is_lent() -> bool:
+    """Whether this process has a GPU only inside wrapped calls."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
+
+
+def on_gpu(work: Callable[..., Any], seconds: Callable[..., int]) -> Callable[..., Any]:
+    """`work`, given a GPU for as long as `seconds` says; `work` itself where none is lent.
+
+    Args:
+        work: a function or generator function. It runs in a process of its own: what it changes is lost, and its
+            arguments and results are pickled.
+        seconds: from the same arguments, how long it may take; the visitor's budget is charged with it.
+    """
+    if not is_lent():
+        return work
+    import spaces
+
+    return spaces.GPU(duration=seconds)(work)
+
+
+def clip_seconds(desk: FlyDesk) -> Callable[..., int]:
+    """How long the desk's `generate` may take, from the arguments of a call."""
+
+    def seconds(
+        first_frame: str | None,
+        prompt: str,
+        plan: Any,
+        checkpoint: str | None,
+        seed: float,
+        negative_prompt: str = "",
+        steps: float | None = None,
+        guidance: float | None = None,
+        size: str | None = None,
+    ) -> int:
+        defaults = desk.engine.defaults
+        try:
+            height, width = desk.read_size(size)
+            num_steps = int(defaults["num_inference_steps"] if steps is None else steps)
+            has_guidance = float(defaults["guidance_scale"] if guidance is None else guidance) > 1
+        except (RequestError, TypeError, ValueError, OverflowError):
+            return 5  # it will be refused
+        clip = Clip(height, width, defaults["num_frames"], branches=2 if has_guidance else 1)
+        needed = gpu_seconds(size_of(desk.engine.pipe.components), clip, num_steps)
+        return max(5, min(LONGEST, needed))
+
+    return seconds
