@@ -351,9 +351,7 @@ def test_running_out_of_memory_is_explained_and_survived(pipe, image, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(pipe.components.transformer, "forward", fail)
-        with pytest.raises(
-            OutOfMemory, match="memory ran out: 64x32 with 9 frames needs about 0.0 GB"
-        ):
+        with pytest.raises(OutOfMemory, match="memory ran out: 64x32 with 9 frames needs about 0.0 GB"):
             fly(pipe, image)
     assert len(fly(pipe, image)) == F
 
