@@ -95,9 +95,12 @@ class Placement:
             release_memory(self.device)
 
     def bring(self, text_encoder: Any) -> Any:
-        """A text encoder that was loaded for a moment, ready to work on the device."""
+        """A text encoder that was loaded for a moment, ready to work: on the device, or on the CPU if it has no room
+        beside what is there."""
         if self._moves_layers:
             self._hook(text_encoder, by_block=False)
+            return text_encoder
+        if self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] < 1.1 * _bytes(text_encoder):
             return text_encoder
         return text_encoder.to(self.device)
 

@@ -34,6 +34,7 @@ from wanact.fit import (
     size_of,
 )
 from wanact.fit_options import NOTHING_SPECIAL, FitOptions
+from wanact.layouts import ModelDirError
 from wanact.model_dir import Components, fingerprint, load_components
 from wanact.models import vae as vae_ops
 from wanact.models.components import PARTS
@@ -147,6 +148,9 @@ class WanActPipeline:
         """
         dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
         parts = [part for part in PARTS if part != "text_encoder" or fit.text_cache is None]
+        missing = [str(file) for file in fine_tuned if not Path(file).is_file()]
+        if missing:  # said before a model of gigabytes is loaded
+            raise ModelDirError(f"the fine-tuned weights {missing[0]} are missing")
         start = device if fit.offload == "none" and not fine_tuned else "cpu"
         components = load_components(path, device=start, dtype=dtype, parts=parts)
         reports = [str(lay_on(components.transformer, file)) for file in fine_tuned]

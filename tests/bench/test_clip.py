@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.test_pipeline import write_run
-from wanact.bench.clip import STAGES, format_clip, main, peak_memory_gb
+from wanact.bench.clip import STAGES, format_clip, main
+from wanact.bench.memory import peak_memory_gb
 
 SMALL = ["--size", "32x64", "--frames", "5", "--steps", "2", "--runs", "1"]
 
@@ -80,3 +81,11 @@ def test_random_weights_of_a_known_size_are_timed(tmp_path):
     main(["clip", "--random", "nano", "--json", str(tmp_path / "speed.json"), *SMALL])
     result = json.loads((tmp_path / "speed.json").read_text())
     assert result["checkpoint"] is None and result["dtype"] == "float32" and result["guidance_scale"] == 2.0
+
+
+def test_one_layer_runs_at_the_size_of_a_clip(tmp_path, capsys):
+    main(["block", "--preset", "nano", "--size", "96x160", "--frames", "81", "--json", str(tmp_path / "block.json")])
+    result = json.loads((tmp_path / "block.json").read_text())
+    assert result["tokens"] == 21 * 15 and result["velocity_shape"] == [1, 48, 21, 6, 10]
+    assert result["modulation_per_token_mb"] == pytest.approx(result["modulation_mb"] * 15), "15 tokens a frame"
+    assert "peak memory" in capsys.readouterr().out

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from PIL import Image
 from wanact import checkpoints, fit_options, shapes, video
 from wanact.actions import ActionTrack, channel_track
 from wanact.bench import roofline
+from wanact.bench.block import bench_block, format_block
+from wanact.bench.memory import peak_memory_gb
 from wanact.bench.plot import speed_plot
 from wanact.bench.random_model import random_pipeline
 from wanact.bench.versus import bench_versus
@@ -100,16 +101,6 @@ def bench_floor(pipe: WanActPipeline, setting: dict[str, Any]) -> dict[str, Any]
     return result
 
 
-def peak_memory_gb() -> float:
-    """The most memory this process has held so far, in GB (1e9 bytes), torch and Python included."""
-    status = Path("/proc/self/status")
-    if status.exists():  # unlike ru_maxrss it does not count what a parent process held
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) * 1024 / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
 def format_clip(result: dict[str, Any]) -> str:
     """The result as a table for people."""
     title = (
@@ -145,6 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.what == "block":
+        result = bench_block(args.preset, Clip(*args.size, args.frames, branches=1))
+        _write(args, result, format_block(result))
+        return
     dtype = getattr(torch, args.dtype) if args.dtype else None
     options = fit_options.options_of(args)
     try:
@@ -167,11 +162,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "device": device_name(pipe.device),
         "dtype": str(pipe.components.transformer.dtype).removeprefix("torch."),
     }
-    print(format_clip(result))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    _write(args, result, format_clip(result))
     if args.plot:
         args.plot.write_text(speed_plot(result))
+
+
+def _write(args: argparse.Namespace, result: dict[str, Any], table: str) -> None:
+    print(table)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def device_name(device: torch.device) -> str:
@@ -227,4 +226,10 @@ def _parser() -> argparse.ArgumentParser:
     clip.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     clip.add_argument("--plot", type=Path, metavar="FILE", help="also draw the stages as bars there, an SVG")
     fit_options.add_arguments(clip)
+    block = what.add_parser("block", help="one layer of a large model at a clip's real size, on a CPU")
+    block.add_argument("--preset", choices=("nano", "ti2v_5b"), default="ti2v_5b")
+    block.add_argument("--size", type=_size, metavar="HxW", default=(480, 832), help="in pixels")
+    block.add_argument("--frames", type=_count, default=81, help="pixel frames, 4k+1")
+    block.add_argument("--threads", type=_count, help="CPU threads; default: torch's choice")
+    block.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     return parser
