@@ -375,7 +375,7 @@ def device_memory(device: torch.device) -> int:
 
 
 def memory_table(size: ModelSize, clips: list[Clip]) -> list[dict[str, Any]]:
-    """Bytes for the usual settings and some clips: what is in docs/performance.md."""
+    """Bytes for the usual settings and some clips."""
     rows = []
     for fp8 in (False, True):
         for offload in get_args(Offload):
