@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 try:
-    import spaces  # noqa: F401  on ZeroGPU it must come before torch
+    import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  on ZeroGPU it must come before torch
 except ImportError:
     pass
 

@@ -28,7 +28,7 @@ def on_gpu(work: Callable[..., Any], seconds: Callable[..., int]) -> Callable[..
     """
     if not is_lent():
         return work
-    import spaces
+    import spaces  # pyright: ignore[reportMissingImports]  there on ZeroGPU only
 
     return spaces.GPU(duration=seconds)(work)
 
