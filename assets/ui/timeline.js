@@ -225,9 +225,12 @@ function record() {
   paint();
   announce('take-keys');
 }
+let anyHeld = false;
 hear('held', ({held}) => {
+  const first = !anyHeld && held.some(Boolean);
+  anyHeld = held.some(Boolean);
   if (!recording) {
-    if (held.some(Boolean)) status.textContent = 'Press Record to fly this into the plan.';
+    if (first) status.textContent = 'Press Record to fly this into the plan.';
     return;
   }
   recording.held = held;

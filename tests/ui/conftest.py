@@ -57,7 +57,9 @@ def runs_root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def pipe(tiny_model_dir) -> WanActPipeline:
-    return WanActPipeline.from_model_dir(tiny_model_dir)
+    pipe = WanActPipeline.from_model_dir(tiny_model_dir)
+    pipe.defaults["fps"] = 4  # a step takes a second, so that a busy machine can record held keys
+    return pipe
 
 
 @pytest.fixture(scope="session")

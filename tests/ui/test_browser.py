@@ -107,6 +107,7 @@ def status(page) -> str:
 
 
 def generate(page) -> None:
+    page.evaluate("document.querySelector('#viewer .viewer').dataset.status = 'before'")  # not the last clip's "done"
     page.click("#generate")
     page.wait_for_selector("#viewer .viewer[data-status=done]")
 
@@ -147,18 +148,18 @@ def test_held_keys_light_up_and_fill_the_timeline(page):
     assert "Hold a key" in status(page) and not plan_of(page).any()
     scrolled = page.evaluate("scrollY")
     page.keyboard.down("w")
-    page.wait_for_timeout(300)
+    page.wait_for_selector('#plan td.now[data-t="1"]')
     page.keyboard.down("ArrowRight")
     page.wait_for_function("document.querySelectorAll('#pad .key.on').length === 2")
     assert lit(page) == {"forward", "yaw_right"}
-    page.wait_for_timeout(350)
+    page.wait_for_selector('#plan td.now[data-t="2"]')
     page.keyboard.up("w")
     page.wait_for_function("document.querySelector('#plan .status').textContent.startsWith('Recorded')")
     page.keyboard.up("ArrowRight")
     assert lit(page) == set() and page.evaluate("scrollY") == scrolled
     held = plan_of(page) > 0
     forward, right = held[:, CHANNELS.index("forward")], held[:, CHANNELS.index("yaw_right")]
-    assert forward[0] and right[-1] and not right[0] and held.sum() == forward.sum() + right.sum()
+    assert forward[0] and forward[1] and right[-1] and not right[0] and held.sum() == forward.sum() + right.sum()
     generate(page)
     assert page.locator("#viewer video").is_visible()
 
@@ -356,9 +357,10 @@ def test_a_sample_brings_its_prompt_and_a_flight_brings_everything(page, tmp_pat
         "#open-flight ~ input[type=file], #open-flight input[type=file], input[accept='.json']", flight
     )
     page.wait_for_function("document.querySelector('#prompt textarea').value.includes('coffee')")
+    page.wait_for_selector("#plan [data-preset='Orbit right'][aria-pressed=true]")
     assert np.allclose(plan_of(page), PRESETS["Orbit right"](STEPS).magnitude)
     page.locator("#advanced button").first.click()
-    assert page.input_value("#seed input") == "77"
+    page.wait_for_function("document.querySelector('#seed input')?.value === '77'")
 
 
 def test_an_error_stays_in_sight_and_nothing_is_lost(page):
@@ -415,6 +417,7 @@ def test_the_page_is_accessible(page):
     page.locator("#advanced button").first.click()
     assert not serious_violations(Axe().run(page))
     page.click("#header .mode")
+    page.wait_for_timeout(600)  # colours fade over
     contrast = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
     assert not serious_violations(Axe().run(page, options=contrast)), "in the dark"
     page.click("#header .mode")
