@@ -41,7 +41,8 @@ def test_flags_and_options_say_the_same():
     add_arguments(parser)
     assert options_of(parser.parse_args([])) == FitOptions()
     given = ["--offload", "group", "--fp8", "--attention", "sage", "--vae_tiling", "--compile", "--text_cache", "x"]
-    assert options_of(parser.parse_args(given)) == FitOptions("group", True, "sage", True, True, "x")
+    given += ["--small_decoder", "tae.pth"]
+    assert options_of(parser.parse_args(given)) == FitOptions("group", True, "sage", True, True, "x", "tae.pth")
     with pytest.raises(ValueError, match="offload is 'disk', expected one of none, model, group, sequential"):
         FitOptions(offload="disk")
 
@@ -160,5 +161,5 @@ def test_the_tiny_defaults_fit_a_gigabyte(tiny_model_dir):
 def test_a_lent_gpu_is_asked_for_as_long_as_the_clip_takes():
     short = gpu_seconds(TI2V_5B, SMALL, 20)
     assert 20 < short < gpu_seconds(TI2V_5B, SMALL, 50) < gpu_seconds(TI2V_5B, LARGE, 50) < 1000
-    nano = ModelSize(22_000_000, 20_000_000, 1_000_000, 8, 192, 768, 4, 48)
+    nano = ModelSize(8_000_000, 20_000_000, 1_000_000, 6, 144, 432, 4, 48, latents_per_token=1)
     assert gpu_seconds(nano, Clip(96, 160, 81), 8) < 20

@@ -15,8 +15,10 @@ from tests.tiny_model import DEFAULTS
 from wanact.actions import ActionError, ActionTrack, channel_track
 from wanact.checkpoints import CheckpointError
 from wanact.fit_options import FitOptions
+from wanact.layouts import ModelDirError
 from wanact.model_dir import fingerprint
 from wanact.models.controller import WanActionController
+from wanact.models.small_decoder import SmallDecoder
 from wanact.pipeline import Cancelled, OutOfMemory, Progress, RequestError, WanActPipeline, clean_prompt
 from wanact.request import Request
 from wanact.video import fit_image
@@ -409,3 +411,16 @@ def test_the_step_loop_never_waits_for_the_device(tiny_model_dir, image):
     request = Request("", "", image, F, 3, 3.0, 0)
     latents = pipe._denoise(request, context, torch.zeros(1, 48, 1, 2, 4, device="meta"), None, None)
     assert latents.shape == (1, 48, 3, 2, 4)
+
+
+def test_a_small_decoder_shows_the_clip_while_it_is_drawn(image, tiny_model_dir, tmp_path):
+    torch.manual_seed(0)
+    torch.save(SmallDecoder(48, 2).state_dict(), tmp_path / "taew2_2.pth")
+    options = FitOptions(small_decoder=str(tmp_path / "taew2_2.pth"))
+    pipe = WanActPipeline.from_model_dir(tiny_model_dir, fit=options)
+    seen = []
+    fly(pipe, image, on_step=lambda progress: seen.append(pipe.preview(progress.latents_preview)))
+    assert seen[-1].shape == (3, 16, 32, 3) and seen[-1].dtype == np.uint8
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ModelDirError, match="other.pth cannot be used"):
+        WanActPipeline.from_model_dir(tiny_model_dir, fit=FitOptions(small_decoder=str(tmp_path / "other.pth")))

@@ -12,14 +12,18 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from diffusers.hooks import HookRegistry, apply_group_offloading
 
 from wanact import shapes
+from wanact.convert.files import WeightFiles
 from wanact.fit_options import NOTHING_SPECIAL, Attention, FitOptions, Offload
+from wanact.layouts import ModelDirError
 from wanact.model_dir import Components
+from wanact.models.small_decoder import SmallDecoder
 
 # diffusers' names, and what `auto` tries, the fastest first.
 BACKENDS = {"native": "native", "flash": "flash", "flash3": "_flash_3", "sage": "sage"}
@@ -43,9 +47,10 @@ class Placement:
 
     Attributes:
         notes: sentences about what was chosen, and what was asked for and could not be had.
+        small_decoder: for previews, on the device; None without one.
 
     Raises:
-        ModelDirError: if the options cannot be had on this device at all.
+        ModelDirError: if the small decoder's weights cannot be used.
     """
 
     def __init__(self, components: Components, device: torch.device, options: FitOptions):
@@ -54,6 +59,9 @@ class Placement:
         self.options = options
         self.notes: list[str] = []
         transformer = components.transformer
+        self.small_decoder = None if options.small_decoder is None else load_small_decoder(options.small_decoder)
+        if self.small_decoder is not None:
+            self.small_decoder.to(device, transformer.dtype)
         self._note_attention(choose_attention(transformer, options.attention, device))
         if options.fp8:
             transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=transformer.dtype)
@@ -149,6 +157,14 @@ class Placement:
             warnings.warn(note, stacklevel=4)
 
 
+def load_small_decoder(path: str) -> SmallDecoder:
+    """A small decoder from a file of weights; ModelDirError if it is none."""
+    try:
+        return SmallDecoder.from_state(WeightFiles([Path(path)]))
+    except ValueError as error:
+        raise ModelDirError(f"the small decoder {path} cannot be used: {error}") from error
+
+
 def choose_attention(transformer: Any, wanted: Attention, device: torch.device) -> str | None:
     """Set the attention kernel.
 
@@ -215,6 +231,7 @@ class ModelSize:
         itemsize: bytes of a number in its computations.
         decoder_dim: channels of the VAE's last stage.
         text_embedding: bytes of the text encoder's largest layer, its table of words.
+        latents_per_token: places of the latents that one token stands for.
     """
 
     transformer: int
@@ -226,6 +243,7 @@ class ModelSize:
     itemsize: int
     decoder_dim: int
     text_embedding: int = 0
+    latents_per_token: int = 4
 
 
 def size_of(components: Components) -> ModelSize:
@@ -242,6 +260,7 @@ def size_of(components: Components) -> ModelSize:
         itemsize=transformer.dtype.itemsize,
         decoder_dim=vae.config.decoder_base_dim or vae.config.base_dim,
         text_embedding=0 if encoder is None else _bytes(encoder.get_input_embeddings()),
+        latents_per_token=math.prod(config.patch_size),
     )
 
 
@@ -262,10 +281,14 @@ class Clip:
         return f"{self.width}x{self.height} with {self.num_frames} frames"
 
 
+def _num_tokens(size: ModelSize, clip: Clip) -> int:
+    h, w = shapes.latent_size(clip.height, clip.width)
+    return shapes.num_latent_frames(clip.num_frames) * h * w // size.latents_per_token
+
+
 def estimate(size: ModelSize, clip: Clip, options: FitOptions = NOTHING_SPECIAL) -> int:
     """Bytes that a clip needs at most on the device, weights included."""
-    h, w = shapes.latent_size(clip.height, clip.width)
-    tokens = shapes.num_latent_frames(clip.num_frames) * (h // 2) * (w // 2) * clip.branches
+    tokens = _num_tokens(size, clip) * clip.branches
     # At the widest place the feed-forward layer's input and output lie beside a handful of tensors of the width.
     denoise = tokens * size.itemsize * (2 * size.ffn_width + 5 * size.width)
     maps = min(clip.height * clip.width, 256 * 256) if options.vae_tiling else clip.height * clip.width
@@ -357,8 +380,7 @@ def gpu_seconds(size: ModelSize, clip: Clip, num_steps: int) -> int:
     Work is counted, two operations a weight and token and the products of attention, at a third of an H200's best rate;
     decoding goes by pixels.
     """
-    h, w = shapes.latent_size(clip.height, clip.width)
-    tokens = shapes.num_latent_frames(clip.num_frames) * (h // 2) * (w // 2)
+    tokens = _num_tokens(size, clip)
     parameters = size.transformer / size.itemsize
     step = clip.branches * (2 * parameters * tokens + 4 * size.layers * size.width * tokens**2)
     decode = clip.num_frames * clip.height * clip.width * (size.decoder_dim / 256) ** 2 * 5e-7

@@ -22,6 +22,7 @@ class FitOptions:
         vae_tiling: encode and decode large frames in tiles: a fraction of the memory, faint seams.
         compile: compile the transformer's block; the first clip then takes minutes.
         text_cache: folder of prompt embeddings; the text encoder is then loaded for new prompts only.
+        small_decoder: weights of TAEHV for this VAE; previews then show what is being drawn in colour.
     """
 
     offload: Offload = "none"
@@ -30,6 +31,7 @@ class FitOptions:
     vae_tiling: bool = False
     compile: bool = False
     text_cache: str | None = None
+    small_decoder: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("offload", get_args(Offload)), ("attention", get_args(Attention))):
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--text_cache", metavar="DIR", help="keep prompt embeddings there, and the text encoder out of memory"
     )
+    group.add_argument("--small_decoder", metavar="FILE", help="TAEHV's weights, for previews while a clip is drawn")
 
 
 def options_of(args: argparse.Namespace) -> FitOptions:

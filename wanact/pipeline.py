@@ -297,8 +297,15 @@ class WanActPipeline:
             scale: pixels that a latent becomes.
 
         Returns:
-            uint8 [T, h*scale, w*scale, 3], by the linear map `latent_rgb` of the model's metadata; grey without one.
+            uint8 [T, h*scale, w*scale, 3], by the small decoder if there is one, else by the linear map `latent_rgb`
+            of the model's metadata; grey without either.
         """
+        if self.placement.small_decoder is not None:
+            frames = self.placement.small_decoder.decode(latents.to(self.device))[
+                0, :, :: shapes.TEMPORAL_STRIDE
+            ].float()
+            size = (latents.shape[3] * scale, latents.shape[4] * scale)
+            return video.to_uint8(torch.nn.functional.interpolate(frames, size, mode="bilinear", antialias=True))
         latents = latents[0].float().cpu()
         rgb = self.metadata.get("latent_rgb")
         if rgb is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -73,7 +74,7 @@ def _on_meta(preset: str, clip: Clip, injection_type: str | None) -> dict[str, A
     return {
         "parameters": sum(p.numel() for p in transformer.parameters()),
         "controller_parameters": sum(p.numel() for p in controller.parameters()),
-        "tokens": shapes.num_latent_frames(clip.num_frames) * (h // 2) * (w // 2),
+        "tokens": shapes.num_latent_frames(clip.num_frames) * h * w // math.prod(network.config.patch_size),
         "velocity_shape": list(velocity.shape),
     }
 
