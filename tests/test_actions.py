@@ -234,3 +234,8 @@ def test_the_path_agrees_with_chained_camera_poses():
     level = ActionTrack(track.magnitude[~track.binary[:, 6:].any(axis=1)])
     x, y, _ = actions.plan_path(level)[-1]
     np.testing.assert_allclose([x, y], pose[[0, 2], 3], atol=1e-6)
+
+
+def test_the_mirrored_track_turns_the_other_way():
+    assert PRESETS["Orbit right"](20).mirrored() == PRESETS["Orbit left"](20)
+    assert PRESETS["Forward"](20).mirrored() == PRESETS["Forward"](20)

@@ -44,6 +44,7 @@ class DataConfig:
         default=None, help="train on prefixes of a clip: each step draws one of these numbers of latent frames"
     )
     fit: Literal["crop", "pad"] = HfArg(default="crop", help="how a video of another shape is made to fit")
+    mirror: bool = HfArg(default=False, help="learn from every clip twice: as it is, and mirrored with its actions")
     cache_dir: str | None = HfArg(default=None, help="latents and text embeddings; OUTPUT_PATH/cache if not given")
     cache_dtype: Literal["float32", "float16", "bfloat16"] = HfArg(default="float16", help="of cached latents and text")
     cache_memory_gb: float = HfArg(default=8.0, help="cached latents are held in memory up to this size")

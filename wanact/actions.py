@@ -21,6 +21,7 @@ from wanact import shapes
 CHANNELS = ("forward", "back", "left", "right", "yaw_left", "yaw_right", "pitch_up", "pitch_down")
 NUM_CHANNELS = len(CHANNELS)
 OPPOSITE = (1, 0, 3, 2, 5, 4, 7, 6)
+MIRRORED = (0, 1, 3, 2, 5, 4, 6, 7)
 
 # Brings translation (about 0.05) to the size of rotation (about 3) before the model sees them. A run writes
 # its own scale in action_train_config.json; this is only what a new run starts with.
@@ -123,6 +124,10 @@ class ActionTrack:
             raise ActionError("held keys must be between 0 (up) and 1 (down)")
         net = np.clip(held - held[:, OPPOSITE], 0, None)
         return cls(net * np.asarray(magnitudes))
+
+    def mirrored(self) -> ActionTrack:
+        """The track that flies the mirrored world: left and right change places."""
+        return ActionTrack(self.magnitude[:, MIRRORED])
 
     def to_list(self) -> list[list[list[float]]]:
         """The on-disk format (N, 2, 8) as nested lists; parses back to an equal track."""

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests.train.conftest import CONTROLLER
+from train.data.csv import read_records
 from wanact import checkpoints, model_dir
 from wanact.actions import PRESETS, ActionTrack
 from wanact.video import read_video
@@ -294,3 +295,14 @@ def test_the_shell_script_of_the_5b_model_runs_on_a_small_one_and_its_outputs_fl
     config = checkpoints.read_json(tmp_path / "run" / checkpoints.RUN_CONFIG)
     assert config["injection_type"] == "cross_attn_frame"
     assert fly(tmp_path / "run").shape == (9, 32, 32, 3)
+
+
+def test_every_clip_can_be_learnt_from_mirrored_too(run, dataset, tmp_path):
+    stage = run("action", tmp_path, "--max_steps", "1", "--mirror", "true", "--cache_dir", str(tmp_path / "own")).stage
+    assert len(stage) == 2 * len(read_records(dataset / "clips.csv"))
+    for plain, mirrored in zip(range(0, len(stage), 2), range(1, len(stage), 2), strict=True):
+        assert stage.rows[mirrored].track == stage.rows[plain].track.mirrored()
+        assert stage.rows[mirrored].video == stage.rows[plain].video
+    frames = np.ascontiguousarray(stage._frames(stage.rows[0])[:, :, ::-1])
+    again = stage._encode(stage.load_parts("vae", trained=True).vae, frames)
+    assert torch.equal(stage.latents[1]["latents"], again)

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,20 +129,30 @@ class FlowStage(Stage):
         if self.config.log.sample_steps is not None:
             self._sample_vae = autoencoder
         network = module_fingerprint(autoencoder)
-        made: dict[int, tuple[csv.Row, str]] = {}
+        made: dict[tuple[int, bool], tuple[csv.Row, str]] = {}
         skipped: list[csv.Skipped] = []
 
-        def read(item: tuple[int, Any]) -> tuple[csv.Row, str, np.ndarray | None]:
-            row = csv.parse_row(item[1], item[0], base, self.num_frames, self.needs_actions)
+        def read(item: tuple[tuple[int, bool], Any]) -> tuple[csv.Row, str, np.ndarray | None]:
+            (number, mirrored), record = item
+            row = csv.parse_row(record, number, base, self.num_frames, self.needs_actions)
             image = cache.content_key(row.input_image) if row.input_image else ""
             made_from = (cache.content_key(row.video), image, self.height, self.width, self.num_frames, config.fit)
-            key = key_of("latents", network, config.cache_dtype, *made_from)
-            return row, key, None if cache.has(key) else self._frames(row)
+            key = key_of("latents", network, config.cache_dtype, *made_from, *["mirrored"] * mirrored)
+            frames = None if cache.has(key) else self._frames(row)
+            if mirrored:
+                frames = None if frames is None else np.ascontiguousarray(frames[:, :, ::-1])
+                row = replace(row, track=None if row.track is None else row.track.mirrored())
+            return row, key, frames
 
+        ways = (False, True) if config.mirror else (False,)
         mine = records[processes.rank :: processes.count]
-        bar = tqdm(total=len(mine), desc="encoding clips", unit="clip", disable=not processes.is_main, mininterval=2.0)
-        for (number, record), result in ahead(read, mine, config.dataset_num_workers):
+        items = [((number, way), record) for number, record in mine for way in ways]
+        bar = tqdm(total=len(items), desc="encoding clips", unit="clip", disable=not processes.is_main, mininterval=2.0)
+        for (place, record), result in ahead(read, items, config.dataset_num_workers):
             bar.update(1)
+            number, mirrored = place
+            if isinstance(result, Exception) and mirrored:
+                continue  # said already
             if isinstance(result, Exception):
                 name = str(record.get("video")) if isinstance(record, dict) else ""
                 skipped.append(csv.Skipped(number, name, str(result)))
@@ -150,7 +161,7 @@ class FlowStage(Stage):
             row, key, frames = result
             if frames is not None:
                 cache.put(key, {"latents": self._encode(autoencoder, frames)})
-            made[number] = (row, key)
+            made[place] = (row, key)
         bar.close()
         self._take_rows(cache, made, skipped, len(records))
 
@@ -173,9 +184,11 @@ class FlowStage(Stage):
             latents[:, :, :1] = wan_vae.encode(autoencoder, pixels[:, :, :1])
         return latents[0].to("cpu", getattr(torch, self.config.data.cache_dtype))
 
-    def _take_rows(self, cache: Cache, made: dict[int, Any], skipped: list[csv.Skipped], total: int) -> None:
+    def _take_rows(
+        self, cache: Cache, made: dict[tuple[int, bool], Any], skipped: list[csv.Skipped], total: int
+    ) -> None:
         processes = self.processes
-        everything = {number: entry for part in processes.gather(made) for number, entry in part.items()}
+        everything = {place: entry for part in processes.gather(made) for place, entry in part.items()}
         skipped = sorted((s for part in processes.gather(skipped) for s in part), key=lambda s: s.row)
         if processes.is_main:
             csv.write_skipped(Path(self.config.checkpoint.output_path) / "skipped.csv", skipped)
@@ -186,7 +199,7 @@ class FlowStage(Stage):
             )
         if skipped:
             processes.print(f"{len(skipped)} of {total} rows are left out; skipped.csv lists them")
-        ordered = [everything[number] for number in sorted(everything)]
+        ordered = [everything[place] for place in sorted(everything)]
         self.rows = [row for row, _ in ordered]
         keys = [key for _, key in ordered]
         self.latents = CachedEntries(cache, keys, self.config.data.cache_memory_gb * 2**30)
