@@ -74,3 +74,7 @@ def _seconds(function: Callable[[], object]) -> float:
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from tests.tiny_model import LATENT_CHANNELS, TEXT_DIM, build_transformer
 from wanact.models.controller import INJECTION_TYPES, WanActionController
-from wanact.models.transformer import WanActTransformer3DModel, rotate
+from wanact.models.rotary import rotate
+from wanact.models.transformer import WanActTransformer3DModel
 
 B, T, H, W = 2, 5, 4, 6
 TOKENS = (H // 2) * (W // 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from tests.train.conftest import CONTROLLER
+from train import bench
 from train.data.csv import read_records
 from wanact import checkpoints, model_dir
 from wanact.actions import PRESETS, ActionTrack
@@ -306,3 +308,11 @@ def test_every_clip_can_be_learnt_from_mirrored_too(run, dataset, tmp_path):
     frames = np.ascontiguousarray(stage._frames(stage.rows[0])[:, :, ::-1])
     again = stage._encode(stage.load_parts("vae", trained=True).vae, frames)
     assert torch.equal(stage.latents[1]["latents"], again)
+
+
+def test_the_cost_of_saving_and_resuming_is_measured(tmp_path, capsys):
+    assert bench.main(["--config", "nano", "--json", str(tmp_path / "cost.json"), "--work_dir", str(tmp_path)]) == 0
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    assert cost["checkpoint_mb"] > 3 * 4 * cost["parameters_million"] and cost["resume_seconds"] > 0
+    assert "save_blocked_seconds" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [tmp_path / "cost.json"], "nothing is left behind"

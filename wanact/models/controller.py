@@ -40,9 +40,9 @@ ACTION_CONTROLLER_CONFIGS: dict[str, dict[str, Any]] = {
     "wan_ti2v_5b_add": {**_TI2V_5B, "injection_type": "add_residual"},
     "nano": {
         **_TI2V_5B,
-        "hidden_size": 192,
-        "num_heads": 4,
-        "num_layers": 8,
+        "hidden_size": 144,
+        "num_heads": 3,
+        "num_layers": 6,
         "initial_scale": 1.0,
         "injection_type": "adaln_tmod",
     },
@@ -141,12 +141,14 @@ class WanActionController(ModelMixin, ConfigMixin):
     def should_inject(self, block_idx: int) -> bool:
         return block_idx in self.inject_layers
 
-    def build_action_emb(self, action_binary: Tensor, action_magnitude: Tensor) -> Tensor:
+    def build_action_emb(self, action_binary: Tensor, action_magnitude: Tensor, first: int | None = None) -> Tensor:
         """Actions as vectors of the transformer's width.
 
         Args:
             action_binary: 1 where a channel is active, [B, T-1, A]; without a batch, [T-1, A].
             action_magnitude: magnitudes times the run's `action_magnitude_scale`, same shape.
+            first: place of the first of these actions in a flight without end, whose actions beyond the positions all
+                take the last one; None for the actions of a clip.
 
         Returns:
             [B, T-1, D]; for `cross_attn_channels` one vector a channel, [B, T-1, A, D].
@@ -163,12 +165,17 @@ class WanActionController(ModelMixin, ConfigMixin):
         if action_binary.ndim == 2:
             action_binary, action_magnitude = action_binary[None], action_magnitude[None]
         num_actions = action_binary.shape[1]
-        if num_actions > limit:
+        if first is None and num_actions > limit:
             raise ValueError(f"the track has {num_actions} actions, but this controller was built for {limit} at most")
 
         weight = self.action_embed[0].weight
         binary, magnitude = (x.to(weight.device, weight.dtype) for x in (action_binary, action_magnitude))
-        emb = self.action_embed(torch.cat([binary, magnitude], dim=-1)) + self.temporal_pos_embed[:, :num_actions]
+        emb = self.action_embed(torch.cat([binary, magnitude], dim=-1))
+        if first is None:
+            emb = emb + self.temporal_pos_embed[:, :num_actions]
+        else:
+            places = [min(place, limit - 1) for place in range(first, first + num_actions)]
+            emb = emb + self.temporal_pos_embed[:, places]
         if self.injection_type != "cross_attn_channels":
             return emb
         terms = torch.stack([torch.ones_like(binary), binary, magnitude], dim=-1)  # [B, T-1, A, 3]
@@ -178,23 +185,30 @@ class WanActionController(ModelMixin, ConfigMixin):
         """The six modulation terms of every action, before the layer's scale: [B, T-1, D] -> [B, T-1, 6, D]."""
         return self.action_to_tmod(action_emb).unflatten(-1, (6, -1))
 
-    def prepare(self, action_emb: Tensor) -> Tensor:
+    def prepare(self, action_emb: Tensor, with_first: bool = True) -> Tensor:
         """What all layers take their share of, computed once per clip.
 
+        Args:
+            action_emb: from `build_action_emb`.
+            with_first: whether latent frame 0, which has no action, stands before the frames that have one.
+
         Returns:
-            `adaln_tmod`: modulation terms [B, T, 6, D]; `cross_attn_frame` and `add_residual`: residuals [B, T, D],
-            both zero at latent frame 0; `cross_attn_channels`: keys and values [2, B, T-1, A, D].
+            `adaln_tmod`: modulation terms [B, T, 6, D]; `cross_attn_frame` and `add_residual`: residuals [B, T, D];
+            `cross_attn_channels`: keys and values [2, B, T, A, D]. All are zero at latent frame 0, which makes it take
+            nothing.
         """
+        front = int(with_first)
         if self.injection_type == "cross_attn_channels":
             key = rearrange(self.k_proj(action_emb), "b t a (n k) -> b t a n k", n=self.num_heads)
-            return torch.stack([self.k_norm(key).flatten(-2), self.v_proj(action_emb)])
+            keys_values = torch.stack([self.k_norm(key).flatten(-2), self.v_proj(action_emb)])
+            return F.pad(keys_values, (0, 0, 0, 0, front, 0))
         if self.injection_type == "adaln_tmod":
-            return F.pad(self.drop(self.action_tmod(action_emb)), (0, 0, 0, 0, 1, 0))
+            return F.pad(self.drop(self.action_tmod(action_emb)), (0, 0, 0, 0, front, 0))
         if self.injection_type == "add_residual":
             residual = self.action_to_residual(action_emb)
         else:
             residual = self.o_proj(self.v_proj(action_emb))
-        return F.pad(self.drop(residual), (0, 0, 1, 0))
+        return F.pad(self.drop(residual), (0, 0, front, 0))
 
     def modulate(self, modulation: Tensor, prepared: Tensor, block_idx: int) -> Tensor:
         """Time modulation of one layer with its actions added; unchanged for the other injection types.
@@ -227,15 +241,14 @@ class WanActionController(ModelMixin, ConfigMixin):
             return hidden_states
         scale = self.output_scale[block_idx]
         if self.injection_type == "cross_attn_channels":
-            frames = hidden_states.unflatten(1, (prepared.shape[2] + 1, -1))
-            attended = self._attend_to_channels(frames[:, 1:], *prepared)
-            out = torch.cat([frames[:, :1], frames[:, 1:] + scale * self.drop(attended)], dim=1)
+            frames = hidden_states.unflatten(1, (prepared.shape[2], -1))
+            out = frames + scale * self.drop(self._attend_to_channels(frames, *prepared))
         else:
             out = hidden_states.unflatten(1, (prepared.shape[1], -1)) + (scale * prepared).unsqueeze(2)
         return out.flatten(1, 2).type_as(hidden_states)
 
     def _attend_to_channels(self, frames: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention of [B, T-1, hw, D] tokens to keys and values [B or 1, T-1, A, D] of their own frame."""
+        """Attention of [B, T, hw, D] tokens to keys and values [B or 1, T, A, D] of their own frame."""
         B, T = frames.shape[:2]
         query = rearrange(self.q_proj(frames), "b t p (n k) -> b t p n k", n=self.num_heads)
         query = rearrange(self.q_norm(query), "b t p n k -> (b t) n p k")

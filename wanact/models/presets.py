@@ -65,13 +65,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "text_encoder": {"vocab_size": 256384, "d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64},
     },
     # Pixels go into the VAE as 4x4 patches instead of 2x2: one stage less at the highest resolution, where a CPU
-    # spends most of its time.
+    # spends most of its time. Latents go into the transformer one by one: a patch of 2x2 has 192 numbers, and a
+    # network must be much wider than what it predicts the velocity of.
     "nano": {
         "transformer": {
-            "num_attention_heads": 4,
+            "patch_size": [1, 1, 1],
+            "num_attention_heads": 3,
             "attention_head_dim": 48,
-            "num_layers": 8,
-            "ffn_dim": 768,
+            "num_layers": 6,
+            "ffn_dim": 432,
             "text_dim": 64,
             "freq_dim": 128,
         },

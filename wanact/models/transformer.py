@@ -23,6 +23,8 @@ from einops import rearrange
 from torch import Tensor
 
 from wanact.models.controller import WanActionController, require_actions
+from wanact.models.kv_cache import FrameView, KVCache, LayerMemory
+from wanact.models.rotary import Rotation, rotate
 
 Actions = tuple[Tensor, Tensor]  # binary and scaled magnitude, both [B, T-1, A]
 
@@ -40,43 +42,32 @@ class PreparedText:
     keys_values: list[tuple[Tensor, Tensor]]
 
 
-def rotate(x: Tensor, rotary_emb: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [B, L, N, K], equal to the stock processor's bit for bit.
-
-    On a CPU in fp32 it is one complex product, 5 to 10 times faster than four strided ones. Its vector instructions
-    round like those four; what is left over beside whole vectors of 8 pairs, and other devices, fuse multiply and add,
-    so there the products are written out.
-    """
-    cos, sin = rotary_emb[0][..., 0::2], rotary_emb[1][..., 1::2]
-    pairs = x.unflatten(-1, (-1, 2))
-    if x.is_cpu and x.dtype == torch.float32 and pairs.shape[-2] % 8 == 0:
-        rotated = torch.view_as_complex(pairs) * torch.complex(cos.contiguous(), sin.contiguous())
-        return torch.view_as_real(rotated).flatten(-2)
-    x1, x2 = pairs.unbind(-1)
-    return torch.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1).flatten(-2).type_as(x)
-
-
 class WanActAttnProcessor(WanAttnProcessor):
-    """The stock attention with a faster rotary embedding, and with cross-attention to prepared keys and values."""
+    """The stock attention with a faster rotary embedding, and with keys and values that are there already: those of
+    prepared text, and those that a flight remembers."""
 
     def __call__(
         self,
         attn: WanAttention,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None = None,
+        encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | LayerMemory | None = None,
         attention_mask: Tensor | None = None,
-        rotary_emb: tuple[Tensor, Tensor] | None = None,
+        rotary_emb: Rotation | None = None,
     ) -> Tensor:
+        memory = encoder_hidden_states if isinstance(encoder_hidden_states, LayerMemory) else None
         if isinstance(encoder_hidden_states, tuple):
             key, value = encoder_hidden_states
             query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         elif rotary_emb is None:  # cross-attention, where the stock one has nothing to improve
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, None)
         else:
-            query, key, value = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
+            read = None if memory is not None else encoder_hidden_states
+            query, key, value = _get_qkv_projections(attn, hidden_states, read)
             query, key = attn.norm_q(query), attn.norm_k(key)
             query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, value))
             query, key = rotate(query, rotary_emb), rotate(key, rotary_emb)
+            if memory is not None:
+                key, value = memory.with_newest(key, value)
         out = dispatch_attention_fn(
             query,
             key,
@@ -105,9 +96,10 @@ class WanActBlock(WanTransformerBlock):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | tuple[Tensor, Tensor],
         temb: Tensor,
-        rotary_emb: tuple[Tensor, Tensor],
+        rotary_emb: Rotation,
         action: Tensor | None = None,
         controller: WanActionController | None = None,
+        seen: Tensor | LayerMemory | None = None,
     ) -> Tensor:
         """
         Args:
@@ -117,6 +109,8 @@ class WanActBlock(WanTransformerBlock):
             rotary_emb: cosines and sines, [1, L, 1, K] each.
             action: what `controller.prepare` returned for this clip.
             controller: decides whether and how this layer is steered.
+            seen: which tokens see which, [L, L]; or what is remembered of earlier frames. None: everything sees
+                everything.
         """
         modulation = self.scale_shift_table.unsqueeze(0) + temb.float()  # [B, n, 6, D]
         if controller is not None:
@@ -131,7 +125,8 @@ class WanActBlock(WanTransformerBlock):
             return (x.float() + (update.unflatten(1, (n, -1)) * gate).flatten(1, 2)).type_as(x)
 
         x = hidden_states
-        attended = self.attn1(modulate(self.norm1(x.float()), scale, shift), None, None, rotary_emb)
+        memory, mask = (seen, None) if isinstance(seen, LayerMemory) else (None, seen)
+        attended = self.attn1(modulate(self.norm1(x.float()), scale, shift), memory, mask, rotary_emb)
         x = add_gated(x, attended, gate)
 
         attended = self.attn2(self.norm2(x.float()).type_as(x), encoder_hidden_states, None, None)
@@ -184,6 +179,7 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         *,
         actions: Actions | Tensor | None = None,
         controller: WanActionController | None = None,
+        view: FrameView | KVCache | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predicted velocity.
 
@@ -199,6 +195,8 @@ class WanActTransformer3DModel(WanTransformer3DModel):
             actions: (binary, magnitude), both [B or 1, T-1, A], the magnitude already scaled, or what
                 `prepare_actions` made of them. Ignored without a controller, as the controller is without actions.
             controller: of this transformer's width and number of layers.
+            view: which latent frames see which; or the cache of a flight whose next frame alone is passed (T is 1),
+                with what `prepare_frame_action` made of its action. None: every frame sees every frame.
 
         Returns:
             Velocity [B, C, T, h, w].
@@ -221,7 +219,7 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         else:
             action = self.prepare_actions(actions, controller, batch_size=hidden_states.shape[0], num_latent_frames=T)
 
-        rotary_emb = self.rope(hidden_states)
+        rotary_emb, mask = self._placed(hidden_states, view, h * w)
         x = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()  # [B, L, D]
         text = encoder_hidden_states.first if isinstance(encoder_hidden_states, PreparedText) else encoder_hidden_states
         temb, modulation, context = self._embed_conditions(timestep, text, encoder_hidden_states_image, T, h * w)
@@ -229,10 +227,11 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         prepared = isinstance(encoder_hidden_states, PreparedText)
         for layer, block in enumerate(self.blocks):
             read = encoder_hidden_states.keys_values[layer] if prepared else context
+            seen = view.layer(layer) if isinstance(view, KVCache) else mask
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, read, modulation, rotary_emb, action, controller)
+                x = self._gradient_checkpointing_func(block, x, read, modulation, rotary_emb, action, controller, seen)
             else:
-                x = block(x, read, modulation, rotary_emb, action, controller)
+                x = block(x, read, modulation, rotary_emb, action, controller, seen)
 
         table = self.scale_shift_table.unsqueeze(0).to(temb.device)
         shift, scale = (table + temb.unsqueeze(2)).to(x.device).unsqueeze(3).unbind(2)  # [B, n, 1, D]
@@ -242,6 +241,26 @@ class WanActTransformer3DModel(WanTransformer3DModel):
             x, "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)", t=T, h=h, w=w, pt=p_t, ph=p_h, pw=p_w
         )
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
+
+    def _placed(
+        self, latents: Tensor, view: FrameView | KVCache | None, frame_tokens: int
+    ) -> tuple[Rotation, Tensor | None]:
+        """Where the tokens stand, and which see which: rotation and mask."""
+        if view is None:
+            return self.rope(latents), None
+        if isinstance(view, KVCache):
+            if latents.shape[2] != 1 or frame_tokens != view.frame_tokens:
+                raise ValueError(
+                    f"a cache of frames of {view.frame_tokens} tokens takes one frame at a time, "
+                    f"got {latents.shape[2]} of {frame_tokens}"
+                )
+            return view.rotation, None
+        if len(view.positions) != latents.shape[2]:
+            raise ValueError(f"the view is of {len(view.positions)} latent frames, the latents are {latents.shape[2]}")
+        places = torch.tensor(view.positions, device=latents.device)
+        whole = latents[:1, :, :1].expand(-1, -1, max(view.positions) + 1, -1, -1)  # only its shape counts
+        cos, sin = (part.unflatten(1, (-1, frame_tokens))[:, places].flatten(1, 2) for part in self.rope(whole))
+        return (cos, sin), view.attention_mask(frame_tokens, latents.device)
 
     def _embed_conditions(
         self, timestep: Tensor, text: Tensor, image: Tensor | None, num_latent_frames: int, frame_tokens: int
@@ -300,3 +319,13 @@ class WanActTransformer3DModel(WanTransformer3DModel):
             raise ValueError(f"there are tracks for {action_emb.shape[0]} clips, but {batch_size} clips")
         require_actions(action_emb.shape[1], num_latent_frames)
         return controller.prepare(action_emb)
+
+    def prepare_frame_action(self, action: Actions, controller: WanActionController, frame: int) -> Tensor:
+        """As `prepare_actions`, for one latent frame of a flight.
+
+        Args:
+            action: (binary, magnitude) of the frame, both [B or 1, 1, A].
+            frame: its number from 1, since frame 0 takes no action. Beyond the controller's positions the last holds.
+        """
+        self.check_controller(controller)
+        return controller.prepare(controller.build_action_emb(*action, first=frame - 1), with_first=False)

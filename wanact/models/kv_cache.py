@@ -1,0 +1,157 @@
+"""What a flight remembers: keys and values of the first latent frame, for ever, and of the newest ones, in a window.
+
+Latent frame f stands at temporal position f, however long the flight: its rotation is computed in float64, not looked
+up. The first frame (the sink) keeps at most the distance `window + 1`, so that a long flight shows the network no
+distance that a short one does not. Attention sees differences of positions only, hence nothing else has to move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wanact.models.rotary import Rotation, rotate, time_rotation, time_width
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """Which latent frames of one pass see which.
+
+    Attributes:
+        positions: temporal position of each of the n frames.
+        visible: [n, n], True where the row's frame sees the column's.
+    """
+
+    positions: tuple[int, ...]
+    visible: Tensor
+
+    @classmethod
+    def causal(cls, num_frames: int, window: int | None = None) -> FrameView:
+        """Each frame sees itself, the first frame and the `window` frames before it (all of them without a window)."""
+        return cls(tuple(range(num_frames)), _causal(num_frames, window))
+
+    @classmethod
+    def teacher_forcing(cls, num_frames: int, window: int | None = None) -> FrameView:
+        """Clean frames, then noisy ones, 2n in all: a noisy frame sees itself and what is clean before it.
+
+        Training sees every frame of a clip at once as the flight will see it, one after the other.
+        """
+        seen = _causal(num_frames, window)
+        itself = torch.eye(num_frames, dtype=torch.bool)
+        visible = torch.cat(
+            [torch.cat([seen, torch.zeros_like(seen)], dim=1), torch.cat([seen & ~itself, itself], dim=1)]
+        )
+        return cls((*range(num_frames), *range(num_frames)), visible)
+
+    def attention_mask(self, frame_tokens: int, device: torch.device | str | None = None) -> Tensor:
+        """The same for tokens, [n * frame_tokens, n * frame_tokens]."""
+        mask = self.visible.to(device)
+        return mask.repeat_interleave(frame_tokens, dim=0).repeat_interleave(frame_tokens, dim=1)
+
+
+def _causal(num_frames: int, window: int | None) -> Tensor:
+    frame = torch.arange(num_frames)
+    distance = frame[:, None] - frame[None, :]
+    seen = distance >= 0
+    if window is not None:
+        seen &= (distance <= window) | (frame == 0)
+    return seen
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """One layer's share of a cache, during one pass over the newest frame.
+
+    Attributes:
+        keys, values: the frames that are seen and room for the newest at the end, [B, n * frame_tokens, N, K].
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def with_newest(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values to attend to, where the newest frame's [B, frame_tokens, N, K] have taken their place."""
+        size = key.shape[1]
+        self.keys[:, -size:] = key
+        self.values[:, -size:] = value
+        return self.keys, self.values
+
+
+class KVCache:
+    """Keys and values of one flight, all memory taken at the beginning.
+
+    A frame is denoised by passes that leave no trace, and remembered by `commit` after a pass over its clean latents.
+
+    Args:
+        transformer: a WanActTransformer3DModel.
+        frame_size: height and width of a latent frame, in latents.
+        window: frames that are remembered besides the first.
+        batch_size: flights side by side.
+
+    Attributes:
+        num_frames: frames that have been committed; also the position of the newest.
+    """
+
+    def __init__(self, transformer: torch.nn.Module, frame_size: tuple[int, int], window: int, batch_size: int = 1):
+        if window < 1:
+            raise ValueError(f"window={window} must be at least 1")
+        config = transformer.config
+        self.window = window
+        self.num_frames = 0
+        first = torch.empty(1, config.in_channels, 1, *frame_size, device=transformer.device)
+        self._rotation = transformer.rope(first)  # at position 0, where time does not turn anything
+        self.frame_tokens = self._rotation[0].shape[1]
+        heads, width = config.num_attention_heads, config.attention_head_dim
+        self._head_width = width
+        # Slot 0 is the first frame's, a ring of `window` follows; the newest comes last until its slot is free.
+        shape = (config.num_layers, batch_size, (window + 2) * self.frame_tokens, heads, width)
+        self.keys = torch.zeros(shape, dtype=transformer.dtype, device=transformer.device)
+        self.values = torch.zeros_like(self.keys)
+        self._first_keys = torch.zeros_like(self._frame(self.keys, 0))
+        self.rotation = self._rotation
+
+    @staticmethod
+    def num_bytes(transformer: torch.nn.Module, frame_tokens: int, window: int, batch_size: int = 1) -> int:
+        """Memory that a cache takes; the transformer may be on the meta device."""
+        config = transformer.config
+        frame = config.num_layers * batch_size * frame_tokens * config.num_attention_heads * config.attention_head_dim
+        return frame * (2 * (window + 2) + 1) * transformer.dtype.itemsize
+
+    def layer(self, index: int) -> LayerMemory:
+        """What this layer reads, and where it leaves the newest frame."""
+        end = (min(self.num_frames, self.window + 1) + 1) * self.frame_tokens
+        return LayerMemory(self.keys[index, :, :end], self.values[index, :, :end])
+
+    def commit(self) -> None:
+        """Remember the frame of the last pass; the oldest but the first makes room."""
+        newest = min(self.num_frames, self.window + 1)
+        slot = 0 if self.num_frames == 0 else 1 + (self.num_frames - 1) % self.window
+        if slot != newest:
+            for memory in (self.keys, self.values):
+                self._frame(memory, slot).copy_(self._frame(memory, newest))
+        if self.num_frames == 0:
+            self._first_keys.copy_(self._frame(self.keys, 0))
+        self.num_frames += 1
+        self.rotation = self._with_time(self._rotation, self.num_frames)
+        behind = self.num_frames - (self.window + 1)
+        if behind > 0:  # the first frame follows at a distance
+            none = (torch.ones_like(self._rotation[0][:, :1]), torch.zeros_like(self._rotation[1][:, :1]))
+            turned = rotate(self._first_keys.flatten(0, 1), self._with_time(none, behind))
+            self._frame(self.keys, 0).copy_(turned.view_as(self._first_keys))
+
+    def clear(self) -> None:
+        """Forget the flight and keep the memory."""
+        self.num_frames = 0
+        self.rotation = self._rotation
+
+    def _frame(self, memory: Tensor, slot: int) -> Tensor:
+        return memory[:, :, slot * self.frame_tokens : (slot + 1) * self.frame_tokens]
+
+    def _with_time(self, rotation: Rotation, position: int) -> Rotation:
+        """A rotation that turns nothing in time yet, at this position."""
+        turned = [part.clone() for part in rotation]
+        for part, values in zip(turned, time_rotation(position, self._head_width), strict=True):
+            part[..., : time_width(self._head_width)] = values.to(part)
+        return turned[0], turned[1]
