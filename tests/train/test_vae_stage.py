@@ -94,6 +94,19 @@ def test_export_holds_the_averaged_weights_and_unit_latents(train_vae, tmp_path,
     assert model_dir.fingerprint(tmp_path / "model") == model_dir.fingerprint(model)  # the transformer is the base's
 
 
+def test_a_decoder_can_be_trained_alone_and_the_latents_stay(train_vae, model, dataset, tmp_path):
+    out = tmp_path / "model"
+    run = tmp_path / "run"
+    train_vae(run, "--max_steps", "3", "--learning_rate", "1e-2", "--decoder_only", "--export_model_dir", str(out))
+    before, after = (model_dir.load_components(path, parts=("vae",)).vae for path in (model, out))
+    clip = video.to_tensor(video.read_video(next(dataset.glob("*.mp4"))))[None]
+    latents = wan_vae.encode(before, clip)
+    assert torch.equal(wan_vae.encode(after, clip), latents)
+    assert not torch.equal(wan_vae.decode(after, latents), wan_vae.decode(before, latents))
+    exported = checkpoints.load_weights(checkpoints.resolve(run) / "vae.safetensors")
+    assert exported.keys() == after.state_dict().keys()
+
+
 def test_a_new_vae_is_exported_as_a_folder_of_its_own(train_vae, tmp_path, monkeypatch):
     from wanact.models import presets
 

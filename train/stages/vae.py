@@ -82,6 +82,9 @@ class VAEOptions:
     low_pass_weight: float = HfArg(default=0.5, help="of the error of means over 8x8 pixels: colour")
     chroma_weight: float = HfArg(default=0.0, help="of the error of colour differences, which brightness drowns early")
     kl_weight: float = HfArg(default=1e-4, help="of the distance of latents to a standard normal")
+    decoder_only: bool = HfArg(
+        default=False, help="leave the encoder and so the latents as they are: transformers trained on them go on"
+    )
 
     @property
     def kinds(self) -> list[CropKind]:
@@ -124,6 +127,9 @@ class VAEStage(Stage):
         self.processes = processes
         self.settings: VAEOptions = self.config.stage
         self.vae = self._build().to(self.device).train().requires_grad_(True)
+        if self.settings.decoder_only:
+            for part in (self.vae.encoder, self.vae.quant_conv):
+                part.requires_grad_(False)
         self.modules["vae"] = self.vae
         self.base = {"model_dir": self.config.model.model_dir, "fingerprint": module_fingerprint(self.vae)}
         self._read_rows()
@@ -224,7 +230,8 @@ class VAEStage(Stage):
     def loss(self, batch: dict[str, Any], phase: str) -> StepLoss:
         """Reconstruction in four ways and the pull of the latents to a standard normal, one value a sample."""
         target = rearrange(batch["video"], "b n f h w c -> (b n) c f h w").float() / 127.5 - 1
-        mean, log_variance = (moment.float() for moment in wan_vae.encode_moments(self.vae, target))
+        with torch.set_grad_enabled(not self.settings.decoder_only):
+            mean, log_variance = (moment.float() for moment in wan_vae.encode_moments(self.vae, target))
         latents = mean + torch.exp(0.5 * log_variance) * batch["noise"]
         error = wan_vae.decode_raw(self.vae, latents).float() - target
         terms = {
@@ -251,26 +258,37 @@ class VAEStage(Stage):
     # Results
 
     def export(self, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        return {WEIGHTS: {name.removeprefix("vae."): value for name, value in weights.items()}}
+        return {WEIGHTS: self._whole(weights)}
+
+    def _whole(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Trained weights, and beside them those that were left as they are."""
+        left = {name: p.detach().to("cpu", copy=True) for name, p in self.vae.named_parameters() if not p.requires_grad}
+        return left | {name.removeprefix("vae."): value for name, value in weights.items()}
 
     def export_config(self) -> tuple[str, dict[str, Any]]:
         config = {name: value for name, value in self.vae.config.items() if not name.startswith("_")}
         return CONFIG, {"stage": self.name, "base_model": self.config.model.model_dir, "vae_config": config}
 
     def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write the VAE with the statistics of its latents: alone, or in a copy of the model directory it came from."""
+        """Write the VAE with the statistics of its latents: alone, or in a copy of the model directory it came from.
+
+        The statistics of a VAE whose decoder alone was trained stay as they were.
+        """
         if (folder / "config.json").exists() or (folder / model_dir.INDEX).exists():
             raise FileExistsError(f"{folder} holds a model already; choose another folder or remove it")
         trained = self._build().eval()
-        trained.load_state_dict({name.removeprefix("vae."): value for name, value in weights.items()})
-        chosen = np.linspace(0, len(self.rows) - 1, min(STATISTICS_CLIPS, len(self.rows))).astype(int)
-        latent_rgb = set_latent_statistics(trained, (self.clip(index) for index in chosen))
+        trained.load_state_dict(self._whole(weights))
+        latent_rgb = None
+        if not self.settings.decoder_only:
+            chosen = np.linspace(0, len(self.rows) - 1, min(STATISTICS_CLIPS, len(self.rows))).astype(int)
+            latent_rgb = set_latent_statistics(trained, (self.clip(index) for index in chosen))
         if not self.config.model.model_dir:
             trained.save_pretrained(folder)
             return
         components = model_dir.load_components(self.config.model.model_dir)
         components.vae = trained
-        components.metadata["latent_rgb"] = latent_rgb
+        if latent_rgb is not None:
+            components.metadata["latent_rgb"] = latent_rgb
         model_dir.save_components(components, folder)
 
     @torch.no_grad()
