@@ -19,7 +19,12 @@ TOOLS = {
     "merge-lora": ("train.merge_lora", "fuse a LoRA into a new model directory"),
     "bench": ("train.bench", "measure what saving and resuming cost"),
 }
-STAGE_HELP = {"i2v": "train the base model or a LoRA", "action": "train the action controller", "vae": "train a VAE"}
+STAGE_HELP = {
+    "i2v": "train the base model or a LoRA",
+    "action": "train the action controller",
+    "causal": "train a model that draws each latent frame from those before it, for live flight",
+    "vae": "train a VAE",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -45,6 +45,7 @@ from wanact.prompts import Prompts, PromptStore, encoder_identity
 from wanact.request import Request, check_request
 from wanact.request import RequestError as RequestError
 from wanact.request import clean_prompt as clean_prompt
+from wanact.rollout import CausalRollout, CausalSettings
 
 # Clips with frames up to this size are decoded in one pass, which takes a third less time (nano, 96x160: 1.8 s of one
 # core instead of 2.8); larger ones frame by frame, whose memory does not grow with the clip.
@@ -62,12 +63,13 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """One denoising step is done.
+    """One denoising step is done; with a causal checkpoint, one latent frame.
 
     Attributes:
         step: how many are done, from 1.
         total: how many there are.
-        latents_preview: the model's estimate of the clean clip so far, normalised latents [1, C, T, h, w].
+        latents_preview: the model's estimate of the clean clip so far, normalised latents [1, C, T, h, w]; zero where
+            a causal checkpoint has not come yet.
     """
 
     step: int
@@ -98,6 +100,7 @@ class WanActPipeline:
         components: the model's parts; the transformer wears the loaded checkpoint.
         checkpoint: the checkpoint flown, None for the base.
         controller: its action controller, None for the base.
+        causal: how it is flown frame by frame, None for a checkpoint that draws all frames of a clip together.
         timings: seconds that each stage of the last clip took.
         lock: held during a call, reentrant.
         notes: sentences for whoever started it: which fine-tuned weights fitted, which options could not be had.
@@ -116,6 +119,7 @@ class WanActPipeline:
         self.notes = list(self.placement.notes)
         self.controller: WanActionController | None = None
         self.checkpoint: FlownCheckpoint | None = None
+        self.causal: CausalSettings | None = None
         self.timings: dict[str, float] = {}
         self.lock = threading.RLock()
         self._magnitude_scale: list[float] = []
@@ -202,7 +206,7 @@ class WanActPipeline:
             if run_or_checkpoint is None:
                 with self.placement.changing_weights():
                     self._overlay.remove()
-                self.controller, self.checkpoint, self._loaded = None, None, None
+                self.controller, self.checkpoint, self.causal, self._loaded = None, None, None, None
                 return
             folder = checkpoints.resolve(run_or_checkpoint)
             stamp = (folder.resolve(), *_file_stamps(folder))
@@ -210,6 +214,7 @@ class WanActPipeline:
                 return
             weights = checkpoints.load_flight_weights(folder)
             controller, scale = self._build_controller(weights, folder)
+            causal = _causal_settings(weights, folder)
             self.load_controller(None)
             try:
                 replaced = convert("transformer", weights.transformer or {}, partial=True)
@@ -217,7 +222,7 @@ class WanActPipeline:
                     self._overlay.apply(replaced, convert_lora(weights.lora) if weights.lora else None)
             except (OverlayError, ConvertError) as error:
                 raise CheckpointError(f"{folder} was made for another base model: {error}") from error
-            self.controller, self._magnitude_scale = controller, scale
+            self.controller, self._magnitude_scale, self.causal = controller, scale, causal
             self.checkpoint = FlownCheckpoint(weights.run, weights.step, folder)
             self._loaded = stamp
 
@@ -246,8 +251,9 @@ class WanActPipeline:
             negative_prompt: what guidance leads away from.
             height, width: in pixels, multiples of 32.
             num_frames: in pixels, 4k+1.
-            num_inference_steps: denoising steps.
+            num_inference_steps: denoising steps; of every latent frame, with a causal checkpoint.
             guidance_scale: classifier-free guidance; 1 is none, and takes half the time. Actions reach both branches.
+                A causal checkpoint is drawn without.
             seed: 0 to 2**31 - 1.
             on_step: called after every step; may raise `Cancelled`.
             fit: whether the image is cropped or padded to the clip's shape.
@@ -262,7 +268,7 @@ class WanActPipeline:
             Cancelled: if a callback did.
         """
         request = check_request(
-            self.defaults,
+            self.defaults | ({} if self.causal is None else {"num_inference_steps": self.causal.num_inference_steps}),
             shapes.num_pixel_frames(self.components.transformer.config.rope_max_seq_len),  # the rotary table's length
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -279,13 +285,14 @@ class WanActPipeline:
             track.require_length(request.num_frames)
         with self.lock, torch.no_grad(), self._explaining_shortage(request):
             self.timings = {}
-            actions = self._model_actions(track)
+            actions = self.model_actions(track)
             with self._timed("text"):
                 context = self._encode_text(request)
             with self._timed("encode"):
                 first_latent = self.encode_image(request.image)
             with self._timed("denoise"):
-                latents = self._denoise(request, context, first_latent, actions, on_step)
+                draw = self._denoise if self.causal is None else self._roll_out
+                latents = draw(request, context, first_latent, actions, on_step)
             with self._timed("decode"):
                 return self.decode(latents, on_frames)
 
@@ -334,6 +341,22 @@ class WanActPipeline:
                 if on_frames is not None:
                     on_frames(frames[-1])
         return np.concatenate(frames)
+
+    def prepare_prompt(self, prompt: str) -> Tensor | PreparedText:
+        """What the transformer reads of a prompt, without guidance."""
+        with self.lock, torch.no_grad():
+            context = self._prompts.encode([prompt], self.device, self.components.transformer.dtype)
+            return self.components.transformer.prepare_text(context) if self.placement.prepares_text else context
+
+    def model_actions(self, track: ActionTrack | None) -> Actions | None:
+        """Flags and scaled magnitudes [1, N, 8] on the device, as the loaded controller was trained on them."""
+        if track is None:
+            return None
+        if self.controller is None:
+            warnings.warn("no action controller is loaded, so the action track is ignored", stacklevel=3)
+            return None
+        binary, magnitude = (torch.from_numpy(x)[None] for x in track.to_model(self._magnitude_scale))
+        return binary.to(self.device), magnitude.to(self.device)
 
     def forget_prompts(self) -> None:
         """Empty the cache of text embeddings, so that the next call encodes its prompts again."""
@@ -394,6 +417,36 @@ class WanActPipeline:
         latents[:, :, :1] = first_latent
         return latents
 
+    def _roll_out(
+        self,
+        request: Request,
+        context: Tensor,
+        first_latent: Tensor,
+        actions: Actions | None,
+        on_step: Callable[[Progress], None] | None,
+    ) -> Tensor:
+        """Latents [1, C, T, h, w] of a causal checkpoint: each frame in its turn."""
+        assert self.causal is not None
+        generator = torch.Generator().manual_seed(request.seed)
+
+        def draw_noise() -> Tensor:
+            return torch.randn(first_latent.shape, generator=generator).to(self.device)
+
+        latents = first_latent.repeat(1, 1, request.num_latent_frames, 1, 1)
+        latents[:, :, 1:] = 0.0
+        total = request.num_latent_frames - 1
+        sigmas = flow.inference_sigmas(request.num_inference_steps, self.defaults["flow_shift"]).tolist()
+        with self.placement.using("transformer") as transformer:
+            text = transformer.prepare_text(context[:1]) if self.placement.prepares_text else context[:1]
+            rollout = CausalRollout(transformer, self.controller, text, first_latent, sigmas, self.causal)
+            for frame in range(1, total + 1):
+                own = slice(frame - 1, frame)
+                action = None if actions is None else (actions[0][:, own], actions[1][:, own])
+                latents[:, :, frame : frame + 1] = rollout.step(action, draw_noise)
+                if on_step is not None:
+                    on_step(Progress(frame, total, latents.clone()))
+        return latents
+
     def _prepare(
         self, transformer: Any, contexts: Sequence[Tensor], actions: Actions | None, request: Request
     ) -> tuple[list[Tensor | PreparedText], Tensor | None]:
@@ -443,15 +496,6 @@ class WanActPipeline:
             scheduler.set_begin_index(0)  # or it looks the timestep up, which waits for the GPU
         return scheduler
 
-    def _model_actions(self, track: ActionTrack | None) -> Actions | None:
-        if track is None:
-            return None
-        if self.controller is None:
-            warnings.warn("no action controller is loaded, so the action track is ignored", stacklevel=3)
-            return None
-        binary, magnitude = (torch.from_numpy(x)[None] for x in track.to_model(self._magnitude_scale))
-        return binary.to(self.device), magnitude.to(self.device)
-
     def _build_controller(self, weights: FlightWeights, folder: Path) -> tuple[WanActionController | None, list[float]]:
         """The checkpoint's action controller and its magnitude scale; None and [] if it trained only the model."""
         if weights.controller is None:
@@ -490,6 +534,16 @@ class WanActPipeline:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.timings[stage] = time.perf_counter() - start
+
+
+def _causal_settings(weights: FlightWeights, folder: Path) -> CausalSettings | None:
+    settings = weights.config.get("causal")
+    if settings is None:
+        return None
+    try:
+        return CausalSettings(**settings)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the causal settings of {folder} cannot be used: {error}") from error
 
 
 def clip_of(request: Request) -> Clip:

@@ -57,7 +57,7 @@ def arguments(model, dataset, tmp_path_factory) -> Callable[..., list[str]]:
     cache = tmp_path_factory.mktemp("cache")
 
     def build(stage: str, output: Path, *more: str) -> list[str]:
-        own = ["--action_controller_config", CONTROLLER] if stage == "action" else []
+        own = ["--action_controller_config", CONTROLLER] if stage in ("action", "causal") else []
         return [
             *("--model_dir", str(model), "--dataset_base_path", str(dataset)),
             *("--dataset_metadata_path", str(dataset / "clips.csv"), "--output_path", str(output)),

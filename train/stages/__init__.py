@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 STAGES = {
     "i2v": "train.stages.i2v:I2VStage",
     "action": "train.stages.action:ActionStage",
+    "causal": "train.stages.causal:CausalStage",
     "vae": "train.stages.vae:VAEStage",
 }
 

@@ -134,12 +134,24 @@ class KVCache:
         if self.num_frames == 0:
             self._first_keys.copy_(self._frame(self.keys, 0))
         self.num_frames += 1
+        self._place()
+
+    def _place(self) -> None:
+        """Turn the next frame, and the first, to where they stand now."""
         self.rotation = self._with_time(self._rotation, self.num_frames)
         behind = self.num_frames - (self.window + 1)
         if behind > 0:  # the first frame follows at a distance
             none = (torch.ones_like(self._rotation[0][:, :1]), torch.zeros_like(self._rotation[1][:, :1]))
             turned = rotate(self._first_keys.flatten(0, 1), self._with_time(none, behind))
             self._frame(self.keys, 0).copy_(turned.view_as(self._first_keys))
+
+    def skip(self, num_frames: int) -> None:
+        """Go on as if so many frames had passed since the first; what is in the window is of no flight until it fills.
+
+        For a flight that is taken up again far from its beginning: its last frames are committed after this.
+        """
+        self.num_frames += num_frames
+        self._place()
 
     def clear(self) -> None:
         """Forget the flight and keep the memory."""

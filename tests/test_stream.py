@@ -1,0 +1,125 @@
+"""A flight: it can be rewound and forked, and takes no more memory the longer it lasts."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.models.test_transformer import make_controller
+from wanact import checkpoints, stream
+from wanact.actions import ActionError
+from wanact.pipeline import RequestError, WanActPipeline
+from wanact.stream import WanActStream
+
+LEFT, RIGHT = np.eye(8)[4] * 3, np.eye(8)[5] * 3
+
+
+@pytest.fixture
+def pipe(tiny_model_dir, tmp_path) -> WanActPipeline:
+    """Random weights, flown as a causal checkpoint with a window of 3."""
+    controller = make_controller("adaln_tmod")
+    run = tmp_path / "run"
+    run.mkdir()
+    from safetensors.torch import save_file
+
+    save_file(controller.state_dict(), run / checkpoints.CONTROLLER)
+    config = {name: value for name, value in controller.config.items() if not name.startswith("_")}
+    settings = {
+        "action_controller_config": config,
+        "action_magnitude_scale": [100.0] * 4 + [1.0] * 4,
+        "injection_type": "adaln_tmod",
+        "causal": {"window": 3, "num_inference_steps": 2, "sampler": "consistency"},
+    }
+    (run / checkpoints.RUN_CONFIG).write_text(json.dumps(settings))
+    pipe = WanActPipeline.from_model_dir(tiny_model_dir)
+    pipe.load_controller(run)
+    return pipe
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
+
+
+def test_the_same_seed_and_actions_are_the_same_flight(pipe, image):
+    one, same, other = (WanActStream(pipe, image, "hills", seed) for seed in (1, 1, 2))
+    for action in (LEFT, RIGHT):
+        frames = one.step(action)
+        assert frames.dtype == np.uint8 and np.array_equal(frames, same.step(action))
+        assert not np.array_equal(frames, other.step(action))
+    assert len(one.track) == one.num_frames == 2
+    assert one.snapshot()["track"] == one.track.to_list()
+
+
+def test_actions_and_words_steer(pipe, image):
+    left, right = WanActStream(pipe, image), WanActStream(pipe, image)
+    assert not np.array_equal(left.step(LEFT), right.step(RIGHT))
+    asked, silent = WanActStream(pipe, image), WanActStream(pipe, image)
+    asked.step(LEFT), silent.step(LEFT)
+    asked.prompt = "snow"
+    assert asked.prompt == "snow" and not np.array_equal(asked.step(LEFT), silent.step(LEFT))
+
+
+def test_a_flight_taken_back_is_flown_as_if_it_had_not_been(pipe, image):
+    flight = WanActStream(pipe, image)
+    first = [flight.step(action) for action in (LEFT, LEFT, RIGHT)]
+    flight.step(RIGHT)
+    flight.rewind(2)
+    assert flight.num_frames == 2 and np.array_equal(flight.step(RIGHT), first[2])
+    flight.rewind(3)
+    assert flight.max_rewind == 0 and np.array_equal(flight.step(LEFT), first[0])
+    with pytest.raises(RequestError, match="2 latent frames cannot be rewound; 0 to 1 can"):
+        flight.rewind(2)
+
+
+def test_a_fork_shares_the_past_and_not_the_future(pipe, image):
+    flight = WanActStream(pipe, image)
+    flight.step(LEFT)
+    fork = flight.fork()
+    same = flight.step(LEFT)
+    assert np.array_equal(fork.step(LEFT), same)
+    fork.step(RIGHT)
+    assert (flight.num_frames, fork.num_frames) == (2, 3)
+    assert fork.track.magnitude[2].argmax() == 5
+
+
+def test_a_long_flight_keeps_the_memory_of_a_short_one(pipe, image, monkeypatch):
+    monkeypatch.setattr(stream, "MAX_HISTORY", 12)
+    flight = WanActStream(pipe, image)
+    held = flight._rollout.cache.keys.data_ptr()
+    for _ in range(20):
+        flight.step(LEFT)
+    assert len(flight.track) == 12 and flight.num_frames == 20 and flight._rollout.cache.keys.data_ptr() == held
+    assert flight.max_rewind == 6, "what the window saw is needed to go on"
+    flight.rewind(6)
+    assert flight.step(LEFT).shape == (4, 64, 96, 3)
+
+
+def test_flights_share_a_pipeline_and_keep_their_checkpoint(pipe, image):
+    flight, alone = WanActStream(pipe, image), WanActStream(pipe, image)
+    expected = alone.step(LEFT)
+    pipe.load_controller(None)
+    assert np.array_equal(flight.step(LEFT), expected)
+
+
+def test_what_cannot_be_flown_is_said(pipe, image):
+    flight = WanActStream(pipe, image)
+    with pytest.raises(ActionError, match=r"an action has shape \(3,\), expected \(8,\)"):
+        flight.step([1, 2, 3])
+    with pytest.raises(ActionError, match="yaw_left and yaw_right are active at once"):
+        flight.step(LEFT + RIGHT)
+    with pytest.raises(RequestError, match="seed"):
+        WanActStream(pipe, image, seed=-1)
+    pipe.load_controller(None)
+    with pytest.raises(RequestError, match="needs a causal one"):
+        WanActStream(pipe, image)
+
+
+def test_no_graph_is_kept(pipe, image):
+    flight = WanActStream(pipe, image)
+    flight.step(LEFT)
+    assert not flight._past[0].latent.requires_grad and torch.is_grad_enabled()

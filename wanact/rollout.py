@@ -1,0 +1,121 @@
+"""Latent frames in their order, each drawn from those before it: how a causal model makes a clip or a flight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from wanact import flow
+from wanact.actions import NUM_CHANNELS
+from wanact.models.controller import WanActionController
+from wanact.models.kv_cache import KVCache
+from wanact.models.transformer import Actions, PreparedText
+
+Sampler = Literal["euler", "consistency"]
+
+
+@dataclass(frozen=True)
+class CausalSettings:
+    """How a causal checkpoint is flown; `causal` in its run's settings.
+
+    Attributes:
+        window: latent frames that a frame sees besides itself and the first.
+        num_inference_steps: steps that draw a latent frame.
+        sampler: `euler` follows the velocity from level to level; `consistency` goes to the end from each level and
+            adds noise anew, as few-step students are trained.
+
+    Raises:
+        ValueError: for settings that cannot be flown.
+    """
+
+    window: int
+    num_inference_steps: int
+    sampler: Sampler = "euler"
+
+    def __post_init__(self) -> None:
+        for name in ("window", "num_inference_steps"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
+        if self.sampler not in get_args(Sampler):
+            raise ValueError(f"sampler={self.sampler!r} must be one of {', '.join(get_args(Sampler))}")
+
+
+class CausalRollout:
+    """The latents of a flight, one latent frame at a time.
+
+    Args:
+        transformer: a WanActTransformer3DModel that was trained to see only what was before.
+        controller: None flies without actions.
+        text: embeddings of the prompt [1, S, text_dim], or what `prepare_text` made of them.
+        first_latent: the first frame, [1, C, 1, h, w].
+        sigmas: noise levels of the steps that draw a frame, from 1 down to 0.
+        settings: window and sampler.
+    """
+
+    def __init__(
+        self,
+        transformer: Any,
+        controller: WanActionController | None,
+        text: Tensor | PreparedText,
+        first_latent: Tensor,
+        sigmas: Sequence[float],
+        settings: CausalSettings,
+    ):
+        self.transformer = transformer
+        self.controller = controller
+        self.text = text
+        self.sigmas = [float(sigma) for sigma in sigmas]
+        self.sampler = settings.sampler
+        h, w = first_latent.shape[3:]
+        self.cache = KVCache(transformer, (h, w), settings.window)
+        self._zero = torch.zeros(1, 1, device=first_latent.device)
+        self.remember(first_latent, None)
+
+    def step(self, action: Actions | None, draw_noise: Callable[[], Tensor]) -> Tensor:
+        """The next latent frame [1, C, 1, h, w], float32, which is remembered.
+
+        Args:
+            action: (binary, magnitude) [1, 1, A], the magnitude already scaled; None rests.
+            draw_noise: standard normal of a latent frame's shape, anew at each call.
+        """
+        prepared = self._prepare(action)
+        latent = draw_noise()
+        for sigma, following in zip(self.sigmas, self.sigmas[1:], strict=False):
+            velocity = self._velocity(latent, self._zero + 1000.0 * sigma, prepared)
+            if self.sampler == "euler" or following == 0:
+                latent = flow.euler_step(latent, velocity, sigma, following)
+            else:
+                clean = flow.euler_step(latent, velocity, sigma, 0.0)
+                latent = flow.interpolate(clean, draw_noise(), following)
+        self._velocity(latent, self._zero, prepared)
+        self.cache.commit()
+        return latent
+
+    def remember(self, latent: Tensor, action: Actions | None) -> None:
+        """Take a latent frame that is known already, as the next of the flight."""
+        self._velocity(latent, self._zero, self._prepare(action))
+        self.cache.commit()
+
+    def _prepare(self, action: Actions | None) -> Tensor | None:
+        frame = self.cache.num_frames
+        if self.controller is None or frame == 0:
+            return None
+        if action is None:
+            none = torch.zeros(1, 1, NUM_CHANNELS, device=self._zero.device)
+            action = (none, none)
+        return self.transformer.prepare_frame_action(action, self.controller, frame)
+
+    def _velocity(self, latent: Tensor, timestep: Tensor, action: Tensor | None) -> Tensor:
+        return self.transformer(
+            latent.to(self.transformer.dtype),
+            timestep,
+            self.text,
+            return_dict=False,
+            actions=action,
+            controller=None if action is None else self.controller,
+            view=self.cache,
+        )[0].float()

@@ -1,0 +1,208 @@
+"""A flight without end: one action in, four frames out, for as long as somebody flies.
+
+    stream = WanActStream(pipe, image, "snowy mountains at dusk")
+    while flying:
+        frames = stream.step([0.05, 0, 0, 0, 0, 3, 0, 0])  # forward, and to the right
+
+A flight needs a causal checkpoint (`python -m train causal`): every latent frame is drawn from the ones before it,
+whose keys and values are remembered. Latents are kept for a while, so that a flight can be rewound and forked; keys
+and values are made from them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wanact import flow, shapes, video
+from wanact.actions import NUM_CHANNELS, ActionError, ActionTrack
+from wanact.models import vae as vae_ops
+from wanact.pipeline import WanActPipeline
+from wanact.request import RequestError, check_request, clean_prompt
+from wanact.rollout import CausalRollout
+
+MAX_HISTORY = 1200  # latent frames that can be rewound: five minutes at 16 frames a second
+DECODER_MEMORY = 8  # latent frames after which a decoder that starts anew shows what it would have shown
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A latent frame of a flight, [1, C, 1, h, w], and the one action that led to it."""
+
+    latent: Tensor
+    track: ActionTrack
+
+
+class WanActStream:
+    """One flight. Several may share a pipeline: each step holds its lock and flies the checkpoint it began with.
+
+    Args:
+        pipe: with a causal checkpoint loaded.
+        image: the first frame, of any size and mode.
+        prompt: what is seen; the attribute may be set anew in flight.
+        seed: 0 to 2**31 - 1; the same seed and actions give the same flight.
+        num_inference_steps: steps that draw a latent frame; None for what the checkpoint was trained for.
+        height, width: in pixels, multiples of 32.
+
+    Attributes:
+        num_frames: latent frames flown after the first.
+
+    Raises:
+        RequestError, ImageError: if an argument cannot be used, or the checkpoint is not causal.
+    """
+
+    def __init__(
+        self,
+        pipe: WanActPipeline,
+        image: Image.Image | str | os.PathLike | bytes,
+        prompt: str = "",
+        seed: int = 0,
+        *,
+        num_inference_steps: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ):
+        if pipe.causal is None or pipe.checkpoint is None:
+            raise RequestError("this checkpoint draws all frames of a clip together; a live flight needs a causal one")
+        self.pipe = pipe
+        self._settings, self._checkpoint = pipe.causal, pipe.checkpoint.path
+        request = check_request(
+            pipe.defaults,
+            1 + shapes.TEMPORAL_STRIDE,
+            prompt=prompt,
+            negative_prompt="",
+            image=image,
+            height=height,
+            width=width,
+            num_frames=1 + shapes.TEMPORAL_STRIDE,
+            num_inference_steps=num_inference_steps or self._settings.num_inference_steps,
+            guidance_scale=1.0,
+            seed=seed,
+            fit="crop",
+        )
+        self.seed = request.seed
+        self.num_frames = 0
+        self._sigmas = flow.inference_sigmas(request.num_inference_steps, pipe.defaults["flow_shift"]).tolist()
+        self._past: deque[Moment] = deque(maxlen=MAX_HISTORY)
+        with self._flying():
+            self._first = pipe.encode_image(request.image)
+            self._prompt, self._text = request.prompt, pipe.prepare_prompt(request.prompt)
+            self._begin()
+
+    def step(self, action: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Fly on by one latent frame.
+
+        Args:
+            action: magnitudes of the eight channels, [8], in the units of an action track; 0 rests.
+
+        Returns:
+            Frames, uint8 [4, H, W, 3].
+
+        Raises:
+            ActionError: if the action breaks the format.
+        """
+        magnitude = np.asarray(action, np.float32)
+        if magnitude.shape != (NUM_CHANNELS,):
+            raise ActionError(f"an action has shape {magnitude.shape}, expected (8,): one magnitude for each channel")
+        track = ActionTrack(magnitude[None])
+        noise = torch.Generator().manual_seed(self.seed * 1_000_003 + self.num_frames)
+        with self._flying():
+            latent = self._rollout.step(
+                self.pipe.model_actions(track),
+                lambda: torch.randn(self._first.shape, generator=noise).to(self._first.device),
+            )
+            frames = self._decoder.step(latent.to(self._decoder.vae.dtype))
+        self._past.append(Moment(latent, track))
+        self.num_frames += 1
+        return video.to_uint8(frames[0])
+
+    @property
+    def prompt(self) -> str:
+        """What is seen from the next frame on."""
+        return self._prompt
+
+    @prompt.setter
+    def prompt(self, prompt: str) -> None:
+        prompt = clean_prompt(prompt, "prompt")
+        with self._flying():
+            self._text = self._rollout.text = self.pipe.prepare_prompt(prompt)
+        self._prompt = prompt
+
+    @property
+    def track(self) -> ActionTrack:
+        """The actions flown, as far back as they are kept."""
+        return ActionTrack(np.concatenate([np.zeros((0, NUM_CHANNELS)), *(m.track.magnitude for m in self._past)]))
+
+    @property
+    def max_rewind(self) -> int:
+        """Latent frames that can be taken back now."""
+        whole = len(self._past) == self.num_frames  # the flight's beginning is still kept
+        return len(self._past) if whole else max(0, len(self._past) - self._warm_up)
+
+    def rewind(self, num_frames: int) -> None:
+        """Take back the newest latent frames; the flight goes on as if they had never been.
+
+        Raises:
+            RequestError: if so many are not kept.
+        """
+        if not 0 <= num_frames <= self.max_rewind:
+            raise RequestError(f"{num_frames} latent frames cannot be rewound; 0 to {self.max_rewind} can")
+        with self._flying():
+            for _ in range(num_frames):
+                self._past.pop()
+            self.num_frames -= num_frames
+            self._begin()
+
+    def fork(self) -> WanActStream:
+        """A second flight that begins with this one's past and goes its own way."""
+        other = copy.copy(self)
+        other._past = self._past.copy()
+        with other._flying():
+            other._begin()
+        return other
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the same flight can be flown from: seed, prompt, actions and checkpoint."""
+        return {
+            "seed": self.seed,
+            "prompt": self._prompt,
+            "track": self.track.to_list(),
+            "checkpoint": str(self._checkpoint),
+            "num_frames": self.num_frames,
+        }
+
+    @property
+    def _warm_up(self) -> int:
+        """Latent frames that are remembered anew when a flight is taken up again: its window, and what that saw."""
+        return 2 * self._settings.window
+
+    @contextlib.contextmanager
+    def _flying(self) -> Iterator[None]:
+        """The pipeline to ourselves, with our checkpoint."""
+        with self.pipe.lock, torch.no_grad():
+            self.pipe.load_controller(self._checkpoint)
+            yield
+
+    def _begin(self) -> None:
+        """Take the flight up where its past ends: keys and values, and the decoder's memory, are made anew."""
+        pipe = self.pipe
+        self._rollout = CausalRollout(
+            pipe.components.transformer, pipe.controller, self._text, self._first, self._sigmas, self._settings
+        )
+        past = list(self._past)[-self._warm_up :]
+        self._rollout.cache.skip(self.num_frames - len(past))
+        for moment in past:
+            self._rollout.remember(moment.latent, pipe.model_actions(moment.track))
+        self._decoder = vae_ops.StreamingDecoder(pipe.components.vae)
+        for latent in [self._first, *(moment.latent for moment in past)][-DECODER_MEMORY:]:
+            self._decoder.step(latent.to(self._decoder.vae.dtype))
