@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from tests.models.test_transformer import make_controller
 from wanact import checkpoints, stream
@@ -18,14 +20,10 @@ from wanact.stream import WanActStream
 LEFT, RIGHT = np.eye(8)[4] * 3, np.eye(8)[5] * 3
 
 
-@pytest.fixture
-def pipe(tiny_model_dir, tmp_path) -> WanActPipeline:
-    """Random weights, flown as a causal checkpoint with a window of 3."""
+def write_causal_run(run: Path) -> Path:
+    """A run with a random controller that is flown as a causal checkpoint with a window of 3."""
     controller = make_controller("adaln_tmod")
-    run = tmp_path / "run"
     run.mkdir()
-    from safetensors.torch import save_file
-
     save_file(controller.state_dict(), run / checkpoints.CONTROLLER)
     config = {name: value for name, value in controller.config.items() if not name.startswith("_")}
     settings = {
@@ -35,8 +33,13 @@ def pipe(tiny_model_dir, tmp_path) -> WanActPipeline:
         "causal": {"window": 3, "num_inference_steps": 2, "sampler": "consistency"},
     }
     (run / checkpoints.RUN_CONFIG).write_text(json.dumps(settings))
+    return run
+
+
+@pytest.fixture
+def pipe(tiny_model_dir, tmp_path) -> WanActPipeline:
     pipe = WanActPipeline.from_model_dir(tiny_model_dir)
-    pipe.load_controller(run)
+    pipe.load_controller(write_causal_run(tmp_path / "run"))
     return pipe
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class WanActStream:
 
     Attributes:
         num_frames: latent frames flown after the first.
+        timings: seconds that transformer and decoder took for the newest latent frame.
 
     Raises:
         RequestError, ImageError: if an argument cannot be used, or the checkpoint is not causal.
@@ -92,6 +94,7 @@ class WanActStream:
         )
         self.seed = request.seed
         self.num_frames = 0
+        self.timings: dict[str, float] = {}
         self._sigmas = flow.inference_sigmas(request.num_inference_steps, pipe.defaults["flow_shift"]).tolist()
         self._past: deque[Moment] = deque(maxlen=MAX_HISTORY)
         with self._flying():
@@ -117,14 +120,27 @@ class WanActStream:
         track = ActionTrack(magnitude[None])
         noise = torch.Generator().manual_seed(self.seed * 1_000_003 + self.num_frames)
         with self._flying():
+            start = time.perf_counter()
             latent = self._rollout.step(
                 self.pipe.model_actions(track),
                 lambda: torch.randn(self._first.shape, generator=noise).to(self._first.device),
             )
-            frames = self._decoder.step(latent.to(self._decoder.vae.dtype))
+            drawn = time.perf_counter()
+            frames = video.to_uint8(self._decoder.step(latent.to(self._decoder.vae.dtype))[0])
+            self.timings = {"transformer": drawn - start, "decoder": time.perf_counter() - drawn}
         self._past.append(Moment(latent, track))
         self.num_frames += 1
-        return video.to_uint8(frames[0])
+        return frames
+
+    @property
+    def window(self) -> int:
+        """Latent frames that are remembered besides the first."""
+        return self._settings.window
+
+    @property
+    def num_inference_steps(self) -> int:
+        """Steps that draw a latent frame."""
+        return len(self._sigmas) - 1
 
     @property
     def prompt(self) -> str:

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.test_pipeline import write_run
+from tests.test_stream import write_causal_run
 from wanact.bench.clip import STAGES, format_clip, main
 from wanact.bench.memory import peak_memory_gb
 
@@ -29,6 +30,20 @@ def test_a_run_is_flown_along(tiny_model_dir, tmp_path, capsys):
     run = write_run(tmp_path / "hover")
     main(["clip", "--model_dir", str(tiny_model_dir), "--run", str(run), *SMALL])
     assert "hover" in capsys.readouterr().out
+
+
+def test_a_live_flight_is_measured(tiny_model_dir, tmp_path, capsys):
+    file, run = tmp_path / "live.json", write_causal_run(tmp_path / "orbit")
+    main(["live", "--model_dir", str(tiny_model_dir), "--run", str(run), "--size", "32x64", "--seconds", "0.5",
+          "--json", str(file)])  # fmt: skip
+    result = json.loads(file.read_text())
+    assert result["fps"] == pytest.approx(4 * result["latent_frames"] / result["seconds"])
+    assert 0 < result["share_transformer"] + result["share_decoder"] <= 1
+    assert result["first_frame_ms"] > 0 and result["sharpness_ratio"] > 0 and "memory_growth_mb" in result
+    assert (result["window"], result["num_inference_steps"], result["height"]) == (3, 2, 32)
+    assert "frames per second" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="needs a causal one"):
+        main(["live", "--model_dir", str(tiny_model_dir), "--seconds", "0.1"])
 
 
 def test_memory_only_grows():
@@ -75,6 +90,11 @@ def test_against_diffusers_the_clip_is_the_same_and_the_ratio_is_told(tiny_model
     assert "against diffusers" in table and "of it): " in table
     drawing = ElementTree.fromstring(plot.read_text())
     assert "diffusers, same type" in [text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_a_model_of_other_patches_is_compared_too(tmp_path):
+    main(["clip", "--random", "nano", "--vs-diffusers", "--json", str(tmp_path / "speed.json"), *SMALL])
+    assert json.loads((tmp_path / "speed.json").read_text())["max_abs_difference"] < 1e-4
 
 
 def test_random_weights_of_a_known_size_are_timed(tmp_path):

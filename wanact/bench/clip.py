@@ -1,6 +1,7 @@
 """The speed card: seconds and memory that flying takes on this machine.
 
 python -m wanact.bench clip [--model_dir DIR | --random ti2v_5b] [--vs-diffusers] [--json FILE] [--plot FILE]
+python -m wanact.bench live --run RUN [--minutes 10] [--json FILE]
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from wanact import checkpoints, fit_options, shapes, video
 from wanact.actions import ActionTrack, channel_track
 from wanact.bench import roofline
 from wanact.bench.block import bench_block, format_block
+from wanact.bench.live import bench_live, format_live
 from wanact.bench.memory import peak_memory_gb
 from wanact.bench.plot import speed_plot
 from wanact.bench.random_model import random_pipeline
@@ -149,6 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pipe = WanActPipeline.from_model_dir(args.model_dir, device=args.device, dtype=dtype, fit=options)
             pipe.load_controller(args.run or _bundled_run(pipe))
         height, width = args.size or (None, None)
+        if args.what == "live":
+            seconds = 60 * args.minutes if args.minutes else args.seconds
+            result = bench_live(pipe, seconds, height, width, args.steps) | {"device": device_name(pipe.device)}
+            _write(args, result, format_live(result))
+            return
         wanted = {"num_frames": args.frames, "num_inference_steps": args.steps, "guidance_scale": args.guidance}
         result = bench_clip(pipe, args.runs, height=height, width=width, **wanted)
         setting = {name: result[name] for name in ("height", "width", *wanted)}
@@ -208,24 +215,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m wanact.bench", description=__doc__.splitlines()[0])
     what = parser.add_subparsers(dest="what", required=True)
     clip = what.add_parser("clip", help="one clip, from the request to the written mp4")
-    clip.add_argument("--model_dir", default=str(ASSETS / "nano"), help="directory, or a name on the Hugging Face Hub")
-    clip.add_argument("--random", choices=("nano", "ti2v_5b"), help="random weights of this size instead")
-    clip.add_argument(
-        "--run", type=Path, help="run or checkpoint to fly; default: the bundled one for nano, else the base"
-    )
-    clip.add_argument("--steps", type=_count, help="denoising steps; default: the model's")
+    live = what.add_parser("live", help="a live flight with a causal checkpoint")
+    for flown in (clip, live):
+        _add_model(flown)
+    live.add_argument("--seconds", type=float, default=60.0, help="of flight")
+    live.add_argument("--minutes", type=float, help="of flight; what has changed by its end shows drift")
+    live.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     clip.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
     clip.add_argument("--frames", type=_count, help="pixel frames, 4k+1; default: the model's")
-    clip.add_argument("--size", type=_size, metavar="HxW", help="in pixels; default: the model's")
-    clip.add_argument("--threads", type=_count, help="CPU threads; default: torch's choice")
-    clip.add_argument("--device", default="cpu", help="cpu or cuda")
-    clip.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="float32 on a CPU, else bfloat16")
     clip.add_argument("--vs-diffusers", action="store_true", help="draw in turns with stock diffusers and compare")
     clip.add_argument("--floor", action="store_true", help="count the work, measure the device, give the floor")
     clip.add_argument("--runs", type=_count, default=3, help="clips that are timed, after one that warms up")
     clip.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     clip.add_argument("--plot", type=Path, metavar="FILE", help="also draw the stages as bars there, an SVG")
-    fit_options.add_arguments(clip)
     block = what.add_parser("block", help="one layer of a large model at a clip's real size, on a CPU")
     block.add_argument("--preset", choices=("nano", "ti2v_5b"), default="ti2v_5b")
     block.add_argument("--size", type=_size, metavar="HxW", default=(480, 832), help="in pixels")
@@ -233,3 +235,20 @@ def _parser() -> argparse.ArgumentParser:
     block.add_argument("--threads", type=_count, help="CPU threads; default: torch's choice")
     block.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """What is flown, and on what."""
+    parser.add_argument(
+        "--model_dir", default=str(ASSETS / "nano"), help="directory, or a name on the Hugging Face Hub"
+    )
+    parser.add_argument("--random", choices=("nano", "ti2v_5b"), help="random weights of this size instead")
+    parser.add_argument(
+        "--run", type=Path, help="run or checkpoint to fly; default: the bundled one for nano, else the base"
+    )
+    parser.add_argument("--steps", type=_count, help="denoising steps; default: the model's, or the checkpoint's")
+    parser.add_argument("--size", type=_size, metavar="HxW", help="in pixels; default: the model's")
+    parser.add_argument("--threads", type=_count, help="CPU threads; default: torch's choice")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="float32 on a CPU, else bfloat16")
+    fit_options.add_arguments(parser)

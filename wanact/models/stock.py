@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanTransformer3DModel
 
+PIPELINE_PATCH = [1, 2, 2]  # what diffusers' pipeline takes for granted when it writes a timestep for every token
+
 
 def stock_pipeline(
     transformer: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, dtype: torch.dtype | None = None
@@ -37,7 +39,17 @@ def _stock_transformer(ours: Any, dtype: torch.dtype | None) -> WanTransformer3D
     config, device = stock.config, next(ours.parameters()).device
     stock.rope = type(stock.rope)(config.attention_head_dim, tuple(config.patch_size), config.rope_max_seq_len)
     stock.rope.to(device)
+    if list(config.patch_size) != PIPELINE_PATCH:
+        stock.register_forward_pre_hook(_with_timesteps_of_own_patches, with_kwargs=True)
     return stock if dtype is None else stock.to(dtype)
+
+
+def _with_timesteps_of_own_patches(stock: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """The pipeline's timesteps, one a patch of 2x2 latents, as one a patch of the model: equal within a frame."""
+    _, _, T, h, w = kwargs["hidden_states"].shape
+    tokens = h * w // (stock.config.patch_size[1] * stock.config.patch_size[2])
+    per_frame = kwargs["timestep"].unflatten(1, (T, -1))[:, :, 0]
+    return args, kwargs | {"timestep": per_frame.repeat_interleave(tokens, dim=1)}
 
 
 def _shared(cls: type, ours: Any) -> Any:
