@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
+from tests.models.test_transformer import like
 from tests.tiny_model import build_transformer
 from wanact.convert import convert
 from wanact.finetuned import lay_on
@@ -14,10 +15,7 @@ HEADS = {"num_heads": 2}
 
 @pytest.fixture
 def transformer() -> WanActTransformer3DModel:
-    stock = build_transformer()
-    ours = WanActTransformer3DModel.from_config(stock.config)
-    ours.load_state_dict(stock.state_dict())
-    return ours
+    return like(build_transformer())
 
 
 @pytest.fixture(scope="module")

@@ -346,7 +346,7 @@ class WanActPipeline:
         """What the transformer reads of a prompt, without guidance."""
         with self.lock, torch.no_grad():
             context = self._prompts.encode([prompt], self.device, self.components.transformer.dtype)
-            return self.components.transformer.prepare_text(context) if self.placement.prepares_text else context
+            return self._read_text(self.components.transformer, context)
 
     def model_actions(self, track: ActionTrack | None) -> Actions | None:
         """Flags and scaled magnitudes [1, N, 8] on the device, as the loaded controller was trained on them."""
@@ -437,21 +437,23 @@ class WanActPipeline:
         total = request.num_latent_frames - 1
         sigmas = flow.inference_sigmas(request.num_inference_steps, self.defaults["flow_shift"]).tolist()
         with self.placement.using("transformer") as transformer:
-            text = transformer.prepare_text(context[:1]) if self.placement.prepares_text else context[:1]
+            text = self._read_text(transformer, context[:1])
             rollout = CausalRollout(transformer, self.controller, text, first_latent, sigmas, self.causal)
-            for frame in range(1, total + 1):
-                own = slice(frame - 1, frame)
-                action = None if actions is None else (actions[0][:, own], actions[1][:, own])
-                latents[:, :, frame : frame + 1] = rollout.step(action, draw_noise)
+            for frame, latent in enumerate(rollout.clip(actions, total, draw_noise), start=1):
+                latents[:, :, frame : frame + 1] = latent
                 if on_step is not None:
                     on_step(Progress(frame, total, latents.clone()))
         return latents
+
+    def _read_text(self, transformer: Any, context: Tensor) -> Tensor | PreparedText:
+        """What the layers read of text embeddings [B, S, text_dim], made now if it can be kept."""
+        return transformer.prepare_text(context) if self.placement.prepares_text else context
 
     def _prepare(
         self, transformer: Any, contexts: Sequence[Tensor], actions: Actions | None, request: Request
     ) -> tuple[list[Tensor | PreparedText], Tensor | None]:
         """What is the same in every step: what the layers read of the text, batch by batch, and of the actions."""
-        text = [transformer.prepare_text(c) if self.placement.prepares_text else c for c in contexts]
+        text = [self._read_text(transformer, context) for context in contexts]
         if actions is None or self.controller is None:
             return text, None
         return text, transformer.prepare_actions(actions, self.controller, 1, request.num_latent_frames)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -94,6 +94,13 @@ class CausalRollout:
         self._velocity(latent, self._zero, prepared)
         self.cache.commit()
         return latent
+
+    def clip(self, actions: Actions | None, num_actions: int, draw_noise: Callable[[], Tensor]) -> Iterator[Tensor]:
+        """The next latent frames along a track, one by one; `actions` [1, num_actions, A] each, None rests."""
+        for frame in range(num_actions):
+            own = slice(frame, frame + 1)
+            action = None if actions is None else (actions[0][:, own], actions[1][:, own])
+            yield self.step(action, draw_noise)
 
     def remember(self, latent: Tensor, action: Actions | None) -> None:
         """Take a latent frame that is known already, as the next of the flight."""

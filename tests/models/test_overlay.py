@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from tests.models.test_transformer import like
 from tests.tiny_model import build_transformer
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.models.transformer import WanActTransformer3DModel
@@ -12,10 +13,7 @@ LAYER = "blocks.1.attn1.to_q"
 
 @pytest.fixture
 def transformer() -> WanActTransformer3DModel:
-    stock = build_transformer()
-    ours = WanActTransformer3DModel.from_config(stock.config)
-    ours.load_state_dict(stock.state_dict())
-    return ours
+    return like(build_transformer())
 
 
 @pytest.fixture

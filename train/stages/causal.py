@@ -103,7 +103,7 @@ class CausalStage(ActionStage):
     def _sample_latents(self, index: int) -> Tensor:
         """Flown, not denoised as a whole."""
         draw = Draw(index, index, 0, self.config.optim.seed, "sample")
-        clean = self.latents[index]["latents"][None].float()
+        first = self.latents[index]["latents"][None, :, :1].float().to(self.device)
         batch = self.conditions([draw], self.num_latent_frames) | self._prompt_batch([self.prompt_of_row[index]])
         batch = {name: value.to(self.device) for name, value in batch.items()}
         noise = draw.generator("noise")
@@ -112,17 +112,16 @@ class CausalStage(ActionStage):
                 self.transformer,
                 self.controller,
                 self._context(batch),
-                clean[:, :, :1].to(self.device),
+                first,
                 flow.inference_sigmas(self._settings.num_inference_steps, self.defaults["flow_shift"]).tolist(),
                 self._settings,
             )
-            frames = [clean[:, :, :1].to(self.device)]
-            for frame in range(self.num_latent_frames - 1):
-                action = (batch["binary"][:, frame : frame + 1], batch["magnitude"][:, frame : frame + 1])
-                frames.append(
-                    rollout.step(action, lambda: torch.randn(frames[0].shape, generator=noise).to(self.device))
-                )
-        return torch.cat(frames, dim=2)
+            frames = rollout.clip(
+                (batch["binary"], batch["magnitude"]),
+                self.num_latent_frames - 1,
+                lambda: torch.randn(first.shape, generator=noise).to(self.device),
+            )
+            return torch.cat([first, *frames], dim=2)
 
     @property
     def _settings(self) -> CausalSettings:

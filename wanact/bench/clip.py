@@ -28,13 +28,12 @@ from wanact.bench.live import bench_live, format_live
 from wanact.bench.memory import peak_memory_gb
 from wanact.bench.plot import speed_plot
 from wanact.bench.random_model import random_pipeline
-from wanact.bench.versus import bench_versus
+from wanact.bench.versus import PROMPT, bench_versus
 from wanact.fit import Clip
 from wanact.pipeline import WanActPipeline
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 STAGES = ("text", "encode", "denoise", "decode", "write")
-PROMPT = "a drone flies over green hills at noon"
 
 
 def bench_clip(pipe: WanActPipeline, num_runs: int, **options: Any) -> dict[str, Any]:

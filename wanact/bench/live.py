@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,12 +12,13 @@ from PIL import Image
 
 from wanact import shapes
 from wanact.actions import FULL_DEFLECTION, NUM_CHANNELS, OPPOSITE
+from wanact.bench.memory import held_memory_mb
+from wanact.bench.versus import PROMPT
 from wanact.pipeline import WanActPipeline
 from wanact.stream import WanActStream
 
 HELD = 8  # latent frames that a key of the flight is held
 ENDS = 0.1  # of the flight, compared at both ends
-PROMPT = "a drone flies over green hills at noon"
 
 
 def bench_live(
@@ -61,7 +61,7 @@ def bench_live(
         spent.append(time.perf_counter() - start)
         parts.append(dict(flight.timings))
         looks.append(_look(frames[-1]))
-        memory.append(_memory_mb())
+        memory.append(held_memory_mb())
     total = sum(spent)
     ends = max(1, round(len(spent) * ENDS))
     sharpness, colour = (np.array([look[i] for look in looks]) for i in (0, 1))
@@ -115,12 +115,3 @@ def _look(frame: np.ndarray) -> tuple[float, np.ndarray]:
     """Sharpness, the mean absolute Laplacian of brightness, and mean colour, both of 1."""
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     return float(np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean()), frame.reshape(-1, 3).mean(axis=0) / 255
-
-
-def _memory_mb() -> float:
-    """What this process holds now, in MB (1e6 bytes); 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0.0
-    held = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-    return int(held.split()[1]) * 1024 / 1e6

@@ -153,11 +153,6 @@ class KVCache:
         self.num_frames += num_frames
         self._place()
 
-    def clear(self) -> None:
-        """Forget the flight and keep the memory."""
-        self.num_frames = 0
-        self.rotation = self._rotation
-
     def _frame(self, memory: Tensor, slot: int) -> Tensor:
         return memory[:, :, slot * self.frame_tokens : (slot + 1) * self.frame_tokens]
 
