@@ -96,7 +96,11 @@ def test_a_long_flight_keeps_the_memory_of_a_short_one(pipe, image, monkeypatch)
     held = flight._rollout.cache.keys.data_ptr()
     for _ in range(20):
         flight.step(LEFT)
-    assert len(flight.track) == 12 and flight.num_frames == 20 and flight._rollout.cache.keys.data_ptr() == held
+    assert (
+        len(flight._past) == 12
+        and len(flight.track) == flight.num_frames == 20
+        and flight._rollout.cache.keys.data_ptr() == held
+    )
     assert flight.max_rewind == 6, "what the window saw is needed to go on"
     flight.rewind(6)
     assert flight.step(LEFT).shape == (4, 64, 96, 3)

@@ -28,6 +28,7 @@ from torch import Tensor
 from wanact import flow, shapes, video
 from wanact.actions import NUM_CHANNELS, ActionError, ActionTrack
 from wanact.models import vae as vae_ops
+from wanact.models.transformer import PreparedText
 from wanact.pipeline import WanActPipeline
 from wanact.request import RequestError, check_request, clean_prompt
 from wanact.rollout import CausalRollout
@@ -38,10 +39,11 @@ DECODER_MEMORY = 8  # latent frames after which a decoder that starts anew shows
 
 @dataclass(frozen=True)
 class Moment:
-    """A latent frame of a flight, [1, C, 1, h, w], and the one action that led to it."""
+    """A latent frame of a flight, [1, C, 1, h, w], the one action that led to it, and the words it was drawn by."""
 
     latent: Tensor
     track: ActionTrack
+    text: Tensor | PreparedText
 
 
 class WanActStream:
@@ -57,6 +59,11 @@ class WanActStream:
 
     Attributes:
         num_frames: latent frames flown after the first.
+        image: the first frame, RGB, fitted to the flight's size.
+        checkpoint: what is flown.
+        prompts: (n, prompt): the words since n latent frames had been flown; the first n is 0.
+        taken_up: after how many latent frames the flight was taken up anew, by rewinding or as a fork. Keys and values
+            made again from a part of the past may differ a little from those that were; who replays does the same.
         timings: seconds that transformer and decoder took for the newest latent frame.
 
     Raises:
@@ -77,7 +84,7 @@ class WanActStream:
         if pipe.causal is None or pipe.checkpoint is None:
             raise RequestError("this checkpoint draws all frames of a clip together; a live flight needs a causal one")
         self.pipe = pipe
-        self._settings, self._checkpoint = pipe.causal, pipe.checkpoint.path
+        self._settings, self.checkpoint = pipe.causal, pipe.checkpoint
         request = check_request(
             pipe.defaults,
             1 + shapes.TEMPORAL_STRIDE,
@@ -93,13 +100,18 @@ class WanActStream:
             fit="crop",
         )
         self.seed = request.seed
+        self.image = request.image
         self.num_frames = 0
+        self.prompts: list[tuple[int, str]] = [(0, request.prompt)]
+        self.taken_up: list[int] = []
+        self._flown: list[np.ndarray] = []  # actions of the whole flight: 32 bytes each, for the flight's record
         self.timings: dict[str, float] = {}
         self._sigmas = flow.inference_sigmas(request.num_inference_steps, pipe.defaults["flow_shift"]).tolist()
         self._past: deque[Moment] = deque(maxlen=MAX_HISTORY)
         with self._flying():
             self._first = pipe.encode_image(request.image)
             self._prompt, self._text = request.prompt, pipe.prepare_prompt(request.prompt)
+            self._first_text = self._text
             self._begin()
 
     def step(self, action: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -128,7 +140,8 @@ class WanActStream:
             drawn = time.perf_counter()
             frames = video.to_uint8(self._decoder.step(latent.to(self._decoder.vae.dtype))[0])
             self.timings = {"transformer": drawn - start, "decoder": time.perf_counter() - drawn}
-        self._past.append(Moment(latent, track))
+        self._past.append(Moment(latent, track, self._text))
+        self._flown.append(track.magnitude[0])
         self.num_frames += 1
         return frames
 
@@ -152,12 +165,21 @@ class WanActStream:
         prompt = clean_prompt(prompt, "prompt")
         with self._flying():
             self._text = self._rollout.text = self.pipe.prepare_prompt(prompt)
+            if self.num_frames == 0:  # nothing has been seen yet: the flight begins with these words
+                self._first_text = self._text
+                self._begin()
         self._prompt = prompt
+        self._note_prompt()
+
+    @property
+    def sampler(self) -> str:
+        """How a latent frame is drawn."""
+        return self._settings.sampler
 
     @property
     def track(self) -> ActionTrack:
-        """The actions flown, as far back as they are kept."""
-        return ActionTrack(np.concatenate([np.zeros((0, NUM_CHANNELS)), *(m.track.magnitude for m in self._past)]))
+        """The actions flown, from the beginning."""
+        return ActionTrack(np.concatenate([np.zeros((0, NUM_CHANNELS)), *(action[None] for action in self._flown)]))
 
     @property
     def max_rewind(self) -> int:
@@ -177,14 +199,17 @@ class WanActStream:
             for _ in range(num_frames):
                 self._past.pop()
             self.num_frames -= num_frames
-            self._begin()
+            del self._flown[self.num_frames :]
+            self._note_prompt()
+            self._take_up()
 
     def fork(self) -> WanActStream:
         """A second flight that begins with this one's past and goes its own way."""
         other = copy.copy(self)
         other._past = self._past.copy()
+        other._flown, other.prompts, other.taken_up = self._flown.copy(), self.prompts.copy(), self.taken_up.copy()
         with other._flying():
-            other._begin()
+            other._take_up()
         return other
 
     def snapshot(self) -> dict[str, Any]:
@@ -193,7 +218,7 @@ class WanActStream:
             "seed": self.seed,
             "prompt": self._prompt,
             "track": self.track.to_list(),
-            "checkpoint": str(self._checkpoint),
+            "checkpoint": str(self.checkpoint.path),
             "num_frames": self.num_frames,
         }
 
@@ -206,19 +231,34 @@ class WanActStream:
     def _flying(self) -> Iterator[None]:
         """The pipeline to ourselves, with our checkpoint."""
         with self.pipe.lock, torch.no_grad():
-            self.pipe.load_controller(self._checkpoint)
+            self.pipe.load_controller(self.checkpoint.path)
             yield
 
+    def _note_prompt(self) -> None:
+        """Keep since when the words have been what they are; what was said later than now has been taken back."""
+        before = [entry for entry in self.prompts[1:] if entry[0] < self.num_frames]
+        kept = self.prompts[:1] + before if self.num_frames else []
+        if not kept or kept[-1][1] != self._prompt:
+            kept.append((self.num_frames, self._prompt))
+        self.prompts = kept
+
+    def _take_up(self) -> None:
+        """Begin anew where the past ends, and keep where that was."""
+        self.taken_up = [*(n for n in self.taken_up if n < self.num_frames), self.num_frames]
+        self._begin()
+
     def _begin(self) -> None:
-        """Take the flight up where its past ends: keys and values, and the decoder's memory, are made anew."""
+        """Make keys and values, and the decoder's memory, from the past."""
         pipe = self.pipe
         self._rollout = CausalRollout(
-            pipe.components.transformer, pipe.controller, self._text, self._first, self._sigmas, self._settings
+            pipe.components.transformer, pipe.controller, self._first_text, self._first, self._sigmas, self._settings
         )
         past = list(self._past)[-self._warm_up :]
         self._rollout.cache.skip(self.num_frames - len(past))
         for moment in past:
+            self._rollout.text = moment.text
             self._rollout.remember(moment.latent, pipe.model_actions(moment.track))
+        self._rollout.text = self._text
         self._decoder = vae_ops.StreamingDecoder(pipe.components.vae)
         for latent in [self._first, *(moment.latent for moment in past)][-DECODER_MEMORY:]:
             self._decoder.step(latent.to(self._decoder.vae.dtype))
