@@ -314,7 +314,7 @@ def random_commands(rng: np.random.Generator, count: int) -> np.ndarray:
         chosen = rng.random(4) < (0.55, 0.33, 0.45, 0.30)
         if rng.random() < 0.35:  # one channel alone, as a key press is
             chosen = np.arange(4) == rng.choice(4)
-        sign = np.where(rng.random(4) < (0.72, 0.5, 0.5, 0.5), 1, -1)
+        sign = np.where(rng.random(4) < (0.5, 0.5, 0.5, 0.5), 1, -1)
         amplitude = np.where(rng.random(4) < 0.5, 1.0, rng.uniform(0.35, 1.1, 4))
         stick[chosen] = (sign * amplitude)[chosen]
         hold = int(rng.integers(2, 9))
