@@ -39,13 +39,31 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is missing, too large or no JSON object.
     """
+    return parse_json(path, read_bytes(path))
+
+
+def read_bytes(path: Path, max_bytes: int = _MAX_JSON_BYTES) -> bytes:
+    """Content of a file of sensible size.
+
+    Raises:
+        CheckpointError: if it is missing or too large.
+    """
     try:
         with open(path, "rb") as file:
-            data = file.read(_MAX_JSON_BYTES + 1)
+            data = file.read(max_bytes + 1)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > _MAX_JSON_BYTES:
-        raise CheckpointError(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MB; it is not read")
+    if len(data) > max_bytes:
+        raise CheckpointError(f"{path} is larger than {max_bytes >> 20} MB; it is not read")
+    return data
+
+
+def parse_json(path: Path, data: bytes) -> dict[str, Any]:
+    """A JSON object from bytes that were read from `path`.
+
+    Raises:
+        CheckpointError: if it is no JSON object.
+    """
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
