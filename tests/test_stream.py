@@ -106,6 +106,14 @@ def test_a_long_flight_keeps_the_memory_of_a_short_one(pipe, image, monkeypatch)
     assert flight.step(LEFT).shape == (4, 64, 96, 3)
 
 
+def test_a_landed_flight_is_taken_up_by_a_fork(pipe, image):
+    flight, same = WanActStream(pipe, image), WanActStream(pipe, image)
+    for one in (flight, same):
+        one.step(LEFT)
+    flight.land()
+    assert np.array_equal(flight.fork().step(RIGHT), same.fork().step(RIGHT))
+
+
 def test_flights_share_a_pipeline_and_keep_their_checkpoint(pipe, image):
     flight, alone = WanActStream(pipe, image), WanActStream(pipe, image)
     expected = alone.step(LEFT)

@@ -212,6 +212,10 @@ class WanActStream:
             other._take_up()
         return other
 
+    def land(self) -> None:
+        """Give the memory of keys and values back. What was flown stays; a fork takes it up again."""
+        del self._rollout, self._decoder
+
     def snapshot(self) -> dict[str, Any]:
         """What the same flight can be flown from: seed, prompt, actions and checkpoint."""
         return {

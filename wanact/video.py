@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import os
 import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -146,11 +148,16 @@ def to_uint8(video: Tensor) -> np.ndarray:
     return ((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
-def write_mp4(frames: np.ndarray, path: str | os.PathLike, fps: float | Fraction = 16, lossless: bool = False) -> None:
+def write_mp4(
+    frames: np.ndarray | Iterable[np.ndarray],
+    path: str | os.PathLike,
+    fps: float | Fraction = 16,
+    lossless: bool = False,
+) -> None:
     """Write frames as H.264 that any browser plays; the file appears whole or not at all.
 
     Args:
-        frames: uint8 [F, H, W, 3]; height and width even unless lossless.
+        frames: uint8 [F, H, W, 3], or one by one [H, W, 3]; height and width even unless lossless.
         path: where the clip goes; an older file there is replaced.
         fps: frames per second.
         lossless: keep every bit (RGB, for training data; browsers do not play it).
@@ -158,11 +165,9 @@ def write_mp4(frames: np.ndarray, path: str | os.PathLike, fps: float | Fraction
     Raises:
         OSError: if it cannot be written; `strerror` is one sentence, and a full disk is named as such.
     """
-    frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-        raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 [F, H, W, 3] with F above 0")
-    if not lossless and (frames.shape[1] % 2 or frames.shape[2] % 2):
-        raise ValueError(f"frames are {frames.shape[1]} x {frames.shape[2]}, height and width must be even")
+    first, frames = _peek(frames)
+    if not lossless and (first.shape[0] % 2 or first.shape[1] % 2):
+        raise ValueError(f"frames are {first.shape[0]} x {first.shape[1]}, height and width must be even")
     path = Path(path)
     temporary = None
     try:
@@ -182,7 +187,20 @@ def write_mp4(frames: np.ndarray, path: str | os.PathLike, fps: float | Fraction
             os.unlink(temporary)
 
 
-def _encode(frames: np.ndarray, path: str, fps: Fraction, lossless: bool) -> None:
+def _peek(frames: np.ndarray | Iterable[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """The first frame, and all of them."""
+    if isinstance(frames, np.ndarray) and frames.ndim != 4:
+        raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 [F, H, W, 3] with F above 0")
+    iterator = iter(frames)
+    first = next(iterator, None)
+    if first is None or first.ndim != 3 or first.shape[-1] != 3 or first.dtype != np.uint8:
+        found = "none" if first is None else f"{first.dtype} {first.shape}"
+        raise ValueError(f"frames are {found}, expected uint8 [F, H, W, 3] with F above 0")
+    return first, itertools.chain([first], iterator)
+
+
+def _encode(frames: Iterator[np.ndarray], path: str, fps: Fraction, lossless: bool) -> None:
+    first = next(frames)
     # A key frame at least every half second, so that two clips can be scrubbed side by side.
     options = {"preset": "veryfast", "g": str(max(1, round(fps / 2)))}
     with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
@@ -197,8 +215,8 @@ def _encode(frames: np.ndarray, path: str, fps: Fraction, lossless: bool) -> Non
             stream.codec_context.color_range = ColorRange.MPEG
             stream.codec_context.color_primaries = ColorPrimaries.BT709
             stream.codec_context.color_trc = ColorTrc.BT709
-        stream.height, stream.width = frames.shape[1:3]
-        for pixels in frames:
+        stream.height, stream.width = first.shape[:2]
+        for pixels in itertools.chain([first], frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             if not lossless:
                 frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
