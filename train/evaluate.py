@@ -1,4 +1,4 @@
-"""`python -m train evaluate vae|control|grid`: what a model is worth, on worlds that training never sees.
+"""`python -m train evaluate vae|control|live|grid`: what a model is worth, on worlds that training never sees.
 
 Every measure prints a table and, with `--json FILE`, writes the numbers.
 """
@@ -21,9 +21,11 @@ from train.data import csv, simulator, stills
 from wanact import checkpoints, model_dir, shapes, video
 from wanact.actions import CHANNELS, ActionTrack, channel_track
 from wanact.control_card import Control, measure_control, motion_track
+from wanact.control_live import measure_live
 from wanact.models import vae as wan_vae
 from wanact.models.components import load_component
 from wanact.pipeline import WanActPipeline
+from wanact.stream import WanActStream
 
 HELD_OUT_SEED = 900_000  # worlds from here on are for measuring
 ENDS = 16  # frames at both ends of a clip that are compared, to see a VAE drift
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure a model on held-out worlds."""
     parser = argparse.ArgumentParser(prog="python -m train evaluate", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_vae, _add_control, _add_grid):
+    for add in (_add_vae, _add_control, _add_live, _add_grid):
         add(commands)
     args = parser.parse_args(argv)
     args.run(args)
@@ -283,6 +285,37 @@ def print_control(result: dict[str, Any]) -> None:
     print_table(("", *CHANNELS), rows)
     if "best" in result:
         print(f"\nbest: {result['best']['checkpoint']}")
+
+
+# Live
+
+
+def _add_live(commands: Any) -> None:
+    parser = _common(commands.add_parser("live", help="whether long flights go as the keys say"), _evaluate_live)
+    parser.add_argument("--run_dir", type=Path, required=True, help="causal run or checkpoint")
+    parser.add_argument("--first_frames", type=int, default=20)
+    parser.add_argument("--latent_frames", type=int, default=200, help="of each flight")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+
+
+def _evaluate_live(args: argparse.Namespace) -> None:
+    pipe = WanActPipeline.from_model_dir(args.model_dir, args.device)
+    pipe.load_controller(args.run_dir)
+    starts = list(first_frames(args.first_frames, pipe.defaults["height"], pipe.defaults["width"]))
+
+    def begin(number: int) -> WanActStream:
+        start = starts[number]
+        return WanActStream(pipe, start.image, start.prompt, start.seed)
+
+    with tqdm(desc="flights", unit=" latent frames") as bar:
+        result = measure_live(begin, len(starts), args.latent_frames, lambda: bar.update(1) and None).summary()
+    write_json(args.json, result | {"checkpoint": f"{args.run_dir}", "latent_frames": args.latent_frames})
+    rows = [(name, *result[name].values()) for name in ("sign_accuracy", "sign_accuracy_late", "response")]
+    print_table(("", *CHANNELS), rows)
+    pairs = result["out_and_back_psnr_db"]
+    print_table(
+        ("out and back, dB", "mean", "least"), [(p, pairs[p], result["out_and_back_least_db"][p]) for p in pairs]
+    )
 
 
 # Grid

@@ -51,9 +51,10 @@ class CausalRollout:
         transformer: a WanActTransformer3DModel that was trained to see only what was before.
         controller: None flies without actions.
         text: embeddings of the prompt [1, S, text_dim], or what `prepare_text` made of them.
-        first_latent: the first frame, [1, C, 1, h, w].
+        first_latent: the first frame, [B, C, 1, h, w]; B flights go side by side.
         sigmas: noise levels of the steps that draw a frame, from 1 down to 0.
         settings: window and sampler.
+        late: actions that went before, where the flight is taken up in its middle.
     """
 
     def __init__(
@@ -64,22 +65,24 @@ class CausalRollout:
         first_latent: Tensor,
         sigmas: Sequence[float],
         settings: CausalSettings,
+        late: int = 0,
     ):
         self.transformer = transformer
         self.controller = controller
         self.text = text
+        self.late = late
         self.sigmas = [float(sigma) for sigma in sigmas]
         self.sampler = settings.sampler
         h, w = first_latent.shape[3:]
-        self.cache = KVCache(transformer, (h, w), settings.window)
+        self.cache = KVCache(transformer, (h, w), settings.window, batch_size=len(first_latent))
         self._zero = torch.zeros(1, 1, device=first_latent.device)
         self.remember(first_latent, None)
 
     def step(self, action: Actions | None, draw_noise: Callable[[], Tensor]) -> Tensor:
-        """The next latent frame [1, C, 1, h, w], float32, which is remembered.
+        """The next latent frame [B, C, 1, h, w], float32, which is remembered.
 
         Args:
-            action: (binary, magnitude) [1, 1, A], the magnitude already scaled; None rests.
+            action: (binary, magnitude) [B or 1, 1, A], the magnitude already scaled; None rests.
             draw_noise: standard normal of a latent frame's shape, anew at each call.
         """
         prepared = self._prepare(action)
@@ -95,8 +98,24 @@ class CausalRollout:
         self.cache.commit()
         return latent
 
+    def redraw(self, noisy: Tensor, sigma: Tensor, action: Actions | None, num_steps: int) -> Tensor:
+        """The next latent frame, drawn from a noisy one in equal steps and remembered: what training on one's own
+        frames needs.
+
+        Args:
+            noisy: [B, C, 1, h, w], at `sigma`.
+            sigma: noise level of each flight, [B, 1].
+        """
+        prepared = self._prepare(action)
+        for left in range(num_steps, 0, -1):
+            velocity = self._velocity(noisy, 1000.0 * sigma * left / num_steps, prepared)
+            noisy = noisy - (sigma / num_steps).view(-1, 1, 1, 1, 1) * velocity
+        self._velocity(noisy, self._zero, prepared)
+        self.cache.commit()
+        return noisy
+
     def clip(self, actions: Actions | None, num_actions: int, draw_noise: Callable[[], Tensor]) -> Iterator[Tensor]:
-        """The next latent frames along a track, one by one; `actions` [1, num_actions, A] each, None rests."""
+        """The next latent frames along a track, one by one; `actions` [B or 1, num_actions, A], None rests."""
         for frame in range(num_actions):
             own = slice(frame, frame + 1)
             action = None if actions is None else (actions[0][:, own], actions[1][:, own])
@@ -114,7 +133,7 @@ class CausalRollout:
         if action is None:
             none = torch.zeros(1, 1, NUM_CHANNELS, device=self._zero.device)
             action = (none, none)
-        return self.transformer.prepare_frame_action(action, self.controller, frame)
+        return self.transformer.prepare_frame_action(action, self.controller, frame + self.late)
 
     def _velocity(self, latent: Tensor, timestep: Tensor, action: Tensor | None) -> Tensor:
         return self.transformer(

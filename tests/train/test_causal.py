@@ -49,7 +49,7 @@ def test_one_pass_with_teacher_forcing_has_the_loss_of_flying(trained):
     timestep = torch.tensor([[0.0] * T + [0.0] + [1000.0] * (T - 1)])
     with torch.no_grad():
         context = stage._context(batch)
-        whole = stage.predict(clean, timestep, context, batch)[:, :, T:]
+        whole = stage.predict(clean, timestep, context, batch)
         from wanact.rollout import CausalRollout
 
         rollout = CausalRollout(stage.transformer, stage.controller, context, latents[:, :, :1], [1.0, 0.0],
@@ -70,6 +70,43 @@ def test_every_frame_has_its_own_noise_and_the_first_has_none(trained):
     assert 0 < batch["history_sigma"].max() <= 0.3
 
 
+def test_a_late_step_goes_on_from_the_middle_of_a_clip(run, tmp_path):
+    stage = run("causal", tmp_path, "--max_steps", "1", "--late_share", "1", "--num_latent_frames_choices", "2").stage
+    draw = Draw(0, 0, 0, 0, "test")
+    batch, whole = stage.load([draw]), stage.latents[0]["latents"].float()
+    assert_close(batch["latents"][0], torch.stack([whole[:, 0], whole[:, 2]], dim=1))
+    assert_close(batch["magnitude"], stage.conditions([draw], 3)["magnitude"][:, 1:])
+    assert batch["late"] >= 1
+    assert stage.loss(batch, "main").loss.isfinite().all()
+
+
+def test_the_networks_own_history_begins_at_the_truth_and_leaves_no_gradient(run, tmp_path):
+    stage = run("causal", tmp_path, "--max_steps", "1", "--own_history", "1").stage
+    batch = stage.load([Draw(i, i, 0, 0, "test") for i in range(2)])
+    context = stage._context(batch)
+    history, sigma = stage._history(batch, context)
+    assert_close(history[:, :, :1], batch["latents"][:, :, :1])
+    assert not history.requires_grad and (sigma == 0).all()
+    assert not torch.allclose(history[:, :, 1:], batch["latents"][:, :, 1:], atol=1e-2)
+    nearly_true, _ = stage._history(batch | {"own_sigma": batch["own_sigma"] * 0 + 1e-6}, context)
+    assert_close(nearly_true, batch["latents"], atol=1e-4, rtol=1e-4)
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(run, tmp_path):
+    """The velocities of N steps are the teacher's own where both take the same steps."""
+    run("causal", tmp_path / "teacher", "--max_steps", "2", "--export_dtype", "float32")
+    distill = ("--max_steps", "1", "--init_from", str(tmp_path / "teacher"), "--teacher_run", str(tmp_path / "teacher"),
+               "--student_steps", "2", "--learning_rate", "1e-12")  # fmt: skip
+    same = run("causal", tmp_path / "same", *distill, "--teacher_steps", "1").stage
+    batch = same.load([Draw(0, 0, 0, 0, "test")])
+    assert set(batch["sigma"][0, 1:].tolist()) <= set(same._grid[:-1].tolist())
+    assert same.loss(batch, "main").loss.item() < 1e-8
+    other = run("causal", tmp_path / "other", *distill, "--teacher_steps", "3").stage
+    assert other.loss(batch, "main").loss.item() > 1e-8
+    config = checkpoints.read_json(tmp_path / "other" / checkpoints.RUN_CONFIG)
+    assert config["causal"]["num_inference_steps"] == 2
+
+
 def test_it_samples_resumes_and_says_how_it_is_flown(run, tmp_path):
     run("causal", tmp_path, "--max_steps", "2", "--sample_steps", "2", "--sample_count", "1", "--window", "3",
         "--sample_inference_steps", "2")  # fmt: skip
@@ -84,6 +121,8 @@ def test_it_samples_resumes_and_says_how_it_is_flown(run, tmp_path):
     [
         (["--window", "0"], "--window 0 must be at least 1"),
         (["--history_noise", "1"], "--history_noise 1 must be at least 0 and below 1"),
+        (["--own_history", "2"], "--own_history 2 must be at least 0 and at most 1"),
+        (["--student_steps", "2"], "a student needs a teacher"),
         (["--loss_weighting", "bell"], "every frame has its own noise level"),
     ],
 )

@@ -306,15 +306,22 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         return PreparedText(encoder_hidden_states[:, :1], keys_values)
 
     def prepare_actions(
-        self, actions: Actions, controller: WanActionController, batch_size: int, num_latent_frames: int
+        self,
+        actions: Actions,
+        controller: WanActionController,
+        batch_size: int,
+        num_latent_frames: int,
+        first: int | None = None,
     ) -> Tensor:
         """What the layers take their share of, for all steps of a clip; `forward` takes it in place of the actions.
+
+        `first` is the place of the first action in a flight without end; None for the actions of a clip.
 
         Raises:
             ValueError: if the track has another length than the clip, or the controller is for another transformer.
         """
         self.check_controller(controller)
-        action_emb = controller.build_action_emb(*actions)
+        action_emb = controller.build_action_emb(*actions, first=first)
         if action_emb.shape[0] not in (1, batch_size):
             raise ValueError(f"there are tracks for {action_emb.shape[0]} clips, but {batch_size} clips")
         require_actions(action_emb.shape[1], num_latent_frames)
