@@ -27,7 +27,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model_dir = os.environ.get("WANACT_MODEL_DIR") or str(ROOT / "assets" / "nano")
     runs = os.environ.get("WANACT_RUNS") or str(ROOT / "assets" / "runs")
     parser.add_argument("--model_dir", default=model_dir, help="model directory, or org/name on the Hugging Face Hub")
-    parser.add_argument("--runs", default=runs, help="folder of trained runs, or hf://org/name")
+    parser.add_argument(
+        "--runs", nargs="+", default=[runs], metavar="DIR", help="folders of trained runs, or hf://org/name"
+    )
+    parser.add_argument(
+        "--notes",
+        choices=("auto", "run", "browser"),
+        default="auto",
+        help="where notes and stars are kept: with the run, or in each visitor's browser; auto keeps them with the run "
+        "if the page is served to this machine alone",
+    )
     parser.add_argument(
         "--pt_dir", action="append", default=[], metavar="FILE", help="fine-tuned weights on top, whole or in part"
     )
@@ -57,9 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(len(os.sched_getaffinity(0)))  # of a shared machine, the cores that are ours
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        runs = resolve_runs(args.runs)
-        if not runs.is_dir():
-            print(f"{runs} is no folder: the page offers the base model only.", file=sys.stderr)
+        runs = [resolve_runs(name) for name in args.runs]
+        for folder in runs:
+            if not folder.is_dir():
+                print(f"{folder} is no folder of runs: nothing from there is offered.", file=sys.stderr)
         pipe = WanActPipeline.from_model_dir(
             args.model_dir,
             device=device,
@@ -69,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for note in pipe.notes:
             print(note, flush=True)
-        demo = build_page(Engine(pipe, runs))
+        demo = build_page(Engine(pipe, runs, notes_with_runs=_keeps_notes(args)))
         _, url, _ = demo.launch(
             server_name=args.host,
             server_port=args.port,
@@ -86,6 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"WanAct is at {url}", flush=True)
     demo.block_thread()
     return 0
+
+
+def _keeps_notes(args: argparse.Namespace) -> bool:
+    """Whether visitors may write notes into the runs: nobody from outside may, unless the owner says so."""
+    at_home = args.host in ("127.0.0.1", "localhost", "::1") and not os.environ.get("SPACE_ID")
+    return args.notes == "run" or (args.notes == "auto" and at_home)
 
 
 def _refuse(reason: str) -> int:

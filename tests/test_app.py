@@ -11,13 +11,13 @@ from wanact.fit_options import FitOptions, options_of
 
 def test_variables_of_a_space_name_the_model_the_runs_and_the_address(monkeypatch, root):
     usual = app.parse_args([])
-    assert Path(usual.model_dir) == root / "assets" / "nano" and Path(usual.runs) == root / "assets" / "runs"
+    assert Path(usual.model_dir) == root / "assets" / "nano" and usual.runs == [str(root / "assets" / "runs")]
     assert usual.host == "127.0.0.1" and options_of(usual) == FitOptions()
     monkeypatch.setenv("WANACT_MODEL_DIR", "Wan-AI/Wan2.2-TI2V-5B")
     monkeypatch.setenv("WANACT_RUNS", "hf://me/orbit")
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
     named = app.parse_args([])
-    assert (named.model_dir, named.runs, named.host) == ("Wan-AI/Wan2.2-TI2V-5B", "hf://me/orbit", "0.0.0.0")
+    assert (named.model_dir, named.runs, named.host) == ("Wan-AI/Wan2.2-TI2V-5B", ["hf://me/orbit"], "0.0.0.0")
     assert app.parse_args(["--model_dir", "here"]).model_dir == "here"
 
 
@@ -66,3 +66,16 @@ def test_the_dockerfile_copies_what_there_is(root):
 
 def _lines(file: Path) -> list[str]:
     return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def test_notes_are_kept_with_the_runs_only_at_home(monkeypatch):
+    import app
+
+    def kept(*arguments):
+        return app._keeps_notes(app.parse_args(arguments))
+
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    assert kept() and kept("--host", "0.0.0.0", "--notes", "run")
+    assert not kept("--host", "0.0.0.0") and not kept("--notes", "browser")
+    monkeypatch.setenv("SPACE_ID", "me/space")
+    assert not kept()

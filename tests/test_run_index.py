@@ -1,4 +1,4 @@
-"""The list of checkpoints: thousands at little cost, always what is on disk, and nothing hostile gets further than it."""
+"""The list of checkpoints: thousands at little cost, what is on disk and nothing else, and nothing hostile flies."""
 
 from __future__ import annotations
 

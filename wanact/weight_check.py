@@ -113,7 +113,7 @@ def _check_values(file: Path) -> None:
 
     try:
         with safe_open(os.fspath(file), framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  no mapping
+            for name in tensors.keys():
                 if not bool(torch.isfinite(tensors.get_tensor(name).float()).all()):
                     raise CheckpointError(f"{name} of {file} holds NaN or infinity")
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:

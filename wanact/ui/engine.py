@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,12 @@ from PIL import Image
 
 from wanact import shapes
 from wanact.actions import ActionTrack
-from wanact.checkpoints import CheckpointError, CheckpointInfo, RunInfo, list_runs
+from wanact.checkpoints import CheckpointError
+from wanact.flight import FlightRecord
 from wanact.pipeline import Cancelled, Progress
+from wanact.replay import replay
+from wanact.run_index import MAX_UNASKED_BYTES, Entry, RunIndex
+from wanact.ui.uploads import PREFIX, Uploads
 
 BASE = "base"
 
@@ -31,6 +35,7 @@ class CheckpointChoice:
         label: run, step and loss, for people.
         path: directory to load, None for the base model.
         saved_at: local time, ISO 8601, "" if unknown.
+        entry: its row in the list of checkpoints, None for the base model and for uploads.
     """
 
     id: str
@@ -41,6 +46,7 @@ class CheckpointChoice:
     loss: float | None = None
     is_best: bool = False
     saved_at: str = ""
+    entry: Entry | None = None
 
 
 BASE_CHOICE = CheckpointChoice(BASE, "base (no actions)")
@@ -88,15 +94,24 @@ class Engine:
 
     Args:
         pipe: a WanActPipeline.
-        runs_root: folder of runs; it may be missing, and is read anew each time.
+        runs: folder of runs, or several; they may be missing, and what has changed in them is read anew each time.
+        notes_with_runs: whether notes and stars are written into the runs; else they stay in visitors' browsers.
     """
 
-    def __init__(self, pipe: Any, runs_root: Path):
+    def __init__(self, pipe: Any, runs: str | os.PathLike | Sequence[str | os.PathLike], notes_with_runs: bool = True):
         self.pipe = pipe
-        self.runs_root = Path(runs_root)
+        self.index = RunIndex([runs] if isinstance(runs, str | os.PathLike) else runs)
+        self.notes_with_runs = notes_with_runs
+        config = pipe.components.transformer.config
+        self.uploads = Uploads(config.num_attention_heads * config.attention_head_dim, config.num_layers)
         self.defaults: dict[str, Any] = pipe.defaults
         self.name = str(pipe.components.metadata.get("name") or pipe.components.path.name)
         self.num_actions = shapes.num_actions(self.defaults["num_frames"])
+
+    @property
+    def runs_root(self) -> Path:
+        """The first folder of runs."""
+        return self.index.roots[0]
 
     def fingerprint(self) -> str:
         """Of the base model's weights, and what is laid on them for good."""
@@ -105,12 +120,9 @@ class Engine:
     def checkpoints(self) -> tuple[list[CheckpointChoice], int]:
         """What can be flown now, newest first in each run, the base model last; and how many are damaged."""
         choices, damaged = [], 0
-        for run in list_runs(self.runs_root):
-            usable = [info for info in run.checkpoints if info.problem is None]
-            damaged += len(run.checkpoints) - len(usable)
-            choices += [_choice(run, info) for info in reversed(usable)]
-            if not run.checkpoints:
-                choices.append(CheckpointChoice(f"{run.name}/exported", run.name, run.path, run.name))
+        for run in self.index.runs():
+            choices += [_choice(entry) for entry in reversed(run.entries) if entry.flyable]
+            damaged += sum(entry.state == "damaged" for entry in run.entries) + (run.problem is not None)
         return [*choices, BASE_CHOICE], damaged
 
     def default_checkpoint(self) -> str:
@@ -129,13 +141,17 @@ class Engine:
         Raises:
             CheckpointError: if it is not, or no longer, on disk.
         """
-        choices, _ = self.checkpoints()
-        for choice in choices:
-            if choice.id == checkpoint_id:
-                return choice
-        raise CheckpointError(
-            f"the checkpoint “{str(checkpoint_id)[:80]}” is not there any more; choose another one in the list."
-        )
+        if checkpoint_id == BASE:
+            return BASE_CHOICE
+        if isinstance(checkpoint_id, str) and checkpoint_id.startswith(PREFIX):
+            upload = self.uploads.find(checkpoint_id)
+            if upload is None:
+                raise CheckpointError("the uploaded checkpoint is not kept any more; upload it again")
+            return CheckpointChoice(upload.id, upload.label, upload.path, "upload")
+        entry = self.index.find(checkpoint_id)
+        if not entry.flyable:
+            raise CheckpointError(f"the checkpoint “{entry.id[:80]}” cannot be flown: {entry.problem}")
+        return _choice(entry)
 
     def fly(self, flight: Flight) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
         """Draw a clip. The last event is its frames, uint8 [F, H, W, 3].
@@ -146,13 +162,42 @@ class Engine:
             CheckpointError: if the checkpoint cannot be loaded.
             ValueError: if the pipeline refuses the request.
         """
+        yield from self._events(lambda events, abandoned: self._draw(flight, events, abandoned))
+
+    def replay(
+        self, record: FlightRecord, checkpoint: CheckpointChoice
+    ) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
+        """Fly a record on a checkpoint, as `fly` does; a live flight is flown latent frame by latent frame."""
+
+        def draw(events: queue.SimpleQueue, abandoned: threading.Event) -> np.ndarray:
+            count = 0
+
+            def on_frames(frames: np.ndarray) -> None:
+                nonlocal count
+                if abandoned.is_set():
+                    raise Cancelled("the visitor cancelled the flight")
+                count += len(frames)
+                events.put(Decoded(count))
+
+            with self.pipe.lock:
+                if abandoned.is_set():
+                    raise Cancelled("the visitor cancelled the flight before it began")
+                self._load(checkpoint)
+                return replay(self.pipe, record, on_frames)
+
+        yield from self._events(draw)
+
+    def _events(
+        self, draw: Callable[[queue.SimpleQueue, threading.Event], np.ndarray]
+    ) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
+        """What `draw` puts into the queue, while it runs in a thread of its own; last its frames."""
         events: queue.SimpleQueue = queue.SimpleQueue()
         abandoned = threading.Event()
         clip: Future = Future()
 
         def work() -> None:
             try:
-                clip.set_result(self._draw(flight, events, abandoned))
+                clip.set_result(draw(events, abandoned))
             except BaseException as error:
                 clip.set_exception(error)
             events.put(None)
@@ -207,24 +252,38 @@ class Engine:
 
     def _load(self, choice: CheckpointChoice) -> None:
         try:
+            entry = choice.entry
+            if entry is not None and entry.num_bytes <= MAX_UNASKED_BYTES:
+                entry = self.index.verify(entry)
+                if entry.problem is not None:
+                    raise CheckpointError(entry.problem)
             self.pipe.load_controller(choice.path)
         except (OSError, ValueError) as error:
-            reason = str(error).replace(f"{self.runs_root}{os.sep}", "")  # a visitor need not know where runs lie
-            raise CheckpointError(f"the checkpoint “{choice.label}” cannot be loaded: {reason}") from error
+            reason = str(error)
+            if choice.path is not None:  # a visitor need not know where runs lie
+                for folder in (choice.path, *choice.path.parents[:3][::-1]):
+                    reason = reason.replace(f"{folder}{os.sep}", "")
+            raise CheckpointError(
+                f"the checkpoint “{choice.label}” cannot be loaded: {self.index.plain(reason)}"
+            ) from error
 
 
-def _choice(run: RunInfo, info: CheckpointInfo) -> CheckpointChoice:
-    parts = [run.name, f"step {info.step:,}"]
-    if info.loss is not None:
-        parts.append(f"loss {info.loss:.4f}")
-    parts += [word for word, holds in (("best", info.is_best), ("latest", info.is_latest)) if holds]
+def _choice(entry: Entry) -> CheckpointChoice:
+    parts = [entry.run]
+    if entry.step is not None:
+        parts.append(f"step {entry.step:,}")
+    if entry.loss is not None:
+        parts.append(f"loss {entry.loss:.4f}")
+    if entry.step is not None:
+        parts += [word for word, holds in (("best", entry.is_best), ("latest", entry.is_latest)) if holds]
     return CheckpointChoice(
-        id=f"{run.name}/{info.path.name}",
+        id=entry.id,
         label=" · ".join(parts),
-        path=info.path,
-        run=run.name,
-        step=info.step,
-        loss=info.loss,
-        is_best=info.is_best,
-        saved_at=info.saved_at,
+        path=entry.path,
+        run=entry.run,
+        step=entry.step,
+        loss=entry.loss,
+        is_best=entry.is_best,
+        saved_at=entry.saved_at,
+        entry=entry,
     )
