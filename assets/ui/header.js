@@ -8,7 +8,9 @@ element.querySelector('.mode').addEventListener('click', () => {
 
 // A picture that is pasted anywhere, or dropped beside the frame, goes the same way as one that is chosen.
 function choosePicture(files, event) {
-  const picture = [...files].find(file => file.type.startsWith('image/')), input = document.querySelector('#frame input[type=file]');
+  const picture = [...files].find(file => file.type.startsWith('image/'));
+  const place = ['#frame', '#live-frame'].map(id => document.querySelector(id)).find(frame => frame?.offsetParent);  // the one in sight
+  const input = place?.querySelector('input[type=file]');
   if (!picture || !input) return;
   event.preventDefault();
   const chosen = new DataTransfer();
@@ -17,7 +19,7 @@ function choosePicture(files, event) {
   input.dispatchEvent(new Event('change', {bubbles: true}));
 }
 document.addEventListener('paste', event => choosePicture(event.clipboardData?.files || [], event));
-document.addEventListener('dragover', event => { if (event.target.closest('#scene')) event.preventDefault(); });
+document.addEventListener('dragover', event => { if (event.target.closest('#scene, #live-scene')) event.preventDefault(); });
 document.addEventListener('drop', event => {
-  if (event.target.closest('#scene') && !event.defaultPrevented) choosePicture(event.dataTransfer?.files || [], event);
+  if (event.target.closest('#scene, #live-scene') && !event.defaultPrevented) choosePicture(event.dataTransfer?.files || [], event);
 });

@@ -123,11 +123,11 @@ class FlyDesk:
         except Cancelled:
             yield ClipState(status="cancelled", message="Cancelled. Everything is as you left it."), gr.skip()
         except (RequestError, ImageError, ActionError, CheckpointError) as error:
-            yield from _fail(_sentence(error))
+            yield from _fail(sentence(error))
         except OSError as error:
             logger.exception("a clip could not be written")
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            yield from _fail(_DISK_FULL if full else _sentence(error.strerror or error))
+            yield from _fail(_DISK_FULL if full else sentence(error.strerror or error))
         except MemoryError:
             logger.exception("out of memory")
             yield from _fail("There is not enough memory for this clip; choose a smaller size and try again.")
@@ -261,8 +261,8 @@ class FlyDesk:
         try:
             image = read_upload(path)
         except ImageError as error:
-            gr.Warning(_sentence(error), title="This picture cannot be used")
-            return last_good, gr.skip(), f"⚠ {_sentence(error)}"
+            gr.Warning(sentence(error), title="This picture cannot be used")
+            return last_good, gr.skip(), f"⚠ {sentence(error)}"
         return image, image, ""
 
     def go_on(self, last_frame: np.ndarray | None) -> tuple[Any, Any, str]:
@@ -290,7 +290,7 @@ class FlyDesk:
             label = size_label(flight.image.height, flight.image.width)
             self.read_size(label)
         except (FlightError, ActionError, RequestError) as error:
-            raise gr.Error(_sentence(error), title="The flight was not opened", print_exception=False) from error
+            raise gr.Error(sentence(error), title="The flight was not opened", print_exception=False) from error
         fields = asdict(flight) | {"image": flight.image, "track": flight.track, "size": label}
         choices, _ = self.engine.checkpoints()
         wanted = flight.checkpoint["id"] if flight.checkpoint and "id" in flight.checkpoint else "base"
@@ -306,7 +306,7 @@ def _fail(message: str) -> Iterator[tuple[Any, Any]]:
     raise gr.Error(message, title="No clip this time", print_exception=False, duration=8)
 
 
-def _sentence(error: Any) -> str:
+def sentence(error: Any) -> str:
     """An error's message as a sentence: a capital first, a full stop last, on one line."""
     text = " ".join(str(error).split())
     if text.split(" ", 1)[0].isalpha():  # the name of a file keeps its spelling

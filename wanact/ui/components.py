@@ -16,7 +16,7 @@ MAX_PLAN_BYTES = 8 * 2**20  # a plan has 5 kB, a flight with its first frame up 
 _PEAKS = {"move": FULL_DEFLECTION[0], "look": FULL_DEFLECTION[4]}
 
 
-class _Component(gr.HTML):
+class Component(gr.HTML):
     """An HTML component whose template, style and script are the files assets/ui/<name>.*."""
 
     schema: dict[str, Any] = {"type": "string"}
@@ -48,7 +48,7 @@ class _Component(gr.HTML):
         return value
 
 
-class ActionPad(_Component):
+class ActionPad(Component):
     """Eight keys that light up while held, and the magnitudes that they stand for; the value is the held keys, [8]."""
 
     schema = {
@@ -85,7 +85,7 @@ def read_plan(message: dict) -> dict:
     return {"value": track.to_list(), "note": f"Opened {len(track)} steps."}
 
 
-class FlightPlan(_Component):
+class FlightPlan(Component):
     """A timeline of steps by eight channels, with presets, recording, import, export and the path from above.
 
     The value is the on-disk action format, (steps, 2, 8).
@@ -139,7 +139,7 @@ class ClipState(GradioModel):
     caption: str = ""
 
 
-class ClipViewer(_Component):
+class ClipViewer(Component):
     """Plays the clip with a display of the held keys, and shows progress, preview and messages while it is drawn."""
 
     data_model = ClipState
@@ -153,7 +153,7 @@ class ClipViewer(_Component):
         return None  # a clip never travels back
 
 
-class SampleGallery(_Component):
+class SampleGallery(Component):
     """Buttons with pictures; the value is the id of the chosen sample."""
 
     schema = {"type": "string", "description": "id of a sample frame"}
@@ -162,14 +162,14 @@ class SampleGallery(_Component):
         super().__init__("gallery", value, scripts=(), label="Samples", samples=list(samples), **kwargs)
 
 
-class Chips(_Component):
+class Chips(Component):
     """A row of ready-made texts; the value is the one that was pressed."""
 
     def __init__(self, texts: Sequence[str], label: str, **kwargs: Any):
         super().__init__("chips", None, scripts=(), label=label, texts=list(texts), **kwargs)
 
 
-class CheckpointPicker(_Component):
+class CheckpointPicker(Component):
     """A list of runs and their steps that keeps itself up to date; the value is the id of a checkpoint.
 
     Args:

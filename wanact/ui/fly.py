@@ -32,15 +32,19 @@ _ANNOUNCE = "(...inputs) => { document.dispatchEvent(new CustomEvent('wanact:gen
 _FAILED = "() => { document.dispatchEvent(new CustomEvent('wanact:failed')); }"
 
 
-def build_fly(engine: Engine) -> None:
-    """Lay out the page and connect it, inside the current gr.Blocks."""
+def build_fly(engine: Engine, last_frame: gr.State) -> None:
+    """Lay out the page and connect it, inside the current gr.Blocks.
+
+    Args:
+        engine: the shared model.
+        last_frame: where the last frame of the visitor's newest clip goes, uint8 [H, W, 3].
+    """
     desk = FlyDesk(engine)
     samples, prompts = load_samples()
     first = samples[0] if samples else None
     presets = {name: make(engine.num_actions) for name, make in PRESETS.items()}
     defaults = engine.defaults
 
-    last_frame = gr.State(None, time_to_live=3600)
     last_good = gr.State(str(first.path) if first else None, time_to_live=3600)
     with gr.Column(elem_id="fly"):
         with gr.Column(elem_id="scene", elem_classes="card"):

@@ -9,10 +9,12 @@ import gradio as gr
 
 from wanact.ui.engine import Engine
 from wanact.ui.fly import build_fly
+from wanact.ui.live import build_live
 from wanact.ui.theme import ASSETS, asset, theme
 
 # A place is a name and a function that lays it out; the next one is one more line.
-PLACES: list[tuple[str, Callable[[Engine], None]]] = [("Fly", build_fly)]
+# Each gets the engine and the state that holds the last frame of a visitor's clip.
+PLACES: list[tuple[str, Callable[[Engine, gr.State], None]]] = [("Fly", build_fly), ("Live", build_live)]
 
 MAX_UPLOAD = "64mb"
 _CLEAN_EVERY_S, _KEEP_S = 600, 3600
@@ -27,13 +29,11 @@ def build_page(engine: Engine) -> gr.Blocks:
         fill_width=True,
     ) as demo:
         gr.HTML(asset("header.html"), elem_id="header", js_on_load=asset("header.js"))
-        if len(PLACES) == 1:
-            PLACES[0][1](engine)
-        else:
-            with gr.Tabs():
-                for name, build in PLACES:
-                    with gr.Tab(name):
-                        build(engine)
+        last_frame = gr.State(None, time_to_live=3600)
+        with gr.Tabs(elem_id="places"):
+            for name, build in PLACES:
+                with gr.Tab(name, id=name.lower(), render_children=True):  # a place that is left goes on
+                    build(engine, last_frame)
     demo.queue(max_size=16, default_concurrency_limit=8)
     return demo
 

@@ -1,0 +1,86 @@
+// Frames as they come, shown one by one in their time, and kept for going back.
+const MAX_KEPT_BYTES = 96 * 2 ** 20;
+
+function blobOf(base64) {
+  const text = atob(base64), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return new Blob([bytes], {type: 'image/jpeg'});
+}
+
+// The pictures of one flight, by latent frame: four blobs each. What was flown before this page knew of it is missing.
+class Film {
+  constructor(first, start) { this.first = first; this.start = start; this.blobs = []; this.size = 0; this.prompts = []; }
+  get end() { return this.start + Math.floor(this.blobs.length / 4); }
+  add(blob) {
+    this.blobs.push(blob);
+    this.size += blob.size;
+    while (this.size > MAX_KEPT_BYTES) {
+      for (const old of this.blobs.splice(0, 4)) this.size -= old.size;
+      this.start++;
+    }
+  }
+  at(latentFrame) { return this.blobs[4 * (latentFrame - this.start) - 1] || this.first; }
+  cut(latentFrame) {
+    const kept = Math.max(0, 4 * (latentFrame - this.start));
+    for (const gone of this.blobs.splice(kept)) this.size -= gone.size;
+  }
+  copy(latentFrame) {
+    const other = new Film(this.first, Math.min(this.start, latentFrame));
+    other.blobs = this.blobs.slice(0, Math.max(0, 4 * (latentFrame - this.start)));
+    other.size = other.blobs.reduce((sum, blob) => sum + blob.size, 0);
+    return other;
+  }
+}
+
+// Plays what has come. Four frames come at a time and are spread over the time until the next four.
+class Player {
+  constructor(fps) {
+    this.fps = fps;
+    this.waiting = [];
+    this.decoding = Promise.resolve();
+    this.clear();
+  }
+  clear() {
+    for (const frame of this.waiting) frame.image?.close();
+    this.waiting = [];
+    this.due = 0;
+    this.epoch = (this.epoch || 0) + 1;
+    this.arrived = [];     // times of the newest latent frames
+    this.expected = 0;
+    this.missed = 0;
+  }
+  // Seconds that a latent frame takes now.
+  get period() {
+    const {arrived} = this, own = 4 / this.fps;
+    if (arrived.length < 3) return own;
+    return Math.min(1.5, Math.max(own, (arrived[arrived.length - 1] - arrived[0]) / 1000 / (arrived.length - 1)));
+  }
+  take(message) {
+    if (this.expected && message.i > this.expected) this.missed += message.i - this.expected;
+    this.expected = message.i + message.f.length;
+    if (message.k === 0) {
+      const now = performance.now(), last = this.arrived[this.arrived.length - 1];
+      if (now - last > 2000) this.arrived = [];
+      this.arrived.push(now);
+      if (this.arrived.length > 8) this.arrived.shift();
+    }
+    const epoch = this.epoch, blobs = message.f.map(blobOf);
+    const images = Promise.all(blobs.map(blob => createImageBitmap(blob)));
+    this.decoding = this.decoding.then(() => images).then(ready => {
+      if (epoch !== this.epoch) return ready.forEach(image => image.close());
+      ready.forEach((image, j) => this.waiting.push({
+        image, i: message.i + j, k: message.k + j, t: message.t, a: message.a, n: message.n, attitude: message.attitude,
+      }));
+    }).catch(() => { this.missed += blobs.length; });
+    return blobs;
+  }
+  // The frame that is due now, or null. One that obeys newer keys does not wait for those before it to play out.
+  next(now, shownN) {
+    const {waiting} = this;
+    if (!waiting.length || now < this.due) return null;
+    const newer = waiting[waiting.length - 1].n > shownN && waiting[0].n <= shownN;
+    const step = 1000 * this.period / 4 * (newer ? 0.3 : waiting.length > 7 ? 0.5 : waiting.length > 4 ? 0.85 : 1);
+    this.due = Math.max(this.due + step, now + step / 2);
+    return waiting.shift();
+  }
+}

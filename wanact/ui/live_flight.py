@@ -1,0 +1,158 @@
+"""A visitor's live flight: a stream with the pictures it has shown, kept for a while after it has landed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from wanact.actions import FULL_DEFLECTION, OPPOSITE
+from wanact.flight import FlightRecord
+from wanact.shapes import TEMPORAL_STRIDE
+from wanact.stream import WanActStream
+from wanact.ui.engine import CheckpointChoice
+from wanact.video import write_mp4
+
+JPEG_QUALITY = 88
+MAX_PICTURE_BYTES = 96 * 2**20  # of a flight: about 15 minutes of nano, 3 of 832x480; the oldest are forgotten
+
+
+def action_of(held: tuple[float, ...]) -> np.ndarray:
+    """Magnitudes of an action [8] from what is held, a share of each channel's full deflection; opposites cancel."""
+    share = np.asarray(held, np.float64)
+    return np.clip(share - share[list(OPPOSITE)], 0, None) * np.asarray(FULL_DEFLECTION)
+
+
+def encode_jpeg(frame: np.ndarray) -> bytes:
+    """A frame, uint8 [H, W, 3], as JPEG."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not done:
+        raise OSError(f"a frame of {frame.shape[1]} x {frame.shape[0]} pixels could not be encoded")
+    return data.tobytes()
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """The frame [H, W, 3] of a JPEG."""
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+@dataclass(frozen=True)
+class Attitude:
+    """Where the drone looks after a latent frame, against the first frame, in degrees; yaw to the right, pitch up."""
+
+    yaw_deg: float = 0.0
+    pitch_deg: float = 0.0
+
+    def after(self, action: np.ndarray) -> Attitude:
+        """The same one action later."""
+        return Attitude(self.yaw_deg + float(action[5] - action[4]), self.pitch_deg + float(action[6] - action[7]))
+
+
+class LiveFlight:
+    """What has been flown: the stream, and the pictures as they were sent.
+
+    Args:
+        stream: at its beginning, or forked.
+        choice: the checkpoint, as the page names it.
+        before: the flight that this one was forked from.
+    """
+
+    def __init__(self, stream: WanActStream, choice: CheckpointChoice, before: LiveFlight | None = None):
+        self.stream = stream
+        self.choice = choice
+        self.landed_at: float | None = None
+        flown = TEMPORAL_STRIDE * stream.num_frames
+        # Kept as they were sent: raw frames of a minute take a hundred times as much.
+        self.first = before.first if before else encode_jpeg(np.asarray(stream.image))
+        self.num_forgotten = min(before.num_forgotten, flown) if before else 0
+        self.pictures = list(before.pictures[: flown - self.num_forgotten]) if before else []
+        self.attitudes = list(before.attitudes[: stream.num_frames + 1]) if before else [Attitude()]
+        self._num_bytes = sum(map(len, self.pictures))
+
+    def step(self, action: np.ndarray) -> list[bytes]:
+        """Fly on by one latent frame; its four frames as JPEG."""
+        pictures = [encode_jpeg(frame) for frame in self.stream.step(action)]
+        self.pictures += pictures
+        self.attitudes.append(self.attitudes[-1].after(action))
+        self._num_bytes += sum(map(len, pictures))
+        while self._num_bytes > MAX_PICTURE_BYTES:
+            self._num_bytes -= sum(map(len, self.pictures[:TEMPORAL_STRIDE]))
+            del self.pictures[:TEMPORAL_STRIDE]
+            self.num_forgotten += TEMPORAL_STRIDE
+        return pictures
+
+    @property
+    def earliest(self) -> int:
+        """The first latent frame that can be gone back to."""
+        return self.stream.num_frames - self.stream.max_rewind
+
+    def rewind_to(self, latent_frame: int) -> None:
+        """Take back everything after a latent frame, as far as that is kept; later ones change nothing."""
+        target = min(max(latent_frame, self.earliest), self.stream.num_frames)
+        self.stream.rewind(self.stream.num_frames - target)
+        del self.pictures[max(0, TEMPORAL_STRIDE * target - self.num_forgotten) :]
+        del self.attitudes[target + 1 :]
+        self._num_bytes = sum(map(len, self.pictures))
+
+    def fork(self, latent_frame: int | None = None) -> LiveFlight:
+        """A flight of its own that begins with this one's past, up to a latent frame."""
+        other = LiveFlight(self.stream.fork(), self.choice, self)
+        if latent_frame is not None and latent_frame < other.stream.num_frames:
+            other.rewind_to(latent_frame)
+        return other
+
+    def land(self) -> None:
+        """End the flight; it can be saved and forked until the hangar forgets it."""
+        if self.landed_at is None:
+            self.landed_at = time.monotonic()
+            self.stream.land()
+
+    def record(self) -> FlightRecord:
+        """The flight as a record that flies it again."""
+        choice = self.choice
+        return FlightRecord.from_stream(self.stream, {"id": choice.id, "run": choice.run, "step": choice.step})
+
+    def write_mp4(self, path: Path, fps: float) -> int:
+        """Write the clip of what was shown; how many frames it has."""
+        pictures = ([] if self.num_forgotten else [self.first]) + self.pictures
+        write_mp4(map(decode_jpeg, pictures), path, fps=fps)
+        return len(pictures)
+
+
+class Hangar:
+    """Flights by their ids, in the air and landed. Whoever knows an id may have the flight.
+
+    Args:
+        max_landed: flights that are kept after they have landed; the oldest go.
+        keep_s: seconds that one is kept.
+    """
+
+    def __init__(self, max_landed: int, keep_s: float):
+        self.max_landed, self.keep_s = max_landed, keep_s
+        self._flights: dict[str, LiveFlight] = {}
+        self._lock = threading.Lock()
+
+    def put(self, flight_id: str, flight: LiveFlight) -> None:
+        """Keep a flight."""
+        with self._lock:
+            self._flights[flight_id] = flight
+            landed = {i: f.landed_at for i, f in self._flights.items() if f.landed_at is not None}
+            newest_first = sorted(landed, key=lambda i: -landed[i])
+            too_many = set(islice(newest_first, self.max_landed, None))
+            old = {i for i, at in landed.items() if time.monotonic() - at > self.keep_s}
+            for forgotten in too_many | old:
+                del self._flights[forgotten]
+
+    def get(self, flight_id: Any) -> LiveFlight | None:
+        """The flight with this id, or None."""
+        return self._flights.get(flight_id) if isinstance(flight_id, str) else None
+
+    def __iter__(self) -> Iterator[LiveFlight]:
+        return iter(list(self._flights.values()))

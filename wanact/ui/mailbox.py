@@ -1,0 +1,182 @@
+"""What one flight is told while it flies: held keys, acknowledgements and wishes, in a small memory-mapped file.
+
+The generator that flies runs in a thread, or on hosts that lend GPUs in a forked process, where what a request handler
+writes into a Python object never arrives. A mapped file is seen by both. Whoever knows the flight's id may write; ids
+come from `secrets` and are told to one browser only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import mmap
+import os
+import re
+import secrets
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wanact.actions import NUM_CHANNELS
+
+MAX_HELD = 2.0  # times the full deflection of a key: the largest magnitudes that models have seen
+MAX_PROMPT_BYTES = 8_000
+_MAX_NUMBER = 2**53  # the browser counts in doubles
+_ID = re.compile(r"[A-Za-z0-9_-]{20,64}")
+# Contact; held, paused and stopped with the number of the message they came in; acknowledged frame; a rewind with its
+# number; the length of a prompt with its number. The prompt follows.
+_HEAD = struct.Struct("<d8f??QQQQQI")
+_SIZE = _HEAD.size + MAX_PROMPT_BYTES
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a flight has been told so far.
+
+    Attributes:
+        held: share of the full deflection of each channel, [8], 0 to 2.
+        state_n: number of the message that `held` and `paused` came in; 0 before the first.
+        acknowledged: number of the newest frame that the browser has shown; 0 for none.
+        rewind: (number of the wish, latent frame to go back to).
+        prompt: (number of the wish, what is seen from then on).
+        contact: time of the last message, in seconds of `time.monotonic`, which all processes share.
+    """
+
+    held: tuple[float, ...]
+    paused: bool
+    stopped: bool
+    state_n: int
+    acknowledged: int
+    rewind: tuple[int, int]
+    prompt: tuple[int, str]
+    contact: float
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last message."""
+        return time.monotonic() - self.contact
+
+
+class Mailbox:
+    """The mailbox of one flight. Several may be open on the same file, in any process.
+
+    Args:
+        folder: where the mailboxes are, readable for this user only.
+        flight: id from `new_flight`.
+        create: make it; else it must exist, so that strangers cannot fill the disk.
+
+    Raises:
+        KeyError: if there is no such flight.
+    """
+
+    def __init__(self, folder: Path, flight: str, create: bool = False):
+        if not isinstance(flight, str) or not _ID.fullmatch(flight):
+            raise KeyError(flight)
+        self.path = folder / flight
+        flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0)
+        try:
+            self._file = os.open(self.path, flags, 0o600)
+        except OSError as error:
+            raise KeyError(flight) from error
+        if create:
+            os.ftruncate(self._file, _SIZE)
+        self._memory = mmap.mmap(self._file, _SIZE)
+        if create:
+            self._store(Told((0.0,) * NUM_CHANNELS, False, False, 0, 0, (0, 0), (0, ""), time.monotonic()))
+
+    def read(self) -> Told:
+        """What the flight has been told."""
+        with self._locked():
+            return self._load()
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Take a message of the browser; whatever in it is malformed is left out, and it counts as contact anyway.
+
+        Args:
+            message: `n`, rising from message to message, because two posts can overtake each other, and any of `held`
+                [8], `paused`, `stop`, `ack`, `rewind` (a latent frame) and `prompt`. Of each the newest counts.
+        """
+        n = _whole(message.get("n"))
+        with self._locked():
+            told = self._load()
+            held, paused, state_n = told.held, told.paused, told.state_n
+            if n is not None and n > state_n and (new := _held(message.get("held"))) is not None:
+                held, paused, state_n = new, message.get("paused") is True, n
+            rewind, prompt = told.rewind, told.prompt
+            target, words = _whole(message.get("rewind")), message.get("prompt")
+            if n is not None and n > rewind[0] and target is not None:
+                rewind = (n, target)
+            if n is not None and n > prompt[0] and isinstance(words, str):
+                prompt = (n, words)
+            self._store(
+                Told(
+                    held,
+                    paused,
+                    told.stopped or message.get("stop") is True,
+                    state_n,
+                    max(told.acknowledged, _whole(message.get("ack")) or 0),
+                    rewind,
+                    prompt,
+                    time.monotonic(),
+                )
+            )
+
+    def close(self, remove: bool = False) -> None:
+        """Let go of the file; with `remove` nobody can open it any more."""
+        self._memory.close()
+        os.close(self._file)
+        if remove:
+            self.path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone with the file, among threads and processes alike: the lock belongs to this opening of the file."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _load(self) -> Told:
+        values = _HEAD.unpack(self._memory[: _HEAD.size])
+        contact, held, (paused, stopped, state_n, ack) = values[0], values[1:9], values[9:13]
+        rewind_n, rewind_to, prompt_n, length = values[13:]
+        words = self._memory[_HEAD.size : _HEAD.size + length].decode()
+        return Told(held, paused, stopped, state_n, ack, (rewind_n, rewind_to), (prompt_n, words), contact)
+
+    def _store(self, told: Told) -> None:
+        words = told.prompt[1].encode(errors="ignore")[:MAX_PROMPT_BYTES].decode(errors="ignore").encode()
+        head = _HEAD.pack(
+            told.contact,
+            *told.held,
+            told.paused,
+            told.stopped,
+            told.state_n,
+            told.acknowledged,
+            *told.rewind,
+            told.prompt[0],
+            len(words),
+        )
+        self._memory[: len(head) + len(words)] = head + words
+
+
+def new_flight() -> str:
+    """An id that nobody guesses."""
+    return secrets.token_urlsafe(18)
+
+
+def _whole(value: Any) -> int | None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_NUMBER
+    return value if is_whole else None
+
+
+def _held(values: Any) -> tuple[float, ...] | None:
+    if not isinstance(values, list) or len(values) != NUM_CHANNELS:
+        return None
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        return None
+    return tuple(min(max(float(value), 0.0), MAX_HELD) for value in values)

@@ -1,0 +1,105 @@
+"""Who flies now, and who flies next: places in the air, and turns on the one model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A visitor in the line. Flights with one checkpoint can be in the air together, because each step needs it."""
+
+    checkpoint: Hashable
+
+
+class Line:
+    """First come, first served; so many are in the air at once, all with the same checkpoint.
+
+    Args:
+        max_flights: in the air together.
+    """
+
+    def __init__(self, max_flights: int):
+        self.max_flights = max_flights
+        self._tickets: list[Ticket] = []
+        self._flying: list[Ticket] = []
+        self._lock = threading.Lock()
+
+    def enter(self, checkpoint: Hashable) -> Ticket:
+        """A place at the end of the line."""
+        ticket = Ticket(checkpoint)
+        with self._lock:
+            self._tickets.append(ticket)
+        return ticket
+
+    def place(self, ticket: Ticket) -> int:
+        """0 once the ticket flies, which it does from then on; else how many leave before it, and it, from 1."""
+        with self._lock:
+            if ticket in self._flying:
+                return 0
+            place = self._tickets.index(ticket) + 1
+            same = all(other.checkpoint == ticket.checkpoint for other in self._flying)
+            if place > 1 or len(self._flying) >= self.max_flights or not same:
+                return place
+            self._tickets.remove(ticket)
+            self._flying.append(ticket)
+            return 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Visitors on the ground."""
+        return len(self._tickets)
+
+    @property
+    def num_flying(self) -> int:
+        """Visitors in the air."""
+        return len(self._flying)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give the place up, in the air or in the line."""
+        with self._lock:
+            for tickets in (self._flying, self._tickets):
+                if ticket in tickets:
+                    tickets.remove(ticket)
+
+
+class Turns:
+    """A lock that goes round: whoever asked first gets it first. A plain lock may be had by the same one for ever.
+
+    Args:
+        lock: the pipeline's own, which others take without standing in line here.
+    """
+
+    def __init__(self, lock: Any):
+        self._lock = lock
+        self._waiting: list[Hashable] = []
+        self._changed = threading.Condition()
+
+    def take(self, who: Hashable, timeout: float) -> bool:
+        """Wait for a turn; False if it has not come yet, with the place in the round kept.
+
+        Whoever has the turn gives it back with `done`, in the same thread.
+        """
+        end = time.monotonic() + timeout
+        with self._changed:
+            if who not in self._waiting:
+                self._waiting.append(who)
+            if not self._changed.wait_for(lambda: self._waiting[0] == who, timeout):
+                return False
+        return self._lock.acquire(timeout=max(0.0, end - time.monotonic()))
+
+    def done(self, who: Hashable) -> None:
+        """Hand the turn on."""
+        self._lock.release()
+        self.leave(who)
+
+    def leave(self, who: Hashable) -> None:
+        """Give the place in the round up."""
+        with self._changed:
+            if who in self._waiting:
+                self._waiting.remove(who)
+                self._changed.notify_all()
