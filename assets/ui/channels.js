@@ -30,15 +30,25 @@ function channelIcon(channel) {
 //   wanact:plan      {move, look}                the largest magnitudes of a plan that was just laid
 //   wanact:take-keys {}                          a recording starts: the pad takes the keyboard focus
 //   wanact:playhead  {step, track}               the clip shows this action of this track (JSON)
+// These stay within the place (Fly, Live, ...) that they come from. Between the places go:
+//   wanact:go        {place}                     this place is wanted in sight; the header presses its tab
+//   wanact:place     {place}                     this place has come into sight: every key lets go
+//   wanact:tray      {items}                     the checkpoints that wait to be compared
+//   wanact:choose-checkpoint {id, label, place}  this place is to fly with this checkpoint
+//   wanact:compare-tray {items}, wanact:compare-flight {url}   what is to be compared
+const BETWEEN_PLACES = new Set(['go', 'place', 'tray', 'choose-checkpoint', 'compare-tray', 'compare-flight', 'uploaded']);
+const placeOf = node => node.closest('#fly, #live, #checkpoints, #compare')?.id;
 function announce(name, detail) {
-  document.dispatchEvent(new CustomEvent('wanact:' + name, {detail: detail || {}}));
+  const from = BETWEEN_PLACES.has(name) ? undefined : placeOf(element);
+  document.dispatchEvent(new CustomEvent('wanact:' + name, {detail: {...detail, from}}));
 }
 
 // Listen for as long as the component stands in the page.
 function hear(name, listener) {
   const handler = event => {
-    if (!element.isConnected) document.removeEventListener('wanact:' + name, handler);
-    else listener(event.detail);
+    if (!element.isConnected) return document.removeEventListener('wanact:' + name, handler);
+    const {from} = event.detail || {};
+    if (!from || from === placeOf(element)) listener(event.detail || {});
   };
   document.addEventListener('wanact:' + name, handler);
 }

@@ -1,11 +1,12 @@
 const select = element.querySelector('select'), remark = element.querySelector('p');
-let shown = '', gone = '';
+let shown = '', gone = '', brought = null;   // brought: an upload, which no list names
 
 function fill(listing) {
   if (JSON.stringify(listing) === shown) return;
   shown = JSON.stringify(listing);
-  select.replaceChildren(...listing.choices.map(choice => new Option(choice.label, choice.id)));
-  if (!listing.choices.some(choice => choice.id === props.value)) {
+  const choices = [...(brought ? [brought] : []), ...listing.choices];
+  select.replaceChildren(...choices.map(choice => new Option(choice.label, choice.id)));
+  if (!choices.some(choice => choice.id === props.value)) {
     gone = props.value ? `${props.value} is not there any more. ` : '';
     props.value = listing.default;
   }
@@ -19,6 +20,19 @@ function mark() {
     + (damaged ? `${damaged} damaged checkpoint${damaged > 1 ? 's are' : ' is'} left out.` : '');
 }
 select.addEventListener('change', () => { gone = ''; props.value = select.value; mark(); trigger('input'); });
+
+// The Checkpoints page has chosen for this one.
+hear('choose-checkpoint', ({id, label, place}) => {
+  if (place !== placeOf(element)) return;
+  if (id.startsWith('upload/')) brought = {id, label};
+  gone = '';
+  props.value = id;
+  const listing = JSON.parse(shown);
+  shown = '';
+  if (!id.startsWith('upload/') && !listing.choices.some(choice => choice.id === id)) listing.choices.push({id, label});
+  fill(listing);
+  trigger('input');
+});
 
 // A run that is training adds checkpoints: look again before the list is opened, and now and then.
 let looking = false;

@@ -23,3 +23,23 @@ document.addEventListener('dragover', event => { if (event.target.closest('#scen
 document.addEventListener('drop', event => {
   if (event.target.closest('#scene, #live-scene') && !event.defaultPrevented) choosePicture(event.dataTransfer?.files || [], event);
 });
+
+// The places are tabs. A component asks for one by `wanact:go`; whoever comes into sight is announced to all.
+const tabOf = place => [...document.querySelectorAll('#places [role=tab]')].find(tab => tab.textContent.trim().toLowerCase() === place);
+document.addEventListener('wanact:go', event => { tabOf(event.detail.place)?.click(); scrollTo({top: 0}); });
+let inSight = '';
+function tellPlace() {
+  const place = document.querySelector('#places [role=tab][aria-selected=true]')?.textContent.trim().toLowerCase() || '';
+  if (place === inSight) return;
+  inSight = place;
+  document.body.dataset.place = place;
+  document.dispatchEvent(new CustomEvent('wanact:place', {detail: {place}}));
+}
+function watchPlaces(tries) {
+  const places = document.querySelector('#places');
+  if (!places) return tries && setTimeout(() => watchPlaces(tries - 1), 100);
+  new MutationObserver(tellPlace).observe(places, {subtree: true, attributes: true, attributeFilter: ['aria-selected']});
+  tellPlace();
+  if (new URLSearchParams(location.search).has('compare')) tabOf('compare')?.click();   // a link to a comparison
+}
+watchPlaces(100);

@@ -39,6 +39,7 @@ function holdKeys(root, onChange) {
   window.addEventListener('keyup', onKeyUp);
   root.addEventListener('focusout', event => { if (!root.contains(event.relatedTarget)) { keys.clear(); update(); } });
   window.addEventListener('blur', releaseAll);
+  document.addEventListener('wanact:place', releaseAll);   // another page has come into sight
   document.addEventListener('visibilitychange', () => { if (document.hidden) releaseAll(); });
 
   root.addEventListener('pointerdown', event => {

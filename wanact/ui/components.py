@@ -187,7 +187,6 @@ class CheckpointPicker(Component):
         super().__init__(
             "checkpoint",
             value,
-            scripts=(),
             label="Checkpoint",
             listing=listing(),
             server_functions=[list_checkpoints],

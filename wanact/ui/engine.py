@@ -182,7 +182,7 @@ class Engine:
             with self.pipe.lock:
                 if abandoned.is_set():
                     raise Cancelled("the visitor cancelled the flight before it began")
-                self._load(checkpoint)
+                self.load(checkpoint)
                 return replay(self.pipe, record, on_frames)
 
         yield from self._events(draw)
@@ -235,7 +235,7 @@ class Engine:
         with self.pipe.lock:  # loading a checkpoint and flying it belong together
             if abandoned.is_set():
                 raise Cancelled("the visitor cancelled the flight before it began")
-            self._load(flight.checkpoint)
+            self.load(flight.checkpoint)
             return self.pipe(
                 flight.prompt,
                 flight.image,
@@ -250,7 +250,12 @@ class Engine:
                 on_frames=on_frames,
             )
 
-    def _load(self, choice: CheckpointChoice) -> None:
+    def load(self, choice: CheckpointChoice) -> None:
+        """Lay a checkpoint over the base, its files verified if they are small; hold the pipeline's lock.
+
+        Raises:
+            CheckpointError: if it is damaged or does not fit; the message tells no paths.
+        """
         try:
             entry = choice.entry
             if entry is not None and entry.num_bytes <= MAX_UNASKED_BYTES:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from wanact.ui.checkpoints import build_checkpoints
 from wanact.ui.engine import Engine
 from wanact.ui.fly import build_fly
 from wanact.ui.live import build_live
@@ -14,7 +15,11 @@ from wanact.ui.theme import ASSETS, asset, theme
 
 # A place is a name and a function that lays it out; the next one is one more line.
 # Each gets the engine and the state that holds the last frame of a visitor's clip.
-PLACES: list[tuple[str, Callable[[Engine, gr.State], None]]] = [("Fly", build_fly), ("Live", build_live)]
+PLACES: list[tuple[str, Callable[[Engine, gr.State], None]]] = [
+    ("Fly", build_fly),
+    ("Live", build_live),
+    ("Checkpoints", build_checkpoints),
+]
 
 MAX_UPLOAD = "64mb"
 _CLEAN_EVERY_S, _KEEP_S = 600, 3600
@@ -30,7 +35,7 @@ def build_page(engine: Engine) -> gr.Blocks:
     ) as demo:
         gr.HTML(asset("header.html"), elem_id="header", js_on_load=asset("header.js"))
         last_frame = gr.State(None, time_to_live=3600)
-        with gr.Tabs(elem_id="places"):
+        with gr.Tabs(elem_id="places", overflow_behavior="wrap"):
             for name, build in PLACES:
                 with gr.Tab(name, id=name.lower(), render_children=True):  # a place that is left goes on
                     build(engine, last_frame)
