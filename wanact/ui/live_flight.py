@@ -82,7 +82,7 @@ class LiveFlight:
         self.pictures += pictures
         self.attitudes.append(self.attitudes[-1].after(action))
         self._num_bytes += sum(map(len, pictures))
-        while self._num_bytes > MAX_PICTURE_BYTES:
+        while self._num_bytes > MAX_PICTURE_BYTES and len(self.pictures) > TEMPORAL_STRIDE:
             self._num_bytes -= sum(map(len, self.pictures[:TEMPORAL_STRIDE]))
             del self.pictures[:TEMPORAL_STRIDE]
             self.num_forgotten += TEMPORAL_STRIDE

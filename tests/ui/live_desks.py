@@ -1,0 +1,71 @@
+"""A desk for live flights on the tiny model, and a visitor who listens, answers and holds keys."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from tests.test_stream import write_causal_run
+from wanact.pipeline import WanActPipeline
+from wanact.ui.engine import Engine
+from wanact.ui.live_desk import LiveDesk, LiveLimits
+
+FORWARD, RIGHT = [1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0]
+NONE = [0] * 8
+
+
+def make_desk(model_dir: Path, runs: Path, fps: float = 200.0, **limits: Any) -> LiveDesk:
+    """A desk with a causal run `live` and one that draws whole clips; so fast that no test waits for the clock."""
+    if not (runs / "live").exists():
+        runs.mkdir(exist_ok=True)
+        write_causal_run(runs / "live")
+    pipe = WanActPipeline.from_model_dir(model_dir)
+    pipe.defaults["fps"] = fps
+    return LiveDesk(Engine(pipe, runs), LiveLimits(**limits))
+
+
+class Visitor:
+    """Takes off and listens. Every picture is acknowledged at once unless `acknowledges` is off."""
+
+    def __init__(self, desk: LiveDesk, picture: Path, order: dict | None = None, **settings: Any):
+        settings = {"prompt": "a lake", "checkpoint": None, "seed": 3} | settings
+        self.desk = desk
+        self.messages = desk.fly(order or {}, str(picture), **settings)
+        self.flight = ""
+        self.n = 0
+        self.newest = 0
+        self.heard: list[dict[str, Any]] = []
+        self.acknowledges = True
+
+    def tell(self, **message: Any) -> int:
+        """Say something; the number of the message."""
+        self.n += 1
+        assert self.desk.control({"flight": self.flight, "n": self.n, **message})["known"]
+        return self.n
+
+    def hear(self) -> dict[str, Any]:
+        """The next message."""
+        message = next(self.messages)
+        self.heard.append(message)
+        self.flight = message.get("flight", self.flight)
+        if message["kind"] == "frames":
+            self.newest = message["i"] + len(message["f"]) - 1
+            if self.acknowledges:
+                self.tell(ack=self.newest)
+        return message
+
+    def until(self, kind: str, **values: Any) -> dict[str, Any]:
+        """The next message of a kind, with these values."""
+        for _ in range(200):
+            message = self.hear()
+            if message["kind"] == kind and all(message.get(name) == value for name, value in values.items()):
+                return message
+        raise AssertionError(f"no {kind} {values} among {[message['kind'] for message in self.heard]}")
+
+    def fly(self, latent_frames: int) -> list[bytes]:
+        """So many latent frames more; their pictures."""
+        pictures = []
+        while len(pictures) < 4 * latent_frames:
+            pictures += [base64.b64decode(picture) for picture in self.until("frames")["f"]]
+        return pictures

@@ -1,0 +1,273 @@
+"""A live flight as the server sees it: it answers keys, waits for acknowledgements, and ends when nobody listens."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import numpy as np
+import pytest
+
+from tests.ui.conftest import write_run
+from tests.ui.live_desks import FORWARD, NONE, RIGHT, Visitor, make_desk
+from wanact.flight import FlightRecord
+from wanact.replay import replay
+from wanact.ui import live_flight
+from wanact.ui.live_desk import LiveDesk
+from wanact.ui.live_flight import action_of, decode_jpeg, encode_jpeg
+from wanact.video import read_video
+
+
+@pytest.fixture(scope="module")
+def live_desk(tiny_model_dir, tmp_path_factory) -> LiveDesk:
+    """Shared by the tests that leave it as it was. Nothing is heard for long on a busy machine: limits are wide."""
+    return make_desk(tiny_model_dir, tmp_path_factory.mktemp("live") / "runs", silence_s=60, lost_s=120)
+
+
+@pytest.fixture
+def visitor(live_desk, picture):
+    visitor = Visitor(live_desk, picture)
+    yield visitor
+    visitor.messages.close()
+
+
+def own_desk(live_desk: LiveDesk, **limits) -> LiveDesk:
+    """Another desk on the same model, with limits of its own."""
+    from wanact.ui.live_desk import LiveLimits
+
+    return LiveDesk(live_desk.engine, LiveLimits(**{"silence_s": 60, "lost_s": 120} | limits))
+
+
+def test_a_flight_starts_and_obeys_the_keys(visitor):
+    assert visitor.hear()["kind"] == "line"
+    start = visitor.until("start")
+    assert (start["width"], start["height"], start["t"]) == (96, 64, 0) and start["prompt"] == "a lake"
+    assert start["checkpoint"].startswith("live")
+    assert visitor.until("frames")["a"] == NONE
+    n = visitor.tell(held=[0.5, 0, 0, 0, 0, 2, 0, 0])
+    frames = visitor.until("frames", n=n)
+    assert frames["a"] == [0.025, 0, 0, 0, 0, 6, 0, 0]
+    turned = visitor.until("frames")
+    assert turned["attitude"][0] - frames["attitude"][0] == 6 and turned["t"] == frames["t"] + 1
+    visitor.tell(held=[1, 1, 0, 0, 0, 0, 0, 1])
+    assert visitor.until("frames", a=[0, 0, 0, 0, 0, 0, 0, 3]), "opposites cancel"
+
+
+def test_frames_come_as_pictures_one_after_the_other(visitor):
+    seen = []
+    for _ in range(3):
+        message = visitor.until("frames")
+        seen += range(message["i"], message["i"] + len(message["f"]))
+        assert set(message["ms"]) >= {"transformer", "decoder", "step", "waited", "sent"}
+    assert seen == list(range(1, 13))
+    assert decode_jpeg(visitor.fly(1)[0]).shape == (64, 96, 3)
+
+
+def test_large_frames_are_sent_in_several_messages(visitor, monkeypatch):
+    monkeypatch.setattr("wanact.ui.live_desk.MESSAGE_BYTES", 1)
+    messages = [visitor.until("frames") for _ in range(5)]
+    assert [(message["i"], message["k"], len(message["f"])) for message in messages] == [
+        (1, 0, 1),
+        (2, 1, 1),
+        (3, 2, 1),
+        (4, 3, 1),
+        (5, 0, 1),
+    ]
+
+
+def test_no_more_frames_are_on_their_way_than_the_window(visitor):
+    visitor.acknowledges = False
+    visitor.until("state", state="slow")
+    assert visitor.newest == 8
+    visitor.tell(ack=4)
+    visitor.until("state", state="slow")
+    assert visitor.newest == 12
+    visitor.acknowledges = True
+    visitor.tell(ack=12)
+    visitor.fly(4)
+
+
+def test_nothing_is_drawn_while_nothing_is_heard_and_the_flight_ends_at_last(live_desk, picture):
+    desk = own_desk(live_desk, silence_s=0.4, lost_s=2.5)
+    visitor = Visitor(desk, picture)
+    visitor.until("frames")
+    time.sleep(0.6)
+    visitor.until("state", state="lost")
+    drawn = visitor.newest
+    visitor.tell(ack=drawn)
+    visitor.until("frames")
+    visitor.acknowledges = False
+    end = visitor.until("end", reason="lost")
+    assert "nothing was heard" in end["message"]
+    with pytest.raises(StopIteration):
+        visitor.hear()
+    assert not desk.control({"flight": visitor.flight, "n": 99})["known"] and desk.line.num_flying == 0
+
+
+def test_a_closed_page_frees_the_place(live_desk, picture):
+    desk = own_desk(live_desk, max_flights=1)
+    first, second = Visitor(desk, picture), Visitor(desk, picture)
+    first.fly(1)
+    assert second.hear()["place"] == 1
+    first.messages.close()  # what Gradio does when the connection is gone
+    second.fly(1)
+    second.messages.close()
+    assert desk.line.num_flying == 0 and not list(desk.folder.iterdir())
+
+
+def test_paused_nothing_is_drawn(visitor):
+    visitor.fly(1)
+    visitor.tell(held=NONE, paused=True)
+    visitor.until("state", state="paused")
+    drawn = visitor.newest
+    visitor.until("state", state="paused")
+    assert visitor.newest == drawn
+    visitor.tell(held=NONE, paused=False)
+    assert visitor.until("frames")["i"] == drawn + 1
+
+
+def test_a_flight_is_taken_back_and_flown_again(visitor, live_desk):
+    visitor.until("start")
+    pictures = visitor.fly(3)
+    visitor.tell(rewind=1, held=NONE, paused=True)
+    assert visitor.until("rewound")["t"] == 1
+    flight = live_desk.hangar.get(visitor.flight)
+    assert flight.stream.num_frames == 1 and flight.pictures == pictures[:4] and len(flight.attitudes) == 2
+    visitor.tell(held=NONE, paused=False)
+    message = visitor.until("frames")
+    assert message["t"] == 2 and message["i"] == visitor.newest - 3, "numbers of pictures never go back"
+
+
+def test_words_change_in_flight(visitor, live_desk):
+    visitor.fly(1)
+    visitor.tell(prompt="snow")
+    assert visitor.until("prompt")["prompt"] == "snow"
+    visitor.fly(1)
+    assert live_desk.hangar.get(visitor.flight).stream.prompts[-1][1] == "snow"
+    visitor.tell(prompt="x" * 3000)
+    told = visitor.until("prompt")
+    assert "3,000 characters" in told["problem"] and told["prompt"] == "snow"
+
+
+def test_landed_flights_are_gone_on_with_and_forked(live_desk, picture):
+    first = Visitor(live_desk, picture)
+    pictures = first.fly(3)
+    first.tell(stop=True)
+    first.until("end", reason="landed")
+    with pytest.raises(StopIteration):
+        first.hear()
+    landed = live_desk.hangar.get(first.flight)
+    flown = landed.stream.num_frames
+    fork = Visitor(live_desk, picture, {"from": first.flight, "at": 2})
+    assert fork.until("start")["t"] == 2
+    fork.tell(held=FORWARD)
+    fork.fly(1)
+    assert live_desk.hangar.get(fork.flight).pictures[:8] == pictures[:8]
+    going_on = Visitor(live_desk, picture, {"from": first.flight, "at": None})
+    assert going_on.until("start")["t"] == flown and landed.stream.num_frames == flown
+    for visitor in (fork, going_on):
+        visitor.messages.close()
+    unknown = Visitor(live_desk, picture, {"from": "x" * 24}).until("failed")
+    assert "not kept any more" in unknown["message"]
+
+
+def test_a_saved_flight_flies_again_to_the_same_frames(live_desk, picture, tmp_path):
+    visitor = Visitor(live_desk, picture)
+    visitor.until("start")
+    visitor.tell(held=RIGHT)
+    visitor.fly(2)
+    visitor.tell(prompt="snow", held=FORWARD)
+    visitor.fly(2)
+    visitor.tell(rewind=3)
+    visitor.until("rewound")
+    visitor.fly(1)
+    visitor.tell(stop=True)
+    visitor.until("end")
+    visitor.messages.close()
+    path, caption = live_desk.save(visitor.flight, "record", tmp_path)
+    record = FlightRecord.load(path)
+    flight = live_desk.hangar.get(visitor.flight)
+    assert record.kind == "live" and record.track == flight.stream.track and "same frames" in caption
+    pipe = live_desk.engine.pipe
+    with pipe.lock:
+        pipe.load_controller(flight.choice.path)
+        frames = replay(pipe, record)
+    assert [encode_jpeg(frame) for frame in frames[1:]] == flight.pictures
+    path, caption = live_desk.save(visitor.flight, "clip", tmp_path)
+    assert len(read_video(path)) == len(flight.pictures) + 1 and f"{len(frames)} frames" in caption
+
+
+def test_old_pictures_are_forgotten_and_said_so(live_desk, picture, tmp_path, monkeypatch):
+    visitor = Visitor(live_desk, picture)
+    limit = sum(map(len, visitor.fly(1))) * 3
+    monkeypatch.setattr(live_flight, "MAX_PICTURE_BYTES", limit)
+    visitor.fly(6)
+    flight = live_desk.hangar.get(visitor.flight)
+    assert flight.num_forgotten and flight.pictures and sum(map(len, flight.pictures)) <= limit
+    _, caption = live_desk.save(visitor.flight, "clip", tmp_path)
+    assert "are not kept" in caption
+    visitor.messages.close()
+
+
+def test_ones_keys_never_reach_anothers_flight(live_desk, picture):
+    one, other = Visitor(live_desk, picture), Visitor(live_desk, picture)
+    for visitor in (one, other):
+        visitor.until("start")
+    n = one.tell(held=RIGHT)
+    turning, still = one.until("frames", n=n), [other.until("frames") for _ in range(3)]
+    assert turning["a"][5] == 3 and all(message["a"] == NONE for message in still)
+    assert turning["flight"] != still[0]["flight"]
+    assert [message["t"] for message in still] == [1, 2, 3], "both get their turns"
+    for visitor in (one, other):
+        visitor.messages.close()
+
+
+def test_a_long_flight_lands_when_somebody_waits(live_desk, picture):
+    desk = own_desk(live_desk, max_flights=1, turn_s=0.2)
+    first, second = Visitor(desk, picture), Visitor(desk, picture)
+    first.fly(2)
+    time.sleep(0.3)
+    assert first.until("frames")["left"] is None, "nobody waits, so it goes on"
+    assert second.hear()["place"] == 1
+    assert "1 other waits" in first.until("end", reason="over")["message"]
+    with contextlib.suppress(StopIteration):
+        first.hear()
+    second.fly(1)
+    second.messages.close()
+
+
+def test_what_cannot_be_flown_is_said_in_one_sentence(live_desk, picture, tmp_path, tiny_model_dir):
+    for settings, says in (
+        ({"seed": -1}, "the seed is -1"),
+        ({"seed": None}, "the seed is None"),
+        ({"prompt": "x" * 3000}, "3,000 characters"),
+        ({"checkpoint": "base"}, "cannot be flown live"),
+        ({"checkpoint": "../../etc"}, "cannot be flown live"),
+    ):
+        message = Visitor(live_desk, picture, **settings).until("failed")["message"]
+        assert says.lower() in message.lower() and message.endswith(".")
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    assert "not an image" in Visitor(live_desk, bad).until("failed")["message"]
+    message = next(m for m in live_desk.fly({}, None, "", None, 0) if m["kind"] == "failed")["message"]
+    assert "no first frame" in message
+    assert not list(live_desk.folder.iterdir()) and live_desk.line.num_flying == 0
+
+
+def test_without_a_causal_checkpoint_the_way_to_one_is_named(live_desk, tmp_path, picture):
+    from wanact.ui.engine import Engine
+
+    write_run(tmp_path / "runs" / "drone")
+    desk = LiveDesk(Engine(live_desk.engine.pipe, tmp_path / "runs"))
+    assert desk.listing()["choices"] == []
+    assert "python -m train causal" in Visitor(desk, picture).until("failed")["message"]
+
+
+@pytest.mark.parametrize("message", [None, 3, "stop", [], {}, {"flight": 3}, {"flight": "../x"}, {"flight": "y" * 24}])
+def test_messages_of_strangers_are_not_known(live_desk, message):
+    assert live_desk.control(message) == {"known": False}
+
+
+def test_held_keys_are_magnitudes():
+    assert np.allclose(action_of((1, 0.5, 0, 0, 0, 0.5, 0, 0)), [0.025, 0, 0, 0, 0, 1.5, 0, 0])
+    assert not action_of((1, 1, 0.5, 0.5, 2, 2, 0, 0)).any()
