@@ -39,6 +39,7 @@ FLOORS = {
     "wanact.stream": 2,
     "wanact.flight": 2,
     "wanact.replay": 2,
+    "wanact.control_card.__main__": 3,
     "wanact.control_card": 2,
     "wanact.control_live": 2,
     "wanact.bench": 3,
@@ -74,7 +75,7 @@ STAIRS = {
         "wanact.control_card",
         "wanact.control_live",
     ),
-    3: ("wanact.convert.__main__", "wanact.bench", "wanact.ui", "train", "wanact.push"),
+    3: ("wanact.convert.__main__", "wanact.bench", "wanact.ui", "train", "wanact.push", "wanact.control_card.__main__"),
 }
 
 HOMES = {"gradio": "wanact.ui", "accelerate": "train"}

@@ -22,8 +22,13 @@ from wanact.control_card.card import save_card as save_card
 from wanact.control_card.clip import measure_clip as measure_clip
 from wanact.control_card.control import Control as Control
 from wanact.control_card.control import measure_control as measure_control
+from wanact.control_card.curves import draw_curves as draw_curves
+from wanact.control_card.fly import measure_card as measure_card
 from wanact.control_card.motion import CHANNEL_SIGNS as CHANNEL_SIGNS
 from wanact.control_card.motion import COMPONENTS as COMPONENTS
 from wanact.control_card.motion import Motion as Motion
 from wanact.control_card.motion import measure_motion as measure_motion
 from wanact.control_card.motion import motion_track as motion_track
+from wanact.control_card.picture import draw_card as draw_card
+from wanact.control_card.probes import FirstFrame as FirstFrame
+from wanact.control_card.probes import fixed_first_frames as fixed_first_frames

@@ -82,11 +82,10 @@ def see(frames: np.ndarray, field_of_view_deg: float = FIELD_OF_VIEW_DEG) -> See
     if num_actions(len(frames)) < 1:
         raise ValueError(f"{len(frames)} frame shows no motion; measure 5 or more")
     # From latent frame to latent frame in one stride: a shift of several pixels is told better than four small ones.
-    greys = [_grey(frame) for frame in frames[::TEMPORAL_STRIDE]]
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    greys = [grey_for_flow(frame) for frame in frames[::TEMPORAL_STRIDE]]
     picture, camera = [], []
     for a, b in zip(greys, greys[1:], strict=False):
-        flow, weight = dis.calc(a, b, None), texture(a)
+        flow, weight = optical_flow(a, b), texture(a)
         picture.append(fit_affine(flow, weight))
         camera.append(fit_camera(flow, weight, field_of_view_deg))
     return Seen(np.array(picture), np.array(camera))
@@ -133,7 +132,13 @@ def _motion_field(x: np.ndarray, y: np.ndarray, depth: np.ndarray) -> np.ndarray
     return np.stack([*translations, *(np.broadcast_to(field, shape) for field in rotations)], axis=-1)
 
 
-def _grey(frame: np.ndarray) -> np.ndarray:
+def optical_flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Dense flow between two grey frames, [H, W, 2] pixels."""
+    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(before, after, None)
+
+
+def grey_for_flow(frame: np.ndarray) -> np.ndarray:
+    """A frame in grey at the width at which motion is measured."""
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     scale = WIDTH / grey.shape[1]
     return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

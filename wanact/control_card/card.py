@@ -1,7 +1,7 @@
 """The control card of one checkpoint: every number, as a value and as a file beside the run's checkpoints.
 
-A card lies in `RUN/control_card/step-000000552.json`, never inside a checkpoint, whose files carry sums. Base cards and
-cards of checkpoints without a step are `base.json` and `exported.json`.
+A card lies in `RUN/control_card/step-000000552.json`, never inside a checkpoint, whose files carry sums; that of the
+base model beside them is `base.json`, that of weights without a step `exported.json`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from wanact.checkpoints import CheckpointError, read_json, step_name, write_json
 
 VERSION = 1
 FOLDER = "control_card"
+BASE = "base.json"
 
 # Scalar of each measure that is drawn over the steps of a run: name -> (path in the measures, label, best value).
 CURVES: dict[str, tuple[tuple[str, ...], str, float | None]] = {
@@ -118,7 +119,8 @@ def read_card(path: Path) -> ControlCard | None:
 
 
 def load_cards(run: str | os.PathLike) -> list[ControlCard]:
-    """All cards of a run's steps, oldest step first."""
+    """All cards of a run's steps, oldest step first, and before them the base's if it was measured."""
     folder = Path(run) / FOLDER
-    cards = [read_card(path) for path in sorted(folder.glob("step-*.json"))] if folder.is_dir() else []
+    paths = [folder / BASE, *sorted(folder.glob("step-*.json"))] if folder.is_dir() else []
+    cards = [read_card(path) for path in paths]
     return sorted((card for card in cards if card), key=lambda card: card.checkpoint.get("step") or 0)
