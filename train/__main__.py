@@ -24,6 +24,7 @@ STAGE_HELP = {
     "action": "train the action controller",
     "causal": "train a model that draws each latent frame from those before it, for live flight",
     "vae": "train a VAE",
+    "idm": "train an inverse dynamics model: from frames to actions",
 }
 
 
@@ -55,10 +56,11 @@ def _reporting(run: Callable[[], int | None]) -> int:
     from train.data.csv import DataError
     from wanact.checkpoints import CheckpointError
     from wanact.model_dir import ModelDirError
+    from wanact.models.idm import IDMError
 
     try:
         return run() or 0
-    except (ConfigError, DataError, CheckpointError, ModelDirError, FileExistsError) as error:
+    except (ConfigError, DataError, CheckpointError, ModelDirError, IDMError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -41,6 +41,7 @@ STAGES = {
     "action": "train.stages.action:ActionStage",
     "causal": "train.stages.causal:CausalStage",
     "vae": "train.stages.vae:VAEStage",
+    "idm": "train.stages.idm:IDMStage",
 }
 
 
