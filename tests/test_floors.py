@@ -17,6 +17,8 @@ FLOORS = {
     "wanact.shapes": 0,
     "wanact.actions": 0,
     "wanact.video": 0,
+    "wanact.tiles": 0,
+    "wanact.likeness": 0,
     "wanact.flow": 0,
     "wanact.models": 1,
     "wanact.convert.__main__": 3,
@@ -37,7 +39,9 @@ FLOORS = {
     "wanact.rollout": 2,
     "wanact.pipeline": 2,
     "wanact.stream": 2,
+    "wanact.flight.__main__": 3,
     "wanact.flight": 2,
+    "wanact.comparison": 2,
     "wanact.replay": 2,
     "wanact.control_card.__main__": 3,
     "wanact.control_card": 2,
@@ -51,7 +55,7 @@ FLOORS = {
 
 # Floors that import within themselves, and in which order: later ones may use earlier ones.
 STAIRS = {
-    0: ("wanact.shapes", "wanact.actions", "wanact.flow", "wanact.video"),
+    0: ("wanact.shapes", "wanact.actions", "wanact.flow", "wanact.video", "wanact.tiles", "wanact.likeness"),
     1: ("wanact.models", "wanact.convert"),
     2: (
         "wanact.layouts",
@@ -63,6 +67,7 @@ STAIRS = {
         "wanact.run_log",
         "wanact.run_notes",
         "wanact.flight",
+        "wanact.comparison",
         "wanact.prompts",
         "wanact.finetuned",
         "wanact.fit_options",
@@ -75,7 +80,15 @@ STAIRS = {
         "wanact.control_card",
         "wanact.control_live",
     ),
-    3: ("wanact.convert.__main__", "wanact.bench", "wanact.ui", "train", "wanact.push", "wanact.control_card.__main__"),
+    3: (
+        "wanact.convert.__main__",
+        "wanact.bench",
+        "wanact.ui",
+        "train",
+        "wanact.push",
+        "wanact.control_card.__main__",
+        "wanact.flight.__main__",
+    ),
 }
 
 HOMES = {"gradio": "wanact.ui", "accelerate": "train"}
