@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
+    from train.data.truth import fly_sample
     from wanact.layouts import ModelDirError, resolve_runs
     from wanact.pipeline import WanActPipeline
     from wanact.ui.engine import Engine
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for note in pipe.notes:
             print(note, flush=True)
-        demo = build_page(Engine(pipe, runs, notes_with_runs=_keeps_notes(args)))
+        demo = build_page(Engine(pipe, runs, notes_with_runs=_keeps_notes(args), truth=fly_sample))
         _, url, _ = demo.launch(
             server_name=args.host,
             server_port=args.port,

@@ -17,11 +17,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from train import evaluate_idm
 from train.data import csv, simulator, stills
 from wanact import checkpoints, model_dir, shapes, video
 from wanact.actions import CHANNELS, ActionTrack, channel_track
 from wanact.control_card import Control, measure_control, motion_track
 from wanact.control_live import measure_live
+from wanact.likeness import psnr_db, ssim
 from wanact.models import vae as wan_vae
 from wanact.models.components import load_component
 from wanact.pipeline import WanActPipeline
@@ -49,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (_add_vae, _add_control, _add_live, _add_grid):
         add(commands)
+    evaluate_idm.add(commands, _show_idm)
     args = parser.parse_args(argv)
     args.run(args)
     return 0
@@ -160,21 +163,6 @@ def quality(vae: Any, frames: np.ndarray) -> Quality:
     pixels = video.to_tensor(frames)[None].to(vae.device)
     again = video.to_uint8(wan_vae.decode(vae, wan_vae.encode(vae, pixels))[0])
     return Quality(psnr_db(frames, again), ssim(frames, again))
-
-
-def psnr_db(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each frame, [F]; equal frames count as 100 dB."""
-    error = np.square(frames.astype(np.float32) - others).mean(axis=(1, 2, 3))
-    return 10 * np.log10(255**2 / np.maximum(error, 255**2 * 1e-10))
-
-
-def ssim(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Structural similarity of each frame, [F], with the Gaussian window of Wang et al. 2004."""
-    from skimage.metrics import structural_similarity
-
-    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    pairs = zip(frames, others, strict=True)
-    return np.array([structural_similarity(a, b, channel_axis=2, data_range=255, **window) for a, b in pairs])
 
 
 def vae_summary(clips: Sequence[Quality], pictures: Sequence[Quality]) -> dict[str, float]:
@@ -316,6 +304,16 @@ def _evaluate_live(args: argparse.Namespace) -> None:
     print_table(
         ("out and back, dB", "mean", "least"), [(p, pairs[p], result["out_and_back_least_db"][p]) for p in pairs]
     )
+
+
+# Inverse dynamics
+
+
+def _show_idm(result: dict[str, Any], path: Path | None) -> None:
+    axes = {name: values for name, values in result.items() if isinstance(values, dict)}
+    columns = ("mean_error", "mean_error_of_full", "sign_accuracy", "gain", "r2")
+    print_table(("", *columns), [(axis, *(values[name] for name in columns)) for axis, values in axes.items()])
+    write_json(path, result)
 
 
 # Grid

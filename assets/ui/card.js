@@ -31,5 +31,12 @@ find('[data-do=measure]').addEventListener('click', () => {
   show();
   trigger('measure');
 });
+// Another component of this place asks for the card of a checkpoint.
+hear('show-card', ({id}) => {
+  props.value = {id, note: 'Looking for its card…'};
+  show();
+  trigger('wanted');
+  root.scrollIntoView({block: 'nearest', behavior: 'smooth'});
+});
 watch('value', show);
 show();

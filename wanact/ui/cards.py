@@ -202,6 +202,7 @@ def build_card(engine: Engine, elem_id: str) -> tuple[CardPanel, CardDesk]:
     desk = CardDesk(engine)
     panel = CardPanel(elem_id=elem_id)
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    panel.wanted(desk.show, panel, panel, **quiet)
     panel.measure(desk.measure, panel, panel, concurrency_id="card", concurrency_limit=1, **quiet)
     return panel, desk
 

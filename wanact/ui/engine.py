@@ -96,10 +96,19 @@ class Engine:
         pipe: a WanActPipeline.
         runs: folder of runs, or several; they may be missing, and what has changed in them is read anew each time.
         notes_with_runs: whether notes and stars are written into the runs; else they stay in visitors' browsers.
+        truth: what the simulator sees on a track from a sample frame, (sample, track, height, width) -> uint8
+            [F, H, W, 3]; None where there is no simulator.
     """
 
-    def __init__(self, pipe: Any, runs: str | os.PathLike | Sequence[str | os.PathLike], notes_with_runs: bool = True):
+    def __init__(
+        self,
+        pipe: Any,
+        runs: str | os.PathLike | Sequence[str | os.PathLike],
+        notes_with_runs: bool = True,
+        truth: Callable[[Any, ActionTrack, int, int], np.ndarray] | None = None,
+    ):
         self.pipe = pipe
+        self.truth = truth
         self.index = RunIndex([runs] if isinstance(runs, str | os.PathLike) else runs)
         self.notes_with_runs = notes_with_runs
         config = pipe.components.transformer.config

@@ -7,7 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from wanact.ui.api import expose
 from wanact.ui.checkpoints import build_checkpoints
+from wanact.ui.compare import build_compare
 from wanact.ui.engine import Engine
 from wanact.ui.fly import build_fly
 from wanact.ui.live import build_live
@@ -19,6 +21,7 @@ PLACES: list[tuple[str, Callable[[Engine, gr.State], None]]] = [
     ("Fly", build_fly),
     ("Live", build_live),
     ("Checkpoints", build_checkpoints),
+    ("Compare", build_compare),
 ]
 
 MAX_UPLOAD = "64mb"
@@ -39,6 +42,7 @@ def build_page(engine: Engine) -> gr.Blocks:
             for name, build in PLACES:
                 with gr.Tab(name, id=name.lower(), render_children=True):  # a place that is left goes on
                     build(engine, last_frame)
+        expose(engine)
     demo.queue(max_size=16, default_concurrency_limit=8)
     return demo
 

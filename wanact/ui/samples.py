@@ -17,13 +17,21 @@ SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 
 @dataclass(frozen=True)
 class Sample:
-    """A first frame to start from, with a prompt that fits it; `credit` is empty for frames of our own simulator."""
+    """A first frame to start from, with a prompt that fits it.
+
+    Attributes:
+        credit: who made the picture.
+        world, take: where in the simulator the frame was taken, so that it can fly on from there; world is None for
+            photographs.
+    """
 
     id: str
     path: Path
     name: str
     prompt: str
     credit: str = ""
+    world: int | None = None
+    take: int = 0
 
     def entry(self) -> dict[str, str]:
         """What the gallery in the browser needs, with the thumbnail as a data URL."""
@@ -51,6 +59,8 @@ def load_samples(folder: Path = SAMPLES) -> tuple[list[Sample], list[str]]:
                 entry["name"],
                 entry["prompt"],
                 entry.get("credit", ""),
+                entry.get("world"),
+                entry.get("take", 0),
             )
             for entry in content["samples"]
         ]

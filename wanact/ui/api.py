@@ -1,0 +1,86 @@
+"""What programs may ask for beside clips and comparisons: lists of checkpoints, and control cards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from wanact.run_index import Entry
+from wanact.ui.cards import quick_card
+from wanact.ui.engine import Engine
+from wanact.ui.shelf import injection_of
+
+MAX_LISTED = 1_000
+SHOWN = ("flyable", "damaged", "all")
+
+
+def expose(engine: Engine) -> None:
+    """Add the endpoints to the current gr.Blocks; they have no place on the page."""
+
+    def checkpoints(run: str = "", show: str = "flyable", offset: int = 0, limit: int = 200) -> list[dict[str, Any]]:
+        """List checkpoints, run by run in the order of saving.
+
+        Args:
+            run: of this run only; of all runs if empty.
+            show: flyable, damaged or all.
+            offset: how many to leave out at the beginning.
+            limit: how many to list, 1000 at most.
+
+        Returns:
+            id, run, step, loss, saved_at, is_best, is_latest, bytes, state, problem, injection and base of each.
+        """
+        return list_checkpoints(engine, run, show, offset, limit)
+
+    def control_card(checkpoint: str) -> dict[str, Any]:
+        """The control card of a checkpoint: the one that was measured, else a quick one of a small model.
+
+        Args:
+            checkpoint: its id, as /checkpoints lists it.
+
+        Returns:
+            Settings and measures; docs/control-card.md defines them.
+        """
+        return quick_card(engine, checkpoint).to_json()
+
+    gr.api(checkpoints, api_name="checkpoints", concurrency_limit=4)
+    gr.api(control_card, api_name="control_card", concurrency_id="card", concurrency_limit=1)
+
+
+def list_checkpoints(engine: Engine, run: Any, show: Any, offset: Any, limit: Any) -> list[dict[str, Any]]:
+    """The rows of /checkpoints.
+
+    Raises:
+        gr.Error: if an argument is none of those that there are.
+    """
+    if show not in SHOWN:
+        raise _refusal(f"show is {str(show)[:40]!r}, expected one of {', '.join(SHOWN)}.")
+    if not all(isinstance(number, int | float) and number >= 0 for number in (offset, limit)):
+        raise _refusal("offset and limit are whole numbers from 0.")
+    runs = [one for one in engine.index.runs() if not run or one.name == run]
+    if run and not runs:
+        raise _refusal(f"There is no run {str(run)[:80]!r}.")
+    wanted = {"flyable": lambda e: e.flyable, "damaged": lambda e: e.state == "damaged", "all": lambda _: True}[show]
+    rows = [_row(entry, one.config) for one in runs for entry in one.entries if wanted(entry)]
+    return rows[int(offset) : int(offset) + min(int(limit), MAX_LISTED)]
+
+
+def _row(entry: Entry, config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "run": entry.run,
+        "step": entry.step,
+        "loss": entry.loss,
+        "saved_at": entry.saved_at,
+        "is_best": entry.is_best,
+        "is_latest": entry.is_latest,
+        "bytes": entry.num_bytes,
+        "state": entry.state,
+        "problem": entry.problem,
+        "injection": injection_of(config),
+        "base": str(config.get("base_model") or ""),
+    }
+
+
+def _refusal(message: str) -> gr.Error:
+    return gr.Error(message, print_exception=False)
