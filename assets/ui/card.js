@@ -3,6 +3,7 @@ function show() {
   const value = props.value || {}, busy = typeof value.progress === 'number';
   root.dataset.status = busy ? 'measuring' : value.picture || value.numbers ? 'card' : 'empty';
   root.setAttribute('aria-busy', busy ? 'true' : 'false');
+  root.hidden = !value.id && placeOf(element) === 'compare';   // there, a lane asks for it
   find('.title').textContent = value.title || '';
   find('.note').textContent = value.note || (value.id ? '' : 'Select a checkpoint to see how well it obeys.');
   const bar = find('.bar'), share = Math.round(100 * (value.progress || 0));

@@ -124,6 +124,7 @@ root.addEventListener('click', event => {
   else if (what === 'dismiss') say('');
   else if (what === 'cancel') { find('.what').textContent = 'Cancelling…'; trigger('cancel'); }
   else if (what === 'extend') trigger('extend');
+  else if (what === 'compare') announce('compare-flight', {url: find('a.record').href});
 });
 watch('value', show);
 show();

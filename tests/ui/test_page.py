@@ -18,9 +18,17 @@ def test_the_page_and_its_schema_answer(http):
     schema = http.get("/gradio_api/info")
     assert schema.status_code == 200
     named = schema.json()["named_endpoints"]
-    assert list(named) == ["/generate"]
-    names = [parameter["parameter_name"] for parameter in named["/generate"]["parameters"]]
-    assert names == "first_frame prompt plan checkpoint seed negative_prompt steps guidance size".split()
+    expected = {
+        "/generate": "first_frame prompt plan checkpoint seed negative_prompt steps guidance size",
+        "/compare": "first_frame prompt plan lanes seed negative_prompt steps guidance",
+        "/checkpoints": "run show offset limit",
+        "/control_card": "checkpoint",
+    }
+    assert set(named) == set(expected), "nothing else is open to programs"
+    assert not schema.json()["unnamed_endpoints"]
+    for name, parameters in expected.items():
+        assert [p["parameter_name"] for p in named[name]["parameters"]] == parameters.split(), name
+        assert all(p["type"] for p in named[name]["parameters"] + named[name]["returns"]), name
 
 
 def test_the_page_loads_nothing_from_elsewhere(http):
@@ -91,3 +99,45 @@ def test_a_missing_model_is_one_sentence(tmp_path, capsys):
 def assert_one_sentence(capsys, names):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("app.py")]
     assert len(lines) == 1 and names in lines[0]
+
+
+@pytest.fixture(scope="module")
+def client(page_url):
+    from gradio_client import Client
+
+    return Client(page_url, verbose=False)
+
+
+def test_a_program_lists_checkpoints(client):
+    rows = client.predict("drone", "flyable", 0, 10, api_name="/checkpoints")
+    assert [(row["id"], row["step"], row["is_best"]) for row in rows] == [
+        ("drone/step-000000200", 200, False),
+        ("drone/step-000000400", 400, True),
+    ]
+    assert client.predict(api_name="/checkpoints", show="damaged") == []
+    assert len(client.predict(api_name="/checkpoints", offset=1, limit=1)) == 1
+    for wrong in ({"show": "secret"}, {"run": "../.."}, {"limit": -1}):
+        with pytest.raises(Exception, match="expected|no run|whole numbers"):
+            client.predict(api_name="/checkpoints", **wrong)
+
+
+def test_a_program_compares(client, picture, request_fields):
+    from gradio_client import handle_file
+
+    lanes = [{"checkpoint": "drone/step-000000400"}, {"checkpoint": "drone/step-000000400", "seed": 9}]
+    plan = request_fields["plan"]
+    state = client.predict(handle_file(picture), "a lake", plan, lanes, 3, "", 2, 1.0, api_name="/compare")
+    assert state["status"] == "done" and [lane["status"] for lane in state["lanes"]] == ["done", "done"]
+    assert state["tiled"]["path"].endswith(".mp4") and state["lanes"][1]["numbers"]["sharpness at the end"] > 0
+    with pytest.raises(Exception, match="1 lanes are chosen"):
+        client.predict(handle_file(picture), "", plan, lanes[:1], 3, "", 2, 1.0, api_name="/compare")
+
+
+def test_a_program_asks_for_a_control_card(client, monkeypatch):
+    from wanact.ui import cards
+
+    monkeypatch.setattr(cards, "QUICK_FRAMES", 1)
+    card = client.predict("drone/step-000000200", api_name="/control_card")
+    assert card["checkpoint"] == {"run": "drone", "step": 200} and "mean" in card["sign_accuracy"]
+    with pytest.raises(Exception, match="not there any more"):
+        client.predict("../drone", api_name="/control_card")

@@ -1,0 +1,405 @@
+"""Checkpoints and Compare in a real browser, on the tiny model."""
+
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from tests.ui.conftest import write_run
+from tests.ui.test_browser import ARGUMENTS, Visits, serious_violations
+from wanact import checkpoints
+from wanact.comparison import Comparison
+from wanact.run_notes import read_notes
+from wanact.ui.engine import Engine
+from wanact.video import read_video
+
+pytestmark = pytest.mark.browser
+
+STEPS = (100, 200, 300, 400)
+
+
+def write_log(run, last, every=20):
+    rows = [
+        {"step": s, "loss": 12 / (s + 40), "learning_rate": 1e-3 * (1 - s / 600)} for s in range(every, last, every)
+    ]
+    (run / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+
+def write_many(run, count):
+    """Checkpoints by the thousand, each with one small file and sums that hold."""
+    blob = save({"weight": torch.zeros(4)})
+    folder = run / "checkpoints"
+    folder.mkdir(parents=True)
+    entry = {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
+    for number in range(1, count + 1):
+        step = folder / checkpoints.step_name(10 * number)
+        step.mkdir()
+        (step / checkpoints.CONTROLLER).write_bytes(blob)
+        metadata = {"format": 1, "step": 10 * number, "loss": 1 / number, "sequence": number, "is_best": False}
+        metadata |= {"timestamp": "2026-01-01T00:00:00+00:00", "files": {checkpoints.CONTROLLER: entry}}
+        metadata["manifest_sha256"] = checkpoints._manifest_sum(metadata)
+        checkpoints.write_json(step / checkpoints.METADATA, metadata)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shelf")
+    write_log(write_run(root / "drone", steps=STEPS), 400)
+    damaged = write_run(root / "broken", steps=(50,)) / "checkpoints" / "step-000000050" / checkpoints.CONTROLLER
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    return root
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """Serve an engine's page; closed at the end of the module."""
+    from wanact.ui.page import build_page, launch_options
+
+    served = []
+
+    def launch(engine):
+        demo = build_page(engine)
+        _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
+        served.append(demo)
+        return url
+
+    yield launch
+    for demo in served:
+        demo.close()
+
+
+@pytest.fixture(scope="module")
+def shelf_url(pipe, root, serve):
+    return serve(Engine(pipe, root))
+
+
+@pytest.fixture(scope="module")
+def browser(chromium_path):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def own_page(browser, shelf_url):
+    visits = Visits(browser, shelf_url)
+    yield visits()
+    visits.end()
+
+
+@pytest.fixture
+def page(own_page):
+    """One visitor's page for many tests; each starts on Checkpoints with nothing picked."""
+    go(own_page, "Checkpoints")
+    ready(own_page)
+    for _ in range(own_page.locator("#ledger .tray [data-out]").count()):
+        own_page.locator("#ledger .tray [data-out]").first.click()
+    return own_page
+
+
+def go(page, place):
+    page.locator("#places [role=tab]", has_text=place).click()
+    page.wait_for_function(f"document.body.dataset.place === '{place.lower()}'")
+
+
+def ready(page):
+    page.wait_for_selector("#ledger .ledger[data-status=ready]")
+    page.wait_for_selector("#ledger circle.point >> nth=0")
+
+
+def click_point(page, checkpoint):
+    box = page.locator(f'#ledger circle.point[data-id="{checkpoint}"]').bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector(f'#ledger .row[data-id="{checkpoint}"][aria-selected=true]')
+
+
+def shown_frames(page):
+    """The frame number of every lane, read at one moment."""
+    return page.eval_on_selector_all("#stage-compare figure", "list => list.map(one => +one.dataset.frame)")
+
+
+def lane_pixels(page, index):
+    """What a lane shows now, [H, W, 3]."""
+    width, height, data = page.evaluate(
+        """index => { const canvas = document.querySelectorAll('#stage-compare figure canvas')[index];
+        const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        return [canvas.width, canvas.height, Array.from(data)]; }""",
+        index,
+    )
+    return np.array(data, np.int16).reshape(height, width, 4)[..., :3]
+
+
+def compare(page):
+    page.click("#compare-go")
+    page.wait_for_selector("#stage-compare .stage:is([data-status=queued], [data-status=working])")
+    page.wait_for_selector("#stage-compare .stage[data-status=done]")
+    page.wait_for_function("document.querySelectorAll('#stage-compare figure[data-frame]').length > 1")
+
+
+def test_three_steps_picked_on_the_curve_are_compared_in_step(page, tmp_path):
+    picked = [f"drone/step-{step:09d}" for step in (100, 200, 400)]
+    for checkpoint in picked:
+        click_point(page, checkpoint)
+    assert page.locator("#ledger .letter").count() == 3
+    page.click("#ledger .tray .go")
+    page.wait_for_function("document.body.dataset.place === 'compare'")
+    page.wait_for_function("document.querySelectorAll('#lanes .lane').length === 3")
+    assert page.eval_on_selector_all("#lanes .lane > select", "all => all.map(one => one.value)") == picked
+    compare(page)
+    assert page.locator("#stage-compare figure[data-status=done]").count() == 3
+
+    seen = [shown_frames(page) for _ in range(12) if page.wait_for_timeout(90) is None]
+    assert all(max(frames) - min(frames) <= 1 for frames in seen), seen
+    assert len({frames[0] for frames in seen}) > 1, "it plays"
+    clips = []
+    for index in range(3):
+        with page.expect_download() as download:
+            page.locator("#stage-compare figure").nth(index).locator("a").click()
+        download.value.save_as(tmp_path / f"{index}.mp4")
+        clips.append(read_video(tmp_path / f"{index}.mp4").astype(int))
+    scrub = page.locator("#stage-compare .transport input[type=range]")
+    for frame in (12, 3, 16, 0):
+        scrub.fill(str(frame))
+        page.wait_for_function(
+            "f => [...document.querySelectorAll('#stage-compare figure')].every(one => +one.dataset.frame === f)",
+            arg=frame,
+        )
+        for index, clip in enumerate(clips):
+            difference = np.abs(clip - lane_pixels(page, index)).mean(axis=(1, 2, 3))
+            assert difference[frame] <= difference.min() + 1, f"lane {index} shows frame {difference.argmin()}"
+    page.click("#stage-compare [data-do=next]")
+    page.wait_for_function("document.querySelector('#stage-compare figure').dataset.frame === '1'")
+    assert "frame 1 / 16" in page.inner_text("#stage-compare .time")
+    assert page.locator("#stage-compare .lamp.on").count() > 0, "the held keys of this frame"
+
+    for view in ("wipe", "difference"):
+        page.select_option("#stage-compare .view", view)
+        assert page.locator("#stage-compare .big canvas").is_visible()
+    page.select_option("#stage-compare .view", "side")
+    files = {}
+    for kind in ("tiled", "record"):
+        with page.expect_download() as download:
+            page.click(f"#stage-compare a.{kind}")
+        files[kind] = tmp_path / download.value.suggested_filename
+        download.value.save_as(files[kind])
+    assert len(read_video(files["tiled"])) == 17
+    comparison = Comparison.parse(files["record"].read_bytes())
+    assert [lane.checkpoint for lane in comparison.lanes] == picked
+
+
+def test_a_link_and_a_file_open_the_comparison_again(page, browser, shelf_url, tmp_path):
+    go(page, "Compare")
+    page.click("#compare-plan [data-preset='Orbit left']")
+    page.locator("#compare-seed input").fill("7")
+    page.locator("#lanes details summary").first.click()
+    page.locator("#lanes .lane").first.locator("input[type=number]").nth(2).fill("0.5")
+    page.keyboard.press("Tab")
+    compare(page)
+    with page.expect_download() as download:
+        page.click("#stage-compare a.record")
+    file = tmp_path / "comparison.json"
+    download.value.save_as(file)
+    page.click("#stage-compare [data-do=link]")
+    page.wait_for_function("location.search.includes('compare=')")
+    link = page.url
+    page.evaluate("history.replaceState(null, '', '/')")
+    visits = Visits(browser, shelf_url)
+    try:
+        visits.url = link
+        again = visits()
+        again.wait_for_function("document.body.dataset.place === 'compare'")
+        check_laid_out(again)
+        again.click("#compare-plan [data-preset='Forward']")
+        again.set_input_files("#compare-plan input[type=file]", file)
+        again.wait_for_function("document.querySelector('#compare-plan .told').textContent.includes('opened')")
+        check_laid_out(again)
+        bad = tmp_path / "bad.json"
+        bad.write_text('{"wanact_comparison": 1}')
+        again.set_input_files("#compare-plan input[type=file]", bad)
+        again.wait_for_function("document.querySelector('#compare-plan .told').textContent.includes('not opened')")
+        check_laid_out(again)
+        visits.url = shelf_url
+    finally:
+        visits.end()
+
+
+def check_laid_out(page):
+    page.wait_for_function("document.querySelector('#compare-seed input').value === '7'")
+    page.wait_for_selector("#compare-plan [data-preset='Orbit left'][aria-pressed=true]")
+    page.wait_for_function("document.querySelector('#lanes summary').textContent.includes('0.5 × controls')")
+
+
+def test_a_step_is_chosen_for_fly_and_places_keep_their_state(page):
+    go(page, "Fly")
+    page.fill("#prompt textarea", "written before")
+    go(page, "Checkpoints")
+    click_point(page, "drone/step-000000300")
+    page.click("#ledger [data-act=fly]")
+    page.wait_for_function("document.body.dataset.place === 'fly'")
+    assert page.input_value("#checkpoint select") == "drone/step-000000300"
+    assert page.input_value("#prompt textarea") == "written before"
+
+
+def test_keys_held_on_one_page_do_nothing_on_another(page):
+    go(page, "Fly")
+    page.focus("#pad .pad")
+    page.keyboard.down("w")
+    page.wait_for_selector("#pad .key.forward.on")
+    go(page, "Checkpoints")
+    assert page.locator(".key.on, .lamp.on").count() == 0
+    page.keyboard.up("w")
+    selected = page.get_attribute("#ledger .row[aria-selected=true]", "data-id")
+    page.keyboard.press("w")
+    page.keyboard.press("ArrowUp")
+    assert page.get_attribute("#ledger .row[aria-selected=true]", "data-id") == selected
+    assert "Press Record" not in page.evaluate("document.querySelector('#live')?.innerText || ''")
+
+
+def test_the_list_is_sorted_filtered_searched_and_walked_by_keys(page):
+    def steps():
+        return page.eval_on_selector_all("#ledger .rows .row .c-step b", "all => all.map(one => +one.textContent)")
+
+    page.click("#ledger [data-sort=loss]")
+    assert steps()[:4] == [400, 300, 200, 100], "the highest step has the lowest loss"
+    page.click("#ledger [data-sort=step]")
+    page.click("#ledger [data-sort=step]")
+    assert steps() == [50, *STEPS]
+    page.select_option("#ledger .only", "damaged")
+    assert steps() == [50] and "truncated" in page.get_attribute("#ledger .state.damaged", "title")
+    page.click("#ledger .rows .row")
+    assert "expected" in page.inner_text("#ledger .why") and page.locator("#ledger [data-act=fly]").is_disabled()
+    assert page.locator("#ledger .row input").is_disabled()
+    page.select_option("#ledger .only", "all")
+    page.fill("#ledger .search input", "drone 300")
+    assert steps() == [300] and page.inner_text("#ledger .count") == "1 of 5"
+    page.fill("#ledger .search input", "")
+    page.locator("#ledger .rows .row").first.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('#ledger .row[data-id="drone/step-000000300"][aria-selected=true]')
+    page.keyboard.press(" ")
+    assert page.locator('#ledger .row[data-id="drone/step-000000300"] input').is_checked()
+
+
+def test_details_differences_notes_and_stars(page, root):
+    click_point(page, "drone/step-000000200")
+    page.wait_for_selector("#ledger details")
+    page.locator("#ledger summary", has_text="Configuration").click()
+    assert "adaln_tmod" in page.inner_text("#ledger .tree >> visible=true")
+    page.locator("#ledger summary", has_text="Compare its settings").click()
+    page.select_option("#ledger .differ select", "drone/step-000000400")
+    page.wait_for_selector("#ledger .differ td")
+    assert "checkpoint.loss" in page.inner_text("#ledger .differ")
+    page.fill("#ledger .note textarea", "turns well")
+    page.keyboard.press("Tab")
+    page.click("#ledger [data-act=star]")
+    page.wait_for_selector('#ledger .row[data-id="drone/step-000000200"] .star')
+    assert read_notes(root / "drone")["step-000000200"] == {"star": True, "note": "turns well"}
+    page.select_option("#ledger .only", "starred")
+    assert page.locator("#ledger .rows .row").count() == 1
+    page.select_option("#ledger .only", "all")
+
+
+def test_new_steps_of_a_training_appear_and_vanished_ones_go(page, root):
+    write_run(root / "late", steps=(77,))
+    page.wait_for_selector('#ledger .row[data-id="late/step-000000077"]')
+    page.wait_for_selector('#ledger circle.point[data-id="late/step-000000077"]')
+    (root / "late").rename(root / ".gone")
+    page.wait_for_selector('#ledger .row[data-id="late/step-000000077"]', state="detached")
+
+
+def test_a_checkpoint_of_ones_own_is_flown_and_a_bad_one_refused(page, tmp_path, browser, shelf_url):
+    run = write_run(tmp_path / "mine", steps=(7,))
+    weights = run / "checkpoints" / "step-000000007" / checkpoints.CONTROLLER
+    chooser = "#checkpoints input[type=file][accept*='.safetensors'], #shelf-head input[type=file]"
+    page.set_input_files(chooser, [weights])
+    page.wait_for_function("document.querySelector('#shelf-remark').innerText.includes('missing')")
+    page.set_input_files(chooser, [weights, run / checkpoints.RUN_CONFIG])
+    page.wait_for_selector('#ledger .row[data-id^="upload/"][aria-selected=true]')
+    page.click("#ledger [data-act=fly]")
+    page.wait_for_function("document.querySelector('#checkpoint select').value.startsWith('upload/')")
+    page.click("#generate")
+    page.wait_for_selector("#viewer .viewer[data-status=done]")
+    assert "upload" in page.inner_text("#viewer .caption")
+    visits = Visits(browser, shelf_url)
+    other = visits()
+    go(other, "Checkpoints")
+    ready(other)
+    assert other.locator('#ledger .row[data-id^="upload/"]').count() == 0, "nobody else sees it"
+    visits.end()
+
+
+def test_two_thousand_checkpoints_are_listed_and_the_page_stays_usable(browser, pipe, serve, tmp_path_factory):
+    root = tmp_path_factory.mktemp("many")
+    write_many(root / "long", 2_000)
+    write_log(root / "long", 20_000)
+    visits = Visits(browser, serve(Engine(pipe, root, notes_with_runs=False)))
+    page = visits()
+    go(page, "Checkpoints")
+    ready(page)
+    page.wait_for_function("document.querySelector('#ledger .count').textContent.startsWith('2,000')")
+    assert page.locator("#ledger circle.point").count() == 2_000
+    assert 5 < page.locator("#ledger .rows .row").count() < 60, "only the rows in sight are in the page"
+    assert page.get_attribute("#ledger .grid", "aria-rowcount") == "2001"
+    page.click("#ledger [data-sort=step]")
+    page.click("#ledger [data-sort=step]")
+    page.evaluate("document.querySelector('#ledger .window').scrollTop = 1e9")
+    page.wait_for_selector('#ledger .row[data-id="long/step-000020000"]')
+    assert page.locator("#ledger .rows .row").count() < 60
+    page.click('#ledger .row[data-id="long/step-000020000"]')
+    page.wait_for_selector("#ledger .detail .facts")
+    page.click("#ledger [data-act=star]")
+    page.wait_for_selector('#ledger .row[data-id="long/step-000020000"] .star')
+    assert "in this browser" in page.inner_text("#ledger .kept") and not read_notes(root / "long")
+    page.fill("#ledger .search input", "10010")
+    page.wait_for_function("document.querySelector('#ledger .count').textContent === '1 of 2,000'")
+    visits.end()
+
+
+def test_a_phone_shows_both_pages_whole(browser, shelf_url):
+    visits = Visits(browser, shelf_url)
+    page = visits(390, 844, has_touch=True, is_mobile=True)
+    for place, what in (("Checkpoints", "#ledger circle.point >> nth=0"), ("Compare", "#lanes .lane >> nth=1")):
+        page.locator("#places [role=tab]", has_text=place).tap()
+        page.wait_for_selector(what)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, place
+        small = page.eval_on_selector_all(
+            "#places [role=tab], #ledger .acts button, #lanes button, #compare-go",
+            "all => all.filter(one => one.offsetParent && one.getBoundingClientRect().height < 40)"
+            ".map(one => one.outerHTML)",
+        )
+        assert not small, "large enough for a thumb"
+    assert page.locator("#places [role=tab]").count() == 4
+    visits.end()
+
+
+@pytest.mark.parametrize("place", ["Checkpoints", "Compare"])
+def test_the_pages_are_accessible(page, place):
+    from axe_playwright_python.sync_playwright import Axe
+
+    go(page, place)
+    page.wait_for_timeout(300)
+    assert not serious_violations(Axe().run(page))
+    page.click("#header .mode")
+    page.wait_for_timeout(600)  # colours fade over
+    contrast = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+    assert not serious_violations(Axe().run(page, options=contrast)), "in the dark"
+    page.click("#header .mode")
+
+
+def test_the_words_of_the_scripts_name_only_what_there_is(page):
+    """A data-do or data-act without a handler would be a button that does nothing."""
+    from wanact.ui.theme import asset
+
+    for name in ("compare", "card"):
+        offered = set(re.findall(r'data-do="(\w+)"', asset(f"{name}.html")))
+        handled = set(re.findall(r"=== '(\w+)'|data-do=(\w+)\]", asset(f"{name}.js")))
+        assert offered <= {one or other for one, other in handled}, name
