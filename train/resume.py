@@ -197,7 +197,7 @@ def init_weights(path: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]
     if checkpoints.is_legacy(path):
         weights = legacy.load(path, shapes)[1]
     else:
-        weights = _load_ours(path).weights
+        weights = _exported_weights(path) or _load_ours(path).weights
     fitting = {name: value for name, value in weights.items() if name in shapes and value.shape == shapes[name]}
     if not fitting:
         raise CheckpointError(f"--init_from {path}: no weight fits; {mismatch(weights, shapes)}")
@@ -205,3 +205,17 @@ def init_weights(path: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]
     if left:
         warnings.warn(f"--init_from {path}: {len(fitting)} of {len(shapes)} weights taken; {left}", stacklevel=2)
     return fitting
+
+
+def _exported_weights(path: Path) -> dict[str, Tensor]:
+    """Weights by full name of a checkpoint that was published: only what it is flown with was kept. {} of others."""
+    checkpoints.verify(path)
+    if saving.FULL_WEIGHTS in checkpoints.read_metadata(path)["files"]:
+        return {}
+    networks = {"transformer": checkpoints.TRANSFORMER, "action_controller": checkpoints.CONTROLLER}
+    return {
+        f"{network}.{name}": value.float()
+        for network, file in networks.items()
+        if (path / file).is_file()
+        for name, value in checkpoints.load_weights(path / file).items()
+    }

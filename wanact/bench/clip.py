@@ -24,7 +24,9 @@ from wanact import checkpoints, fit_options, shapes, video
 from wanact.actions import ActionTrack, channel_track
 from wanact.bench import roofline
 from wanact.bench.block import bench_block, format_block
+from wanact.bench.cache import bench_cache, format_cache
 from wanact.bench.live import bench_live, format_live
+from wanact.bench.live_browser import bench_browser, format_browser
 from wanact.bench.memory import peak_memory_gb
 from wanact.bench.plot import speed_plot
 from wanact.bench.random_model import random_pipeline
@@ -135,11 +137,15 @@ def format_clip(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
-    if args.threads:
+    if getattr(args, "threads", None):
         torch.set_num_threads(args.threads)
     if args.what == "block":
         result = bench_block(args.preset, Clip(*args.size, args.frames, branches=1))
         _write(args, result, format_block(result))
+        return
+    if args.what == "cache":
+        rows = bench_cache(args.preset)
+        _write(args, {"preset": args.preset, "flights": rows}, format_cache(args.preset, rows))
         return
     dtype = getattr(torch, args.dtype) if args.dtype else None
     options = fit_options.options_of(args)
@@ -148,12 +154,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pipe = random_pipeline(args.random, args.device, dtype, options)
         else:
             pipe = WanActPipeline.from_model_dir(args.model_dir, device=args.device, dtype=dtype, fit=options)
-            pipe.load_controller(args.run or _bundled_run(pipe))
+            pipe.load_controller(args.run or _bundled_run(pipe, causal=args.what == "live"))
         height, width = args.size or (None, None)
         if args.what == "live":
             seconds = 60 * args.minutes if args.minutes else args.seconds
             result = bench_live(pipe, seconds, height, width, args.steps) | {"device": device_name(pipe.device)}
-            _write(args, result, format_live(result))
+            table = format_live(result)
+            if args.browser:
+                result |= _bench_page(args, pipe, seconds)
+                table += "\n" + format_browser(result)
+            _write(args, result, table)
             return
         wanted = {"num_frames": args.frames, "num_inference_steps": args.steps, "guidance_scale": args.guidance}
         result = bench_clip(pipe, args.runs, height=height, width=width, **wanted)
@@ -186,15 +196,28 @@ def device_name(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _bundled_run(pipe: WanActPipeline) -> Path | None:
-    """What a visitor of the bundled world flies: the best checkpoint of its first run. None for other worlds."""
+def _bundled_run(pipe: WanActPipeline, causal: bool = False) -> Path | None:
+    """What a visitor of the bundled world flies: the best checkpoint of its first run. None for other worlds.
+
+    Args:
+        causal: the first run that can be flown live instead.
+    """
     if pipe.path.resolve() != (ASSETS / "nano").resolve():
         return None
-    runs = checkpoints.list_runs(ASSETS / "runs")
+    runs = [run for run in checkpoints.list_runs(ASSETS / "runs") if not causal or "causal" in run.config]
     if not runs:
         return None
     best = [info.path for info in runs[0].checkpoints if info.is_best and info.problem is None]
     return best[0] if best else runs[0].path
+
+
+def _bench_page(args: argparse.Namespace, pipe: WanActPipeline, seconds: float) -> dict[str, Any]:
+    """The same flight through the page; the pipeline here only tells which run was flown."""
+    if args.random or pipe.checkpoint is None:
+        raise ValueError("--browser needs a model directory and a causal run, which the page can offer")
+    folder = pipe.checkpoint.path
+    run = folder.parent.parent if folder.parent.name == checkpoints.CHECKPOINTS else folder
+    return bench_browser(str(args.model_dir), run.parent, seconds, run.name, args.threads)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -218,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     for flown in (clip, live):
         _add_model(flown)
     live.add_argument("--seconds", type=float, default=60.0, help="of flight")
+    live.add_argument("--browser", action="store_true", help="then again through the page, in headless Chromium")
     live.add_argument("--minutes", type=float, help="of flight; what has changed by its end shows drift")
     live.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     clip.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
@@ -233,6 +257,9 @@ def _parser() -> argparse.ArgumentParser:
     block.add_argument("--frames", type=_count, default=81, help="pixel frames, 4k+1")
     block.add_argument("--threads", type=_count, help="CPU threads; default: torch's choice")
     block.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    cache = what.add_parser("cache", help="what a live flight of a large model remembers, without running it")
+    cache.add_argument("--preset", choices=("nano", "ti2v_5b"), default="ti2v_5b")
+    cache.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     return parser
 
 
