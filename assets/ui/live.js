@@ -443,6 +443,7 @@ function showTime() {
 const display = setInterval(() => {
   if (!element.isConnected) return clearInterval(display);
   root.classList.toggle('idle-keys', state === 'flying' && !root.contains(document.activeElement) && !document.fullscreenElement);
+  if (!shown) preview();
   if (state !== 'flying') return;
   const fps = rate(), last = latest(), pill = find('.rate');
   pill.hidden = fps === null;
@@ -504,17 +505,14 @@ root.wanact = {
   order: () => order, wanted: () => wantedFile, measure,
   get state() { return state; }, get flight() { return flight; }, get held() { return held.slice(); },
   get shown() { return shown && {i: shown.i, t: shown.t, n: shown.n, a: shown.a}; },
-  get numbers() { return numbers; }, player, timewarp, handoff,
+  get numbers() { return numbers; }, player, timewarp, handoff, Warper,
 };
 // Before the first flight the screen shows where it would start.
-const chosen = find('.chosen'), source = document.querySelector('#live-frame');
 function preview() {
-  const picture = source?.querySelector('img');
+  const picture = document.querySelector('#live-frame img'), chosen = find('.chosen');
   chosen.hidden = !picture;
   if (picture && chosen.src !== picture.src) chosen.src = picture.src;
 }
-if (source) new MutationObserver(preview).observe(source, {subtree: true, childList: true, attributes: true, attributeFilter: ['src']});
-preview();
 find('.screen').style.setProperty('--ratio', props.ratio);
 player.fps = props.fps;
 show('idle');

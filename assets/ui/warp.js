@@ -82,7 +82,7 @@ class Timewarp {
   // Both actions [8]; the time that a latent frame takes, and that an answer takes, in seconds.
   advance(seconds, wanted, shown, period, latency) {
     const lead = motionOf(wanted), drawn = motionOf(shown);
-    const fade = Math.exp(-seconds / (this.on ? Math.max(0.5, 2 * latency) : 0.08));
+    const fade = Math.exp(-seconds / (this.on ? Math.max(0.5, 2 * latency, 2 * period) : 0.08));
     for (const axis of AXES) {
       const moved = this.on ? this.gains[axis] * (lead[axis] - drawn[axis]) * seconds / period : 0;
       this.offset[axis] = Math.min(LIMITS[axis], Math.max(-LIMITS[axis], (this.offset[axis] + moved) * fade));

@@ -12,6 +12,7 @@ from tests.ui.conftest import write_run
 from tests.ui.live_desks import FORWARD, NONE, RIGHT, Visitor, make_desk
 from wanact.flight import FlightRecord
 from wanact.replay import replay
+from wanact.request import RequestError
 from wanact.ui import live_flight
 from wanact.ui.live_desk import LiveDesk
 from wanact.ui.live_flight import action_of, decode_jpeg, encode_jpeg
@@ -271,3 +272,28 @@ def test_messages_of_strangers_are_not_known(live_desk, message):
 def test_held_keys_are_magnitudes():
     assert np.allclose(action_of((1, 0.5, 0, 0, 0, 0.5, 0, 0)), [0.025, 0, 0, 0, 0, 1.5, 0, 0])
     assert not action_of((1, 1, 0.5, 0.5, 2, 2, 0, 0)).any()
+
+
+def test_where_gpus_are_lent_a_flight_leaves_its_files_and_is_flown_on_from_its_record(live_desk, picture, tmp_path):
+    """There each flight has a process of its own: nothing but the folder is common."""
+    desk, other = own_desk(live_desk), own_desk(live_desk)
+    for one in (desk, other):
+        one.hangar.on_disk, one.hangar.folder = True, tmp_path
+    visitor = Visitor(desk, picture)
+    visitor.until("start")
+    visitor.tell(held=RIGHT)
+    visitor.fly(3)
+    visitor.tell(stop=True)
+    visitor.until("end")
+    visitor.messages.close()
+    flown = desk.hangar.get(visitor.flight).stream
+    for what in ("record", "clip"):
+        assert other.save(visitor.flight, what, tmp_path)[0].stat().st_size > 0
+    later = Visitor(other, picture, {"from": visitor.flight, "at": 2})
+    start = later.until("start")
+    assert start["t"] == 2 and start["attitude"][0] == flown.track.magnitude[:2, 5].sum()
+    later.fly(1)
+    later.messages.close()
+    for unknown in ("x" * 24, "../x", None):
+        with pytest.raises(RequestError, match="not there"):
+            other.save(unknown, "clip", tmp_path)

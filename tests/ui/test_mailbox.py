@@ -23,12 +23,11 @@ def flight(tmp_path) -> str:
 def test_what_is_told_is_read(tmp_path, flight):
     writer, reader = Mailbox(tmp_path, flight), Mailbox(tmp_path, flight)
     assert reader.read().held == tuple(NONE) and reader.read().state_n == 0
-    writer.tell(
-        {"n": 1, "held": [0.5, *NONE[1:]], "paused": True, "ack": 7, "rewind": 3, "prompt": "Nebel über Hügeln"}
-    )
+    words = "Nebel über Hügeln"
+    writer.tell({"n": 1, "held": [0.5, *NONE[1:]], "paused": True, "ack": 7, "rewind": 3, "prompt": words})
     told = reader.read()
     assert told.held == (0.5, *NONE[1:]) and told.paused and told.acknowledged == 7 and told.state_n == 1
-    assert told.rewind == (1, 3) and told.prompt == (1, "Nebel über Hügeln") and told.silence < 5
+    assert told.rewind == (1, 3) and told.prompt == (1, words) and told.silence < 5
     writer.tell({"n": 2, "stop": True})
     assert reader.read().stopped and reader.read().held == told.held
 

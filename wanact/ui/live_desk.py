@@ -31,13 +31,15 @@ from PIL import Image
 
 from wanact.actions import ActionError
 from wanact.checkpoints import CHECKPOINTS, RUN_CONFIG, CheckpointError, read_json
-from wanact.flight import MAX_SEED, FlightError
+from wanact.flight import MAX_SEED, FlightError, FlightRecord
 from wanact.pipeline import OutOfMemory
+from wanact.replay import resume
 from wanact.request import RequestError
 from wanact.shapes import TEMPORAL_STRIDE
 from wanact.stream import WanActStream
 from wanact.ui.clip import read_prompt, sentence
 from wanact.ui.engine import CheckpointChoice, Engine
+from wanact.ui.gpu import is_lent
 from wanact.ui.live_flight import Hangar, LiveFlight, action_of
 from wanact.ui.mailbox import Mailbox, Told, new_flight
 from wanact.ui.samples import read_upload
@@ -105,8 +107,9 @@ class LiveDesk:
         self.limits = limits or LiveLimits()
         self.line = Line(self.limits.max_flights)
         self.turns = Turns(engine.pipe.lock)
-        self.hangar = Hangar(self.limits.max_landed, self.limits.keep_s)
         self.folder = Path(tempfile.mkdtemp(prefix="wanact-flights-"))  # 0700: other users see no mailbox
+        limits, fps = self.limits, float(engine.defaults["fps"])
+        self.hangar = Hangar(self.folder, limits.max_landed, limits.keep_s, is_lent(), fps)
         owner = os.getpid()
         atexit.register(lambda: os.getpid() == owner and shutil.rmtree(self.folder, ignore_errors=True))
 
@@ -185,7 +188,10 @@ class LiveDesk:
         ticket = None
         try:
             before = self._before(order)
-            choice = before.choice if before else self.find(checkpoint)
+            if isinstance(before, FlightRecord):
+                choice = self.find((before.checkpoint or {}).get("id"))
+            else:
+                choice = before.choice if before else self.find(checkpoint)
             ticket = self.line.enter(choice.id)
             yield {"kind": "line", "place": self.line.place(ticket), "flight": flight_id}
             yield from self._stand_in_line(flight_id, ticket, mailbox)
@@ -215,19 +221,25 @@ class LiveDesk:
                 self.hangar.put(flight_id, flight)
             mailbox.close(remove=True)
 
-    def _before(self, order: dict[str, Any]) -> LiveFlight | None:
-        """The flight to go on with, landed; None for a new one."""
+    def _before(self, order: dict[str, Any]) -> LiveFlight | FlightRecord | None:
+        """The flight to go on with, landed; only its record, if it flew in another process; None for a new one."""
         wanted = order.get("from")
         if wanted is None:
             return None
         flight = self.hangar.get(wanted)
-        if flight is None:
-            minutes = self.limits.keep_s / 60
-            raise RequestError(f"this flight is not kept any more (at most {minutes:.0f} minutes); take off anew")
         end = time.monotonic() + 10
-        while flight.landed_at is None and time.monotonic() < end:  # its browser has just told it to land
+        # Its browser has just told it to land.
+        while time.monotonic() < end and flight is not None and flight.landed_at is None:
             time.sleep(0.05)
-        return flight
+        if flight is not None:
+            return flight
+        while self.hangar.on_disk and time.monotonic() < end:
+            if (file := self.hangar.left(wanted, "record")) is not None:
+                return FlightRecord.load(file)
+            time.sleep(0.2)
+        raise RequestError(
+            f"this flight is not kept any more (at most {self.limits.keep_s / 60:.0f} minutes); take off anew"
+        )
 
     def _stand_in_line(self, flight_id: str, ticket: Any, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
         told, place, beat = mailbox.read(), 0, time.monotonic()
@@ -243,7 +255,7 @@ class LiveDesk:
     def _take_off(
         self,
         flight_id: str,
-        before: LiveFlight | None,
+        before: LiveFlight | FlightRecord | None,
         order: dict[str, Any],
         choice: CheckpointChoice,
         first_frame: str | None,
@@ -258,9 +270,14 @@ class LiveDesk:
             image, prompt = read_upload(first_frame), read_prompt(prompt)
         yield from self._have_turn(flight_id)
         try:
-            if before is not None:
-                at = order.get("at")
-                flight = before.fork(at if isinstance(at, int) and at >= 0 else None)
+            at = order.get("at")
+            at = at if isinstance(at, int) and at >= 0 else None
+            if isinstance(before, LiveFlight):
+                flight = before.fork(at)
+            elif before is not None:
+                self.engine.pipe.load_controller(choice.path)
+                at = None if at is None else min(at, len(before.track))
+                flight = LiveFlight(resume(self.engine.pipe, before, at), choice)
             else:
                 assert image is not None
                 flight = self._new_flight(image, prompt, choice, seed)
@@ -415,7 +432,14 @@ class LiveDesk:
         """
         flight = self.hangar.get(flight_id)
         if flight is None:
-            raise RequestError(f"this flight is not kept any more (at most {self.limits.keep_s / 60:.0f} minutes)")
+            left = self.hangar.left(flight_id, what)
+            if left is None:
+                minutes = f"{self.limits.keep_s / 60:.0f} minutes"
+                lent = "flights are saved after they have landed here, and " if self.hangar.on_disk else ""
+                raise RequestError(f"this flight is not there: {lent}a landed one is kept for {minutes}")
+            path = folder / f"wanact-live{left.suffix}"
+            shutil.copyfile(left, path)
+            return path, ""
         fps = float(self.engine.defaults["fps"])
         name = f"wanact-live-{_slug(flight.choice)}-seed{flight.stream.seed}"
         if what == "record":

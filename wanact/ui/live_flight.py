@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from wanact.flight import FlightRecord
 from wanact.shapes import TEMPORAL_STRIDE
 from wanact.stream import WanActStream
 from wanact.ui.engine import CheckpointChoice
+from wanact.ui.mailbox import is_flight_id
 from wanact.video import write_mp4
 
 JPEG_QUALITY = 88
@@ -59,7 +58,7 @@ class LiveFlight:
     """What has been flown: the stream, and the pictures as they were sent.
 
     Args:
-        stream: at its beginning, or forked.
+        stream: at its beginning, forked, or flown again from a record, of which there are no pictures.
         choice: the checkpoint, as the page names it.
         before: the flight that this one was forked from.
     """
@@ -71,9 +70,11 @@ class LiveFlight:
         flown = TEMPORAL_STRIDE * stream.num_frames
         # Kept as they were sent: raw frames of a minute take a hundred times as much.
         self.first = before.first if before else encode_jpeg(np.asarray(stream.image))
-        self.num_forgotten = min(before.num_forgotten, flown) if before else 0
+        self.num_forgotten = min(before.num_forgotten, flown) if before else flown
         self.pictures = list(before.pictures[: flown - self.num_forgotten]) if before else []
-        self.attitudes = list(before.attitudes[: stream.num_frames + 1]) if before else [Attitude()]
+        self.attitudes = [Attitude()]
+        for action in stream.track.magnitude:
+            self.attitudes.append(self.attitudes[-1].after(action))
         self._num_bytes = sum(map(len, self.pictures))
 
     def step(self, action: np.ndarray) -> list[bytes]:
@@ -130,29 +131,48 @@ class Hangar:
     """Flights by their ids, in the air and landed. Whoever knows an id may have the flight.
 
     Args:
+        folder: readable for this user only.
         max_landed: flights that are kept after they have landed; the oldest go.
         keep_s: seconds that one is kept.
+        on_disk: leave record and clip of a landed flight in the folder, for hosts that lend GPUs: there each flight
+            has a process of its own, and is gone with it.
+        fps: of the clips.
     """
 
-    def __init__(self, max_landed: int, keep_s: float):
-        self.max_landed, self.keep_s = max_landed, keep_s
+    def __init__(self, folder: Path, max_landed: int, keep_s: float, on_disk: bool = False, fps: float = 16.0):
+        self.folder, self.max_landed, self.keep_s = folder, max_landed, keep_s
+        self.on_disk, self.fps = on_disk, fps
         self._flights: dict[str, LiveFlight] = {}
         self._lock = threading.Lock()
 
     def put(self, flight_id: str, flight: LiveFlight) -> None:
-        """Keep a flight."""
+        """Keep a flight; of those that have landed, forget what is too much or too old."""
         with self._lock:
             self._flights[flight_id] = flight
             landed = {i: f.landed_at for i, f in self._flights.items() if f.landed_at is not None}
             newest_first = sorted(landed, key=lambda i: -landed[i])
-            too_many = set(islice(newest_first, self.max_landed, None))
+            too_many = set(newest_first[self.max_landed :])
             old = {i for i, at in landed.items() if time.monotonic() - at > self.keep_s}
             for forgotten in too_many | old:
                 del self._flights[forgotten]
+        if self.on_disk and flight.landed_at is not None:
+            for file in self.folder.glob("*.*"):
+                if time.time() - file.stat().st_mtime > self.keep_s:
+                    file.unlink(missing_ok=True)
+            if flight.stream.num_frames:
+                flight.write_mp4(self._file(flight_id, "clip"), self.fps)
+            self._file(flight_id, "record").write_text(flight.record().to_json(), encoding="utf-8")
 
     def get(self, flight_id: Any) -> LiveFlight | None:
         """The flight with this id, or None."""
         return self._flights.get(flight_id) if isinstance(flight_id, str) else None
 
-    def __iter__(self) -> Iterator[LiveFlight]:
-        return iter(list(self._flights.values()))
+    def left(self, flight_id: Any, what: str) -> Path | None:
+        """The "record" or "clip" that a flight of another process has left, or None."""
+        if not self.on_disk or not isinstance(flight_id, str) or not is_flight_id(flight_id):
+            return None
+        file = self._file(flight_id, what)
+        return file if file.is_file() else None
+
+    def _file(self, flight_id: str, what: str) -> Path:
+        return self.folder / f"{flight_id}.{'json' if what == 'record' else 'mp4'}"

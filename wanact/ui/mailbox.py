@@ -74,7 +74,7 @@ class Mailbox:
     """
 
     def __init__(self, folder: Path, flight: str, create: bool = False):
-        if not isinstance(flight, str) or not _ID.fullmatch(flight):
+        if not is_flight_id(flight):
             raise KeyError(flight)
         self.path = folder / flight
         flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0)
@@ -167,6 +167,11 @@ class Mailbox:
 def new_flight() -> str:
     """An id that nobody guesses."""
     return secrets.token_urlsafe(18)
+
+
+def is_flight_id(text: Any) -> bool:
+    """Whether it is written as an id is, so that it can be the name of a file."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
 def _whole(value: Any) -> int | None:
