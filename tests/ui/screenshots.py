@@ -1,4 +1,4 @@
-"""Take the pictures of the page that stand in docs/: python -m tests.ui.screenshots [--url URL] [--out docs].
+"""Take the pictures of the page that stand in docs/: python -m tests.ui.screenshots [--url URL] [--places fly compare].
 
 Without --url it serves the page itself, on the bundled world.
 """
@@ -12,8 +12,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import ROOT, find_chromium
 from tests.ui.test_browser import ARGUMENTS
@@ -42,8 +43,8 @@ def served(model_dir: Path, runs: Path) -> Iterator[str]:
         process.wait(30)
 
 
-def take(url: str, out: Path) -> None:
-    """One picture for each width and mode, with a clip playing."""
+def take(url: str, out: Path, places: Sequence[str]) -> None:
+    """One picture of each place for each width and mode."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -52,24 +53,64 @@ def take(url: str, out: Path) -> None:
             for mode in ("light", "dark"):
                 phone = {"has_touch": True, "is_mobile": True} if width < 500 else {}
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=mode, **phone)
-                page.set_default_timeout(300_000)
+                page.set_default_timeout(600_000)
                 page.goto(url)
                 page.wait_for_selector("#plan td[data-c]")
                 page.wait_for_selector("#frame img")
-                page.click("#generate")
-                page.wait_for_selector("#viewer .viewer:is([data-status=done], [data-status=failed])")
-                if page.get_attribute("#viewer .viewer", "data-status") == "failed":
-                    raise SystemExit(page.inner_text("#viewer .notice"))
-                page.locator("#viewer input[type=range]").fill("40")
-                page.mouse.move(5, 5)
-                page.evaluate("scrollTo(0, 0)")
-                page.wait_for_timeout(800)
-                # A phone's bar at the bottom would stand in the middle of a picture of the whole page.
+                # A phone's bars at the bottom would stand in the middle of a picture of the whole page.
                 if phone:
-                    page.add_style_tag(content="#generate { position: static !important; }")
-                page.screenshot(path=out / f"fly-{width}-{mode}.png", full_page=True)
+                    bars = "#generate, #ledger .tray, #stage-compare .transport"
+                    page.add_style_tag(content=f":is({bars}) {{ position: static !important; }}")
+                for place in places:
+                    page.locator("#places [role=tab]", has_text=place.capitalize()).click()
+                    PLACES[place](page)
+                    page.mouse.move(5, 5)
+                    page.evaluate("scrollTo(0, 0)")
+                    page.wait_for_timeout(800)
+                    page.screenshot(path=out / f"{place}-{width}-{mode}.png", full_page=True)
                 page.close()
         browser.close()
+
+
+def show_fly(page: Any) -> None:
+    """A clip that was just drawn, in its middle."""
+    page.click("#generate")
+    page.wait_for_selector("#viewer .viewer:is([data-status=done], [data-status=failed])")
+    if page.get_attribute("#viewer .viewer", "data-status") == "failed":
+        raise SystemExit(page.inner_text("#viewer .notice"))
+    page.locator("#viewer input[type=range]").fill("40")
+
+
+def show_checkpoints(page: Any) -> None:
+    """Three steps of the run that is selected first, picked on the curve."""
+    page.wait_for_selector("#ledger .ledger[data-status=ready]")
+    page.wait_for_selector("#ledger circle.point >> nth=0")
+    run = (page.get_attribute("#ledger .row[aria-selected=true]", "data-id") or "").partition("/")[0]
+    points = page.locator(f'#ledger circle.point[data-id^="{run}/"]')
+    for index in sorted({0, points.count() // 2, points.count() - 1}):
+        box = points.nth(index).bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_timeout(300)
+    page.wait_for_selector("#ledger .detail details")
+    page.wait_for_function("document.querySelector('#card .title').textContent")
+    page.wait_for_timeout(1500)
+
+
+def show_compare(page: Any) -> None:
+    """Two checkpoints and the simulator's truth, in the middle of their clip."""
+    page.wait_for_selector("#lanes .lane >> nth=1")
+    while page.locator("#lanes .lane").count() < 3:
+        page.click("#lanes .add")
+    page.locator("#lanes .lane > select").nth(2).select_option("truth")
+    page.click("#compare-go")
+    page.wait_for_selector("#stage-compare .stage:is([data-status=done], [data-status=failed])")
+    if page.get_attribute("#stage-compare .stage", "data-status") == "failed":
+        raise SystemExit(page.inner_text("#stage-compare .notice"))
+    page.locator("#stage-compare .transport input[type=range]").fill("40")
+    page.wait_for_function("document.querySelector('#stage-compare figure').dataset.frame === '40'")
+
+
+PLACES = {"fly": show_fly, "checkpoints": show_checkpoints, "compare": show_compare}
 
 
 def main() -> None:
@@ -78,10 +119,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     parser.add_argument("--model_dir", type=Path, default=ROOT / "assets" / "nano")
     parser.add_argument("--runs", type=Path, default=ROOT / "assets" / "runs")
+    parser.add_argument("--places", nargs="+", choices=tuple(PLACES), default=tuple(PLACES))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext(args.url) if args.url else served(args.model_dir, args.runs) as url:
-        take(url, args.out)
+        take(url, args.out, args.places)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class Flight:
     num_inference_steps: int
     guidance_scale: float
     checkpoint: CheckpointChoice = BASE_CHOICE
+    num_frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,22 @@ class Engine:
         self, record: FlightRecord, checkpoint: CheckpointChoice
     ) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
         """Fly a record on a checkpoint, as `fly` does; a live flight is flown latent frame by latent frame."""
+        if record.kind == "clip":
+            flight = Flight(
+                image=record.image,
+                prompt=record.prompt,
+                negative_prompt=record.negative_prompt,
+                track=record.track,
+                seed=record.seed,
+                height=record.image.height,
+                width=record.image.width,
+                num_inference_steps=record.num_inference_steps,
+                guidance_scale=record.guidance_scale,
+                checkpoint=checkpoint,
+                num_frames=record.num_frames,
+            )
+            yield from self.fly(flight)
+            return
 
         def draw(events: queue.SimpleQueue, abandoned: threading.Event) -> np.ndarray:
             count = 0
@@ -252,6 +269,7 @@ class Engine:
                 negative_prompt=flight.negative_prompt,
                 height=flight.height,
                 width=flight.width,
+                num_frames=flight.num_frames,
                 num_inference_steps=flight.num_inference_steps,
                 guidance_scale=flight.guidance_scale,
                 seed=flight.seed,

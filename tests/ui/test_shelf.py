@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+from tests.ui.conftest import write_run
+from wanact import checkpoints
+from wanact.run_notes import read_notes
+from wanact.ui.engine import Engine
+from wanact.ui.shelf import Shelf
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_run(tmp_path / "drone")
+    return tmp_path
+
+
+@pytest.fixture
+def shelf(pipe, root) -> Shelf:
+    return Shelf(Engine(pipe, root))
+
+
+def call(shelf, name, message):
+    """As the page's script does, through the function that answers it."""
+    return next(one for one in shelf.server_functions() if one.__name__ == name)(message)
+
+
+def test_the_list_is_sent_once_and_again_when_something_is_new(shelf, root, monkeypatch):
+    monkeypatch.setattr("wanact.ui.shelf._LISTING_LASTS_S", 1e9)
+    first = call(shelf, "list_shelf", {})
+    assert first["columns"]["step"] == [200, 400] and first["columns"]["best"] == first["columns"]["latest"] == [1]
+    assert call(shelf, "list_shelf", {"version": first["version"]}) == {"same": True}
+    write_run(root / "late", steps=(5,))
+    shelf.forget_listing()
+    again = call(shelf, "list_shelf", {"version": first["version"]})
+    assert [run["name"] for run in again["runs"]] == ["drone", "late"]
+    json.dumps(again, allow_nan=False)
+
+
+def test_metadata_and_settings_are_shown_and_compared(shelf):
+    a, b = "drone/step-000000200", "drone/step-000000400"
+    shown = call(shelf, "show_checkpoint", {"id": a})
+    assert shown["injection"] == "adaln_tmod" and shown["metadata"]["step"] == 200 and not shown["live"]
+    assert [file["name"] for file in shown["files"]] == [checkpoints.CONTROLLER]
+    differ = call(shelf, "compare_settings", {"a": a, "b": b})
+    assert {row[0] for row in differ["rows"]} >= {"checkpoint.loss", "checkpoint.step"} and differ["equal"] > 5
+    assert call(shelf, "compare_settings", {"a": a, "b": a})["rows"] == []
+
+
+@pytest.mark.parametrize("name", [f.__name__ for f in Shelf.server_functions(Shelf.__new__(Shelf))])
+@pytest.mark.parametrize(
+    "message",
+    [
+        None,
+        [],
+        "x",
+        3,
+        {},
+        {"id": "../../etc/passwd"},
+        {"id": {"a": 1}},
+        {"runs": [{}] * 99, "ids": 3, "a": [], "b": 1},
+    ],
+)
+def test_no_message_of_a_visitor_breaks_anything(shelf, name, message):
+    answer = call(shelf, name, message)
+    assert isinstance(answer, dict)
+    if "problem" in answer:
+        assert "Something went wrong" not in answer["problem"] and answer["problem"].endswith(".")
+
+
+def test_notes_go_into_the_run_at_home_and_nowhere_on_a_public_page(pipe, root, shelf):
+    message = {"id": "drone/step-000000200", "star": True, "note": "good"}
+    assert call(shelf, "keep_note", message) == {"kept": True}
+    assert read_notes(root / "drone")["step-000000200"]["note"] == "good"
+    public = Shelf(Engine(pipe, root, notes_with_runs=False))
+    assert "stay in your browser" in call(public, "keep_note", message | {"note": "bad"})["problem"]
+    assert read_notes(root / "drone")["step-000000200"]["note"] == "good"
+    assert "characters" in call(shelf, "keep_note", message | {"note": "x" * 9_999})["problem"]
+
+
+def test_metadata_too_large_or_without_words_in_json_is_shown_in_bounds(pipe, tmp_path):
+    notes = ["x" * 1_000] * 300
+    write_run(tmp_path / "wide", steps=(5,), config_summary={"notes": notes, "rate": float("nan")})
+    answer = call(Shelf(Engine(pipe, tmp_path)), "show_checkpoint", {"id": "wide/step-000000005"})
+    assert "too many to show" in str(answer["metadata"])
+    json.dumps(answer, allow_nan=False)
+
+
+def test_a_damaged_checkpoint_is_found_by_the_background_and_said(pipe, tmp_path):
+    run = write_run(tmp_path / "drone", steps=(5,))
+    weights = run / "checkpoints" / "step-000000005" / checkpoints.CONTROLLER
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x40")
+    shelf = Shelf(Engine(pipe, tmp_path))
+    call(shelf, "list_shelf", {})
+    shelf.engine.index._verifier.join(60)
+    shelf.forget_listing()
+    listing = call(shelf, "list_shelf", {})
+    assert listing["damaged"] == 1 and "checksum" in listing["columns"]["problems"]["0"]
+    assert str(tmp_path) not in json.dumps(listing)
