@@ -51,6 +51,7 @@ def _world(seed: int) -> simulator.World:
     return simulator.make_world(seed)
 
 
+@functools.lru_cache(maxsize=100)
 def fly_exactly(seed: int, track: ActionTrack) -> simulator.Clip:
     """The simulator's flight along a track from the first frame of this world."""
     num_frames = num_pixel_frames(len(track) + 1)
@@ -85,16 +86,13 @@ def make_first_frames(folder: Path, count: int = COUNT) -> None:
 
 
 def reference(seed: int) -> dict[str, list[float]]:
-    """What a full deflection of each channel looks like from a world's first frame, as a card sees it.
-
-    Opposite channels share one number, the mean of both.
-    """
+    """What a full deflection of each channel looks like from a world's first frame, as a card sees it."""
     camera, picture = np.zeros(NUM_CHANNELS), np.zeros(NUM_CHANNELS)
     for c in range(NUM_CHANNELS):
         seen = see(fly_exactly(seed, channel_track(c, num_actions(NUM_FRAMES))).frames)
         camera[c] = along_channels(seen.camera.mean(0))[c]
         picture[c] = own_picture(seen.picture.mean(0), c)
-    camera, picture = (np.repeat(values.reshape(-1, 2).mean(1), 2) for values in (camera, picture))
+    camera = np.repeat(camera.reshape(-1, 2).mean(1), 2)  # parallax of single flights is rough: opposite ones share it
     camera[4:] = FULL[AXIS_OF[4:]]  # degrees are degrees
     return {"camera": camera.round(6).tolist(), "picture": picture.round(6).tolist()}
 
@@ -191,10 +189,7 @@ def _true_gain(gain: float, channel: int, true: list[dict]) -> float:
         [[along_channels(t["hold", channel, round(gain * d, 6)].mean(0))[channel] for d in doses] for t in true]
     )
     if AXIS_OF[channel] < 2:
-        pair = [
-            along_channels(np.array([t["hold", c, 1.0].mean(0) for t in true]))[:, c] for c in (channel, channel ^ 1)
-        ]
-        moved = moved / np.mean(pair, axis=0)[:, None]
+        moved = moved / np.array([along_channels(t["hold", channel, 1.0].mean(0))[channel] for t in true])[:, None]
     else:
         moved = moved / FULL[AXIS_OF[channel]]
     return float((doses * moved.mean(0)).sum() / (doses**2).sum())

@@ -34,7 +34,7 @@ from wanact.video import ImageError
 NANO = Path(__file__).resolve().parents[2] / "assets" / "nano"
 QUICK = (2, 1)  # first frames, dose frames
 NORMAL = (6, 2)
-VALIDATION = (12, 6)
+VALIDATION = (6, 4)
 
 
 def main(argv: list[str] | None = None) -> int:

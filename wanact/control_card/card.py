@@ -25,7 +25,7 @@ CURVES: dict[str, tuple[tuple[str, ...], str, float | None]] = {
     "worst_channel": (("sign_accuracy", "min"), "worst channel", 1.0),
     "separation": (("separation", "mean"), "separation", 1.0),
     "gain": (("dose_response", "mean_gain"), "gain", 1.0),
-    "linearity": (("dose_response", "mean_linearity"), "linearity R²", 1.0),
+    "linearity": (("dose_response", "mean_linearity"), "linearity R2", 1.0),
     "cross_talk": (("cross_talk", "mean_other"), "cross-talk", 0.0),
     "null_drift": (("null_drift", "share_of_full"), "drift at rest", 0.0),
     "out_and_back": (("out_and_back", "mean"), "out-and-back error", 0.0),

@@ -50,7 +50,7 @@ def _headline(canvas: Canvas, card: ControlCard) -> None:
         f"{card.model.get('name', '')}",
         f"{settings.get('first_frames')} first frames",
         f"{settings.get('num_frames')} frames",
-        f"{settings.get('num_inference_steps')} steps",
+        f"{settings['num_inference_steps']} steps" if settings.get("num_inference_steps") else "",
         f"guidance {settings.get('guidance_scale'):g}" if settings.get("guidance_scale") else "",
     ]
     canvas.text(MARGIN, 86, "  ·  ".join(word for word in words if word), 11, theme.faint)
@@ -99,7 +99,7 @@ def _channels(canvas: Canvas, measures: dict[str, Any], x: float, y: float, widt
     bar, left = 190, x + 96
     columns = [left + bar + 82 + i * 54 for i in range(4)]
     head = y + 46
-    for place, words in zip([*columns], ("gain", "R²", "lag", "sep."), strict=True):
+    for place, words in zip([*columns], ("gain", "R2", "lag", "sep."), strict=True):
         canvas.text(place, head, words, 10, theme.faint, "mm")
     canvas.text(left + bar / 2, head, "chance", 9.5, theme.faint, "mm")
     doses, lags, apart = measures["dose_response"]["by_channel"], measures["lag"]["by_channel"], measures["separation"]
@@ -183,7 +183,7 @@ def _over_time(canvas: Canvas, measures: dict[str, Any], x: float, y: float, wid
     theme = canvas.theme
     canvas.panel(x, y, width, height, "The picture over time", "latent frames")
     for i, (name, words, high) in enumerate(
-        (("sharpness", "sharpness, 1 is as sharp", 1.4), ("colour", "colour shift, ΔE", 12))
+        (("sharpness", "sharpness, 1 is as sharp", 1.4), ("colour", "colour shift, CIELAB", 12))
     ):
         entry, top = measures[name], y + 54 + i * 82
         canvas.text(x + 14, top - 10, words, 10.5, theme.faint)
@@ -205,7 +205,7 @@ def _rest(canvas: Canvas, measures: dict[str, Any], x: float, y: float, width: f
     rows = [
         ("drift per latent frame", f"{across} across, {down} down, {growth} growth"),
         ("out-and-back error", f"{figure(back['mean'])}  (0 returns, 1 never turns)"),
-        ("strongest mix-up", f"{worst['asked']} → {worst['seen']}  {figure(worst['share'])}".replace("_", " ")),
+        ("strongest mix-up", f"{worst['asked']} as {worst['seen']}  {figure(worst['share'])}".replace("_", " ")),
     ]  # fmt: skip
     for i, (words, value) in enumerate(rows):
         canvas.text(x + 14, y + 46 + 25 * i, words, 10.5, theme.faint)
