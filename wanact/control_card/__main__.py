@@ -92,6 +92,8 @@ def _validate(args: argparse.Namespace) -> dict[str, Any]:
     from train.card_truth import validate
 
     starts, doses = _starts(args)
+    if doses < 1:
+        raise ValueError("--validate measures gains: it needs --dose_frames of at least 1")
     result = validate(starts, doses, load_idm())
     seen = result["simulator"]
     print(

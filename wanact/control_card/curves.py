@@ -50,7 +50,7 @@ def draw_curves(cards: Sequence[ControlCard], dark: bool = False) -> Image.Image
             plot.level(best)
         if name in ("sign_accuracy", "worst_channel"):
             plot.level(CHANCE, theme.line)
-            canvas.text(plot.x + 4, plot.at(0, CHANCE)[1] - 7, "chance", 9, theme.faint)
+            canvas.text(plot.x + plot.width - 4, plot.at(0, CHANCE)[1] + 8, "chance", 9, theme.faint, "rm")
         plot.curve(list(zip(steps, values, strict=True)), theme.flow, 2.6)
         for value in (low, high):
             canvas.text(plot.x - 5, plot.at(0, value)[1], f"{value:.2g}", 9, theme.faint, "rm")

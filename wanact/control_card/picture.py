@@ -163,7 +163,7 @@ def _doses(canvas: Canvas, measures: dict[str, Any], x: float, y: float, width: 
     if inverse:
         canvas.text(x + width - 84, y + 19, "inverse dynamics model", 10, theme.inverse, "rm")
     doses = measures["dose_response"]["doses"]
-    wide, tall = (width - 28 - 3 * 18) / 4, 118
+    wide, tall = (width - 28 - 3 * 18) / 4, 124
     for i, channel in enumerate(CHANNELS):
         left, top = x + 14 + (i // 2) * (wide + 18), y + 56 + (i % 2) * (tall + 34)
         entry = measures["dose_response"]["by_channel"][channel]
