@@ -274,7 +274,7 @@ class Link:
                 num_inference_steps=content["d"],
                 guidance_scale=content["g"],
                 track=_unpack(content["a"], content["c"]),
-                lanes=tuple(map(Lane.parse, content["l"][: MAX_LANES + 1])),
+                lanes=tuple(map(Lane.parse, _list(content["l"])[: MAX_LANES + 1])),
             )
         except ActionError as error:
             raise ComparisonError(f"The link's actions cannot be flown: {error}.") from error
@@ -292,6 +292,12 @@ class Link:
 def _text(value: Any, longest: int) -> str:
     if not isinstance(value, str) or len(value) > longest:
         raise TypeError("no text")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError("no list")
     return value
 
 

@@ -1,7 +1,6 @@
 """What programs may ask for beside clips and comparisons: lists of checkpoints, and control cards."""
 
-from __future__ import annotations
-
+# No postponed annotations here: Gradio reads the types of the functions themselves for its schema.
 from typing import Any
 
 import gradio as gr

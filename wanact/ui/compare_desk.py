@@ -155,7 +155,6 @@ class CompareDesk:
         Raises:
             RequestError, ImageError, ActionError, CheckpointError, ComparisonError, FlightError: in one sentence.
         """
-        lanes = json.loads(lanes) if isinstance(lanes, str) and len(lanes) < 50_000 else lanes
         if not isinstance(lanes, list):
             raise ComparisonError("The lanes are no list; expected two to four checkpoints.")
         chosen = tuple(map(Lane.parse, lanes[:9]))
@@ -451,7 +450,7 @@ def _rounded(value: Any) -> float | None:
 def _number(name: str, value: Any, low: float, high: float) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
     if not is_number or not low <= value <= high:
-        raise RequestError(f"{name} is {str(value)[:40]}, expected a number from {low:g} to {high:g}")
+        raise RequestError(f"{name} is {str(value)[:40]}, expected a number from {low:,.0f} to {high:,.0f}")
     return float(value)
 
 
