@@ -58,6 +58,7 @@ const ping = setInterval(() => {
   if (!element.isConnected) return clearInterval(ping);
   if (!flight || !['line', 'flying', 'paused', 'scrubbing'].includes(state)) return;
   if (performance.now() - lastPost > PING_MS) acknowledge();
+  away(!root.offsetParent && document.fullscreenElement !== root);  // another place of the page is in front
   const quiet = performance.now() - heardAt > SILENT_MS;
   if (quiet !== silent && (state === 'flying' || state === 'line')) {
     silent = quiet;
@@ -95,11 +96,15 @@ for (const [group, channels] of [['move', MOVE], ['look', LOOK]])
 
 function letGo() { keyboard.releaseAll(); grips.move.release(); grips.look.release(); }
 root.addEventListener('focusout', event => { if (!root.contains(event.relatedTarget)) letGo(); });
-document.addEventListener('visibilitychange', () => {
-  if (!element.isConnected || !flight) return;
-  if (document.hidden && state === 'flying') { pausedByTab = true; pause(true); }
-  else if (!document.hidden && pausedByTab) { pausedByTab = false; if (state === 'paused') pause(false); }
-});
+document.addEventListener('visibilitychange', () => { if (element.isConnected && flight) away(document.hidden); });
+// Nobody looks: the flight waits, and goes on when somebody does.
+function away(isAway) {
+  if (isAway && state === 'flying') { pausedByTab = true; pause(true); }
+  else if (!isAway && !document.hidden && pausedByTab) {
+    pausedByTab = false;
+    if (state === 'paused') pause(false);
+  }
+}
 function changed() {
   const strongest = CHANNELS.map((_, i) => Math.max(keys[i], sticks.move[i], sticks.look[i], gamepad[i]));
   const net = strongest.map((value, i) => Math.max(0, value - strongest[OPPOSITE[i]]) * speed);
@@ -194,6 +199,7 @@ function granted(message) {
   if (message.problem) warn(message.problem);
   branch.words = message.prompt;
   if (message.kind === 'prompt') { if (!message.problem) say.textContent = 'The prompt has changed.'; setTimeout(() => { if (state === 'flying') tell(''); }, 1500); return; }
+  shownIndex = Math.max(shownIndex, player.expected - 1);  // what came and is not shown any more has arrived, too
   player.clear();
   timewarp.rest();
   branch.film.cut(message.t);
@@ -244,7 +250,7 @@ function pause(wanted) {
   paused = wanted;
   if (wanted) letGo();
   show(wanted ? 'paused' : 'flying');
-  tell(wanted ? (pausedByTab ? 'Paused while this tab was hidden.' : 'Paused') : '');
+  tell(wanted ? (pausedByTab ? 'Paused while nobody looked.' : 'Paused') : '');
   tellKeys();
   showTime();
 }
