@@ -234,8 +234,8 @@ def _against_geometry(world: int) -> dict[str, float]:
             float(np.median(np.linalg.norm(flow - exact, axis=2)[seen])) / scale if seen.any() else 0
         )
         true = true_axes(clip.poses)[0, 2:]
-        errors["rotation_deg"].append(float(np.abs(fit_camera(flow, weight)[2:] - true).max()))
-        errors["rotation_deg_of_exact_flow"].append(float(np.abs(fit_camera(exact, weight)[2:] - true).max()))
+        errors["rotation_deg"].append(float(np.abs(fit_camera(flow, weight)[0][2:] - true).max()))
+        errors["rotation_deg_of_exact_flow"].append(float(np.abs(fit_camera(exact, weight)[0][2:] - true).max()))
     return {name: float(np.mean(values)) for name, values in errors.items()}
 
 

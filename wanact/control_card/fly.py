@@ -37,6 +37,7 @@ def observe(
     return Observation(
         picture=seen.picture,
         camera=seen.camera,
+        turn=seen.turn,
         inverse_dynamics=None if idm is None else idm.read(frames),
         sharpness=sharpness(latent),
         colour=colour_shift(latent),

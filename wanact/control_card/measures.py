@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from wanact.actions import CHANNELS, NUM_CHANNELS, OPPOSITE
-from wanact.control_card.camera import AXES, AXIS_OF, FULL, along_channels, asked_axes
+from wanact.control_card.camera import AXES, AXIS_OF, AXIS_SIGN, FULL, along_channels, asked_axes
 from wanact.control_card.clip import lag_of
 from wanact.control_card.motion import COMPONENT_OF, COMPONENTS, SIGN_OF
 from wanact.control_card.probes import DOSES, FULL_DOSE, FirstFrame, Probe, out_and_back
@@ -20,7 +20,7 @@ class Observation:
     """One probe, flown from one first frame.
 
     Attributes:
-        picture: [N, 3] as `Seen.picture`; camera: [N, 4] as `Seen.camera`.
+        picture, camera, turn: [N, 3], [N, 4] and [N, 2] as in `Seen`.
         inverse_dynamics: the four axes that the inverse dynamics model reads, [N, 4] in units of a track, or None.
         sharpness, colour: of every latent frame's last frame, [N + 1].
         return_db: PSNR of the last frame to the first.
@@ -28,6 +28,7 @@ class Observation:
 
     picture: np.ndarray
     camera: np.ndarray
+    turn: np.ndarray
     inverse_dynamics: np.ndarray | None
     sharpness: np.ndarray
     colour: np.ndarray
@@ -113,8 +114,8 @@ def _full_camera(start: FirstFrame) -> np.ndarray:
 def _responses(dosed: Flown) -> np.ndarray:
     """Motion the right way at each dose, in full deflections, [first frames, 8, doses].
 
-    Rotation is the camera's, in degrees over the degrees of a full deflection. Translation is the picture's, over what
-    the simulator's own flight looks like from there; nan where that is not known.
+    Rotation is that of a camera that only turns, in degrees over those of a full deflection. Translation is the
+    picture's, over what the simulator's own flight looks like from there; nan where that is not known.
     """
     rows = []
     for start, seen in dosed:
@@ -124,7 +125,8 @@ def _responses(dosed: Flown) -> np.ndarray:
             if AXIS_OF[c] < 2:
                 rows.append([own_picture(o.picture.mean(0), c) / picture[c] for o in held])
             else:
-                rows.append([along_channels(o.camera.mean(0))[c] / FULL[AXIS_OF[c]] for o in held])
+                turns = np.array([o.turn.mean(0)[AXIS_OF[c] - 2] for o in held])
+                rows.append(AXIS_SIGN[c] * turns / FULL[AXIS_OF[c]])
     return np.array(rows).reshape(len(dosed), NUM_CHANNELS, len(DOSES))
 
 

@@ -35,11 +35,11 @@ def draw_card(card: ControlCard, dark: bool = False) -> Image.Image:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f}%"
+    return "-" if value is None else f"{100 * value:.0f}%"
 
 
 def figure(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _headline(canvas: Canvas, card: ControlCard) -> None:
@@ -142,7 +142,7 @@ def _cross_talk(canvas: Canvas, measures: dict[str, Any], x: float, y: float, wi
             place = (left + j * cell_width + 1, top + i * cell + 1, cell_width - 2, cell - 2)
             canvas.box(*place, _heat(canvas, value or 0), 3)
             if value is None:
-                canvas.text(place[0] + place[2] / 2, place[1] + place[3] / 2, "–", 10, theme.faint, "mm")
+                canvas.text(place[0] + place[2] / 2, place[1] + place[3] / 2, "-", 10, theme.faint, "mm")
             elif value >= 0.05 or i == j:
                 ink = theme.ground if value > 0.55 else theme.ink
                 canvas.text(place[0] + place[2] / 2, place[1] + place[3] / 2, f"{value:.2f}", 10, ink, "mm")
