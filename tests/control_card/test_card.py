@@ -137,6 +137,8 @@ def test_measures_of_known_answers():
     shape = _shape(half_dead)
     assert shape["dead_zone"] == pytest.approx(0.25) and shape["saturation"] == 1 and shape["linearity_r2"] == 1
     assert _shape(-exact)["gain"] == -1 and _shape(-exact)["dead_zone"] == 1
+    alone = _shape(np.array([np.nan, np.nan, np.nan, 0.7, np.nan]))
+    assert alone["gain"] == pytest.approx(0.7) and alone["linearity_r2"] is None
     unknown = dose_response(np.full((2, 8, 5), np.nan))
     assert unknown["mean_gain"] is None and unknown["by_channel"]["left"]["dead_zone"] is None
 

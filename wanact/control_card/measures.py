@@ -52,7 +52,8 @@ def all_measures(flown: Flown) -> dict[str, Any]:
     """
     picture = np.array([[own_picture(seen["hold", c, 1.0].picture.mean(0), c) for c in _CHANNELS] for _, seen in flown])
     camera = np.array([[seen["hold", c, 1.0].camera.mean(0) for c in _CHANNELS] for _, seen in flown])
-    dosed = [(start, seen) for start, seen in flown if ("hold", 0, DOSES[0]) in seen]
+    # Without any first frame that was flown at all magnitudes, full deflection alone gives a gain.
+    dosed = [(start, seen) for start, seen in flown if ("hold", 0, DOSES[0]) in seen] or flown
     measures = {
         "sign_accuracy": sign_accuracy(picture),
         "dose_response": dose_response(_responses(dosed)),
@@ -112,22 +113,24 @@ def _full_camera(start: FirstFrame) -> np.ndarray:
 
 
 def _responses(dosed: Flown) -> np.ndarray:
-    """Motion the right way at each dose, in full deflections, [first frames, 8, doses].
+    """Motion the right way at each dose, in full deflections, [first frames, 8, doses]; nan where it is not known.
 
     Rotation is that of a camera that only turns, in degrees over those of a full deflection. Translation is the
-    picture's, over what the simulator's own flight looks like from there; nan where that is not known.
+    picture's, over what the simulator's own flight looks like from there.
     """
-    rows = []
-    for start, seen in dosed:
-        picture = np.array(start.reference["picture"]) if start.reference else np.full(NUM_CHANNELS, np.nan)
+    result = np.full((len(dosed), NUM_CHANNELS, len(DOSES)), np.nan)
+    for i, (start, seen) in enumerate(dosed):
         for c in _CHANNELS:
-            held = [seen["hold", c, dose] for dose in DOSES]
-            if AXIS_OF[c] < 2:
-                rows.append([own_picture(o.picture.mean(0), c) / picture[c] for o in held])
-            else:
-                turns = np.array([o.turn.mean(0)[AXIS_OF[c] - 2] for o in held])
-                rows.append(AXIS_SIGN[c] * turns / FULL[AXIS_OF[c]])
-    return np.array(rows).reshape(len(dosed), NUM_CHANNELS, len(DOSES))
+            axis = AXIS_OF[c]
+            for k, dose in enumerate(DOSES):
+                if ("hold", c, dose) not in seen:
+                    continue
+                held = seen["hold", c, dose]
+                if axis >= 2:
+                    result[i, c, k] = AXIS_SIGN[c] * held.turn.mean(0)[axis - 2] / FULL[axis]
+                elif start.reference is not None:
+                    result[i, c, k] = own_picture(held.picture.mean(0), c) / start.reference["picture"][c]
+    return result
 
 
 def dose_response(responses: np.ndarray) -> dict[str, Any]:
@@ -141,23 +144,25 @@ def dose_response(responses: np.ndarray) -> dict[str, Any]:
         "doses": list(DOSES),
         "mean_gain": _mean(channel["gain"] for channel in channels.values()),
         "mean_linearity": _mean(channel["linearity_r2"] for channel in channels.values()),
-        "first_frames": len(responses),
+        "first_frames": int(np.isfinite(responses[:, :, -1]).any(axis=1).sum()),
         "by_channel": channels,
     }
 
 
 def _shape(curve: np.ndarray) -> dict[str, float | None]:
-    """Gain, linearity, dead zone and saturation of one response curve over `DOSES`."""
-    if not np.isfinite(curve).all():
-        return {"gain": None, "linearity_r2": None, "dead_zone": None, "saturation": None}
-    dose, seen = np.array(DOSES[: FULL_DOSE + 1]), curve[: FULL_DOSE + 1]
-    gain = float((dose * seen).sum() / (dose**2).sum())
+    """Gain, linearity, dead zone and saturation of one response curve over `DOSES`; what was not flown is nan."""
+    doses, known = np.array(DOSES), np.isfinite(curve)
+    below = known & (doses <= 1)
+    dose, seen = doses[below], curve[below]
+    gain = float((dose * seen).sum() / (dose**2).sum()) if below.any() else None
+    if not known.all():
+        return {"gain": gain, "linearity_r2": None, "dead_zone": None, "saturation": None}
     slope, intercept = np.polyfit(dose, seen, 1)
     spread = ((seen - seen.mean()) ** 2).sum()
     r2 = 1 - ((seen - slope * dose - intercept) ** 2).sum() / spread if spread > 1e-12 else 0.0
-    dead = float(np.clip(-intercept / slope, 0, 1)) if slope > 0 else 1.0
+    dead = float(np.clip(-intercept / slope, 0, 1)) if slope > 1e-6 else 1.0
     beyond = (curve[-1] - curve[FULL_DOSE]) / (DOSES[-1] - 1)
-    saturation = float(np.clip(1 - beyond / slope, 0, 1)) if slope > 0 else None
+    saturation = float(np.clip(1 - beyond / slope, 0, 1)) if slope > 1e-6 else None
     return {"gain": gain, "linearity_r2": float(max(r2, 0)), "dead_zone": dead, "saturation": saturation}
 
 
@@ -251,7 +256,10 @@ def by_inverse_dynamics(flown: Flown, dosed: Flown) -> dict[str, Any]:
     held = np.array([[read(seen, "hold", c, 1.0) for c in _CHANNELS] for _, seen in flown])
     own = along_channels(held)[:, _CHANNELS, _CHANNELS]
     rows = [
-        [along_channels(read(seen, "hold", c, dose))[c] / FULL[AXIS_OF[c]] for dose in DOSES]
+        [
+            along_channels(read(seen, "hold", c, dose))[c] / FULL[AXIS_OF[c]] if ("hold", c, dose) in seen else np.nan
+            for dose in DOSES
+        ]
         for _, seen in dosed
         for c in _CHANNELS
     ]

@@ -157,7 +157,9 @@ def _heat(canvas: Canvas, value: float) -> str:
 def _doses(canvas: Canvas, measures: dict[str, Any], x: float, y: float, width: float, height: float) -> None:
     """Asked across, answered up: the grey line is exact."""
     theme = canvas.theme
-    canvas.panel(x, y, width, height, "Dose response", "five magnitudes asked, in full deflections; dashed is exact")
+    flown = any(entry["linearity_r2"] is not None for entry in measures["dose_response"]["by_channel"].values())
+    note = "five magnitudes asked, in full deflections" if flown else "full deflection alone was flown"
+    canvas.panel(x, y, width, height, "Dose response", f"{note}; dashed is exact")
     inverse = (measures.get("idm") or {}).get("dose_response")
     canvas.text(x + width - 14, y + 19, "optical flow", 10, theme.flow, "rm")
     if inverse:
