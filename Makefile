@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format cards clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -35,6 +35,9 @@ check: $(VENV)/.dev ## Check style, formatting and types
 format: $(VENV)/.dev ## Format the code and sort its imports
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+cards: $(VENV)/.app ## Measure what the bundled checkpoints do with the controls (minutes each)
+	$(PY) -m wanact.control_card assets/runs/* --base $(ARGS)
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache
