@@ -39,7 +39,7 @@ class IDMOptions:
     _argument_group_name = "idm"
 
     idm_channels: list[int] = HfArg(
-        default_factory=lambda: [24, 40, 64, 80], help="of the four convolutions that halve the picture"
+        default_factory=lambda: [24, 40, 64, 80], help="of the four convolutions that bring the picture to a sixteenth"
     )
     idm_hidden: int = HfArg(default=128, help="width of the layer before the answer")
     windows_per_clip: int = HfArg(default=4, help="latent frames that a sample takes from its clip")

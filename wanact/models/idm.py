@@ -41,7 +41,7 @@ class IDMConfig:
 
     Attributes:
         height, width: to which frames are brought, in pixels, multiples of 16.
-        channels: of the four convolutions that halve the picture.
+        channels: of the four convolutions that bring the picture to a sixteenth.
         hidden: width of the layer before the answer.
     """
 
@@ -67,8 +67,8 @@ class InverseDynamics(nn.Module):
         layers: list[nn.Module] = []
         wide = 2 * FRAMES - 1  # frames and the differences between neighbours
         for i, channels in enumerate(config.channels):
-            size = 7 if i == 0 else 5 if i == 1 else 3
-            layers += [nn.Conv2d(wide, channels, size, 2, size // 2), nn.GroupNorm(8, channels), nn.SiLU()]
+            size, stride = ((7, 4), (5, 2), (3, 2), (3, 1))[i]
+            layers += [nn.Conv2d(wide, channels, size, stride, size // 2), nn.GroupNorm(8, channels), nn.SiLU()]
             wide = channels
         # The place in the picture tells translation from rotation, so it is not averaged away.
         layers += [nn.Conv2d(wide, wide, 3, 1, 1), nn.GroupNorm(8, wide), nn.SiLU(), nn.Conv2d(wide, 24, 1), nn.SiLU()]
