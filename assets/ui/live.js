@@ -137,7 +137,8 @@ watch('value', () => {
     sequence = shownIndex = 0;
     if (state !== 'line') return;
   }
-  if (message.flight && message.flight !== flight) return;  // of a flight that was left
+  const refused = asked && message.kind === 'failed';  // before it had a place in the line
+  if (message.flight && message.flight !== flight && !refused) return;  // of a flight that was left
   heardAt = performance.now();
   if (silent) { silent = false; tell(''); }
   if (message.kind === 'line') tell(message.place > 1 ? `Waiting in line: number ${message.place}` : message.place ? 'Waiting in line: you are next' : 'Taking off…');

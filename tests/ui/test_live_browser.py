@@ -24,6 +24,7 @@ pytestmark = pytest.mark.browser
 
 LIVE = "document.querySelector('#live-stage .live').wanact"
 STAGE = "#live-stage"
+READY = (f"{STAGE} .cap.forward", "#live-frame img")
 LOST_S = 8.0
 
 
@@ -58,7 +59,7 @@ def visit(browser, url):
     """Opens the page as new visitors. Afterwards no console has had an error."""
     problems, contexts = [], []
 
-    def open_page(address: str = url, width: int = 1280, height: int = 900, **options):
+    def open_page(address: str = url, width: int = 1280, height: int = 900, ready=READY, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
@@ -66,8 +67,8 @@ def visit(browser, url):
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(f"{error} {error.stack}"))
         page.goto(address)
-        page.wait_for_selector(f"{STAGE} .cap.forward", state="attached")
-        page.wait_for_selector("#live-frame img")
+        for part in ready:
+            page.wait_for_selector(part)
         return page
 
     open_page.problems = problems
@@ -493,3 +494,20 @@ def test_a_bad_start_is_said_where_the_flight_would_be(visit, picture, tmp_path)
     take_off(page)
     assert not page.locator(f"{STAGE} .notice").is_visible()
     assert Path(picture).exists()
+
+
+def test_a_flight_starts_where_a_clip_ended_and_without_a_causal_run_the_page_says_so(visit, page_url):
+    """The whole site, on runs that draw clips only."""
+    page = visit(page_url, ready=("#plan td[data-c]", "#frame img"))
+    page.get_by_role("tab", name="Live").click()
+    page.click("#live-from-clip")
+    page.wait_for_function("document.querySelector('#live-note')?.textContent.includes('no clip yet')")
+    page.get_by_role("tab", name="Fly").click()
+    page.click("#generate")
+    page.wait_for_selector("#viewer .viewer[data-status=done]")
+    page.get_by_role("tab", name="Live").click()
+    page.click("#live-from-clip")
+    page.wait_for_function("(i => i && i.naturalWidth === 96)(document.querySelector('#live-frame img'))")
+    page.click(f"{STAGE} [data-do=takeoff]")
+    page.wait_for_selector(f"{STAGE} [data-state=failed]")
+    assert "python -m train causal" in page.inner_text(f"{STAGE} .notice")
