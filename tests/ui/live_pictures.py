@@ -67,9 +67,9 @@ def film(url: str, out: Path, playwright, seconds: float) -> None:
     take_off(page)
     page.evaluate(f"document.querySelector('{STAGE} .live').style.padding = '6px'")
     page.evaluate(f"document.querySelector('{STAGE}').scrollIntoView({{block: 'start'}})")
-    boxes = [page.locator(f"{STAGE} {part}").bounding_box() for part in (".screen", ".cockpit")]
-    left, top = boxes[0]["x"] - 8, boxes[0]["y"] - 8
-    area = [left, top, left + boxes[0]["width"] + 16, boxes[1]["y"] + boxes[1]["height"] + 6]
+    boxes = [page.locator(f"{STAGE} {part}").bounding_box() for part in (".screen", ".timeline", ".cockpit")]
+    sides = [box["x"] for box in boxes] + [box["x"] + box["width"] for box in boxes]
+    area = [min(sides) - 8, boxes[0]["y"] - 8, max(sides) + 8, boxes[2]["y"] + boxes[2]["height"] + 6]
     shots: list[tuple[float, bytes]] = []
     cast = page.context.new_cdp_session(page)
 
