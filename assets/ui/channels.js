@@ -34,21 +34,28 @@ function channelIcon(channel) {
 //   wanact:go        {place}                     this place is wanted in sight; the header presses its tab
 //   wanact:place     {place}                     this place has come into sight: every key lets go
 //   wanact:tray      {items}                     the checkpoints that wait to be compared
-//   wanact:choose-checkpoint {id, label, place}  this place is to fly with this checkpoint
-//   wanact:compare-tray {items}, wanact:compare-flight {url}   what is to be compared
+//   wanact:choose-checkpoint {place}, wanact:compare-tray, wanact:compare-flight   something waits for this place (`leave`)
 const BETWEEN_PLACES = new Set(['go', 'place', 'tray', 'choose-checkpoint', 'compare-tray', 'compare-flight', 'uploaded']);
 const placeOf = node => node.closest('#fly, #live, #checkpoints, #compare')?.id;
+// A place is built when it first comes into sight, so what is meant for it waits in this tab until then.
+const WAITING = 'wanact-waiting-';
+function leave(place, what) { try { sessionStorage.setItem(WAITING + place, JSON.stringify(what)); } catch (error) { /* storage is blocked */ } }
+function collect(place) {
+  try {
+    const what = JSON.parse(sessionStorage.getItem(WAITING + place));
+    sessionStorage.removeItem(WAITING + place);
+    return what;
+  } catch (error) { return null; }
+}
 function announce(name, detail) {
   const from = BETWEEN_PLACES.has(name) ? undefined : placeOf(element);
   document.dispatchEvent(new CustomEvent('wanact:' + name, {detail: {...detail, from}}));
 }
 
-// Listen for as long as the component stands in the page.
+// Listen for as long as the page stands.
 function hear(name, listener) {
-  const handler = event => {
-    if (!element.isConnected) return document.removeEventListener('wanact:' + name, handler);
+  document.addEventListener('wanact:' + name, event => {
     const {from} = event.detail || {};
     if (!from || from === placeOf(element)) listener(event.detail || {});
-  };
-  document.addEventListener('wanact:' + name, handler);
+  });
 }

@@ -22,8 +22,10 @@ function mark() {
 select.addEventListener('change', () => { gone = ''; props.value = select.value; mark(); trigger('input'); });
 
 // The Checkpoints page has chosen for this one.
-hear('choose-checkpoint', ({id, label, place}) => {
-  if (place !== placeOf(element)) return;
+function choose() {
+  const chosen = collect('checkpoint-' + placeOf(element));
+  if (!chosen) return;
+  const {id, label} = chosen;
   if (id.startsWith('upload/')) brought = {id, label};
   gone = '';
   props.value = id;
@@ -32,7 +34,8 @@ hear('choose-checkpoint', ({id, label, place}) => {
   if (!id.startsWith('upload/') && !listing.choices.some(choice => choice.id === id)) listing.choices.push({id, label});
   fill(listing);
   trigger('input');
-});
+}
+hear('choose-checkpoint', ({place}) => { if (place === placeOf(element)) choose(); });
 
 // A run that is training adds checkpoints: look again before the list is opened, and now and then.
 let looking = false;
@@ -45,7 +48,8 @@ async function look() {
 }
 select.addEventListener('pointerenter', look);
 select.addEventListener('focus', look);
-const again = setInterval(() => { element.isConnected ? look() : clearInterval(again); }, 20000);
+setInterval(() => { if (select.offsetParent) look(); }, 20000);
 watch('value', async () => { await look(); mark(); });
 fill(props.listing);
 setTimeout(look);
+setTimeout(choose, 300);   // left for a place that had not been in sight

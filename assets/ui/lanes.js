@@ -78,7 +78,15 @@ function take(items) {
   if (lanes.length < props.fewest) lanes.push({checkpoint: lanes[0].checkpoint === 'base' ? listing.default : 'base'});
   commit(lanes.slice(0, props.most), true);
 }
-hear('compare-tray', ({items}) => { look().then(() => take(items)); });
+// What the Checkpoints page left. A value set while the component is being made is lost, hence the second look.
+function fetchLanes() {
+  const items = collect('compare-lanes');
+  if (!items) return;
+  take(items);
+  const wanted = own;
+  setTimeout(() => { if (JSON.stringify(props.value) !== wanted) commit(JSON.parse(wanted), true); }, 700);
+}
+hear('compare-tray', () => look().then(fetchLanes));
 
 let looking = false;
 async function look() {
@@ -93,4 +101,4 @@ async function look() {
 hear('place', ({place}) => { if (place === 'compare') look(); });
 watch('value', () => { if (JSON.stringify(props.value) !== own) { own = JSON.stringify(props.value); draw(); } });
 draw();
-setTimeout(() => { if (!new URLSearchParams(location.search).has('compare')) take(readTray().length >= 2 ? readTray() : []); });
+setTimeout(fetchLanes, 300);

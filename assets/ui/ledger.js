@@ -222,12 +222,12 @@ function markPicked() {
 }
 find('.tray').addEventListener('click', event => {
   if (event.target.dataset.out) mark(event.target.dataset.out);
-  else if (event.target.matches('.go')) { announce('compare-tray', {items: tray}); goTo('compare'); }
+  else if (event.target.matches('.go')) { leave('compare-lanes', tray); announce('compare-tray', {}); goTo('compare'); }
 });
 hear('tray', ({items: next}) => { tray = next; markPicked(); detail.refresh(byId.get(selected)); });
 
 function act(what, item, more) {
-  if (what === 'fly' || what === 'live') { announce('choose-checkpoint', {id: item.id, place: what, label: item.title}); goTo(what); }
+  if (what === 'fly' || what === 'live') { leave('checkpoint-' + what, {id: item.id, label: item.title}); announce('choose-checkpoint', {place: what}); goTo(what); }
   else if (what === 'mark') mark(item.id);
   else if (what === 'verified') {
     if (more.problem) item.problem = more.problem;
@@ -280,7 +280,7 @@ async function look() {
   take(await ask('list_shelf', {version}));
   looking = false;
 }
-const again = setInterval(() => { element.isConnected ? look() : clearInterval(again); }, EVERY_MS);
+setInterval(look, EVERY_MS);
 hear('place', ({place}) => { if (place === 'checkpoints') look(); });
 detail.show(null);
 recallUploads().then(look);

@@ -77,14 +77,17 @@ file.addEventListener('change', async () => {
   open({text: await chosen.text()});
 });
 // A flight from Fly or Live comes by its address on this server.
-hear('compare-flight', async ({url}) => {
-  announce('go', {place: 'compare'});
+async function fetchFlight() {
+  const url = collect('compare-flight');
+  if (!url) return;
   try {
     const answer = await fetch(new URL(url, location.href));
     if (!answer.ok) throw new Error(answer.status);
     open({text: await answer.text()});
   } catch (error) { told.textContent = 'The flight could not be read any more; save it and open the file.'; }
-});
+}
+hear('compare-flight', fetchFlight);
+setTimeout(fetchFlight, 400);
 // What was refused leaves an error in a corner of the page, and the plan as it was.
 hear('open-failed', () => {
   props.value = before;

@@ -124,7 +124,7 @@ root.addEventListener('click', event => {
   else if (what === 'dismiss') say('');
   else if (what === 'cancel') { find('.what').textContent = 'Cancelling…'; trigger('cancel'); }
   else if (what === 'extend') trigger('extend');
-  else if (what === 'compare') announce('compare-flight', {url: find('a.record').href});
+  else if (what === 'compare') { leave('compare-flight', find('a.record').href); announce('compare-flight', {}); announce('go', {place: 'compare'}); }
 });
 watch('value', show);
 show();

@@ -6,8 +6,9 @@ from typing import Any
 import gradio as gr
 
 from wanact.run_index import Entry
-from wanact.ui.cards import quick_card
+from wanact.ui.cards import card_seconds, quick_card
 from wanact.ui.engine import Engine
+from wanact.ui.gpu import on_gpu
 from wanact.ui.shelf import injection_of
 
 MAX_LISTED = 1_000
@@ -43,7 +44,7 @@ def expose(engine: Engine) -> None:
         return quick_card(engine, checkpoint).to_json()
 
     gr.api(checkpoints, api_name="checkpoints", concurrency_limit=4)
-    gr.api(control_card, api_name="control_card", concurrency_id="card", concurrency_limit=1)
+    gr.api(on_gpu(control_card, card_seconds), api_name="control_card", concurrency_id="card", concurrency_limit=1)
 
 
 def list_checkpoints(engine: Engine, run: Any, show: Any, offset: Any, limit: Any) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from wanact.request import RequestError
 from wanact.ui.clip import sentence
 from wanact.ui.components import Component
 from wanact.ui.engine import BASE, CheckpointChoice, Engine
+from wanact.ui.gpu import on_gpu
 
 QUICK_FRAMES, QUICK_DOSES = 2, 0  # first frames of a quick card, and how many of them are flown at every magnitude
 LARGEST_MODEL = 50_000_000  # parameters of a transformer whose card is measured while somebody waits
@@ -197,13 +198,18 @@ def _url(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def card_seconds(_checkpoint: Any) -> int:
+    """How long a quick card may take on a GPU that is lent."""
+    return 120
+
+
 def build_card(engine: Engine, elem_id: str) -> tuple[CardPanel, CardDesk]:
     """A panel with its measuring, inside the current gr.Blocks; who selects a checkpoint writes to its value."""
     desk = CardDesk(engine)
     panel = CardPanel(elem_id=elem_id)
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     panel.wanted(desk.show, panel, panel, **quiet)
-    panel.measure(desk.measure, panel, panel, concurrency_id="card", concurrency_limit=1, **quiet)
+    panel.measure(on_gpu(desk.measure, card_seconds), panel, panel, concurrency_id="card", concurrency_limit=1, **quiet)
     return panel, desk
 
 
