@@ -118,11 +118,6 @@ class Engine:
         self.name = str(pipe.components.metadata.get("name") or pipe.components.path.name)
         self.num_actions = shapes.num_actions(self.defaults["num_frames"])
 
-    @property
-    def runs_root(self) -> Path:
-        """The first folder of runs."""
-        return self.index.roots[0]
-
     def fingerprint(self) -> str:
         """Of the base model's weights, and what is laid on them for good."""
         return self.pipe.fingerprint()

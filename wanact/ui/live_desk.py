@@ -201,7 +201,7 @@ class LiveDesk:
             yield {
                 "kind": "failed",
                 "flight": flight_id,
-                "message": sentence(str(error).replace(f"{self.engine.runs_root}{os.sep}", "")),
+                "message": sentence(self.engine.index.plain(str(error))),
             }
         except MemoryError:
             logger.exception("out of memory")
