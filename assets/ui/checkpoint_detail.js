@@ -44,7 +44,7 @@ function makeDetail(panel, {act, isPicked, others, noteOf, keepNote}) {
     if (more) {
       const fits = more.fits === true ? ' (this model)' : more.fits === false ? `, but not the weights of ${more.here} here` : '';
       fact(facts, 'Base', more.base ? more.base + fits : '');
-      fact(facts, 'Kind', [more.stage, more.live ? 'causal: flies live' : ''].filter(Boolean).join(', '));
+      fact(facts, 'Kind', more.live ? 'causal: flies live' : more.stage);
       fact(facts, 'Upload', more.summary);
     }
     const picked = isPicked(item.id), note = noteOf(item), acts = build('div', {class: 'acts'});
