@@ -191,8 +191,8 @@ def test_nothing_unpickles_or_trusts_downloaded_code(file):
 # Where the name of an import is not the name of its package.
 PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image", "yaml": "pyyaml"}
 
-# Used if they are there: hosts and trackers bring their own.
-EXTRAS = {"spaces", "flash_attn", "torchao", "wandb", "trackio", "tensorboard"}
+# Used if they are there: hosts and trackers bring their own, and what measures in a browser is for developers.
+EXTRAS = {"spaces", "playwright", "flash_attn", "torchao", "wandb", "trackio", "tensorboard"}
 
 
 def test_every_library_in_use_is_required():
