@@ -32,7 +32,7 @@ from wanact.control_card.camera import (
 )
 from wanact.control_card.clip import lag_of
 from wanact.control_card.fly import NUM_FRAMES, observe
-from wanact.control_card.measures import Observation, all_measures, key, own_picture
+from wanact.control_card.measures import NEAR, Observation, all_measures, key, own_picture
 from wanact.control_card.motion import texture
 from wanact.control_card.probes import DOSES, FULL_DOSE, LIST, FirstFrame, out_and_back, probes
 from wanact.shapes import TEMPORAL_STRIDE, num_actions, num_pixel_frames
@@ -41,7 +41,10 @@ from wanact.weight_files import write_json
 FIRST_WORLD = 920_000  # of the card's first frames: no training and no other measure uses these worlds
 COUNT = 12
 HEIGHT, WIDTH = 96, 160
-GAINS = (0.5, 1.0, 1.5)  # of the pilots whose obedience the card must read
+GAINS = (0.5, 1.0, 1.25)  # of the pilots whose obedience the card must read
+# And of one beyond: flying ahead at one and a half times full deflection, near ground passes by so far that flow loses
+# it. What is read then is told, and does not count.
+BEYOND = 1.5
 DELAYS = (0, 1, 2)  # latent frames by which pilots are late
 SHUFFLES = 400
 
@@ -91,7 +94,7 @@ def reference(seed: int) -> dict[str, list[float]]:
     for c in range(NUM_CHANNELS):
         seen = see(fly_exactly(seed, channel_track(c, num_actions(NUM_FRAMES))).frames)
         camera[c] = along_channels(seen.camera.mean(0))[c]
-        picture[c] = own_picture(seen.picture.mean(0), c)
+        picture[c] = own_picture(seen.picture[: NEAR if AXIS_OF[c] < 2 else None].mean(0), c)
     camera = np.repeat(camera.reshape(-1, 2).mean(1), 2)  # parallax of single flights is rough: opposite ones share it
     camera[4:] = FULL[AXIS_OF[4:]]  # degrees are degrees
     return {"camera": camera.round(6).tolist(), "picture": picture.round(6).tolist()}
@@ -131,7 +134,7 @@ def validate(
     return {
         "simulator": {
             "min_sign_accuracy": min(accuracy.values()),
-            "max_gain_error": max(max(errors.values()) for errors in gains.values()),
+            "max_gain_error": max(max(gains[f"{gain:g}"].values()) for gain in GAINS),
             "max_lag_error": max(lags.values()),
             "first_frames": len(starts),
             "dose_frames": dose_frames,
@@ -154,7 +157,9 @@ def _fly_all(start: FirstFrame, doses: bool, idm: Any) -> tuple[dict, dict]:
     true: dict[tuple[str, int, float], np.ndarray] = {}
     flights = [(key(probe), probe.track) for probe in probes(num_actions(NUM_FRAMES), doses)]
     if doses:
-        magnitudes = {round(gain * dose, 6) for gain in GAINS for dose in DOSES[: FULL_DOSE + 1]} - set(DOSES)
+        magnitudes = {round(gain * dose, 6) for gain in (*GAINS, BEYOND) for dose in DOSES[: FULL_DOSE + 1]} - set(
+            DOSES
+        )
         flights += [(("hold", c, dose), _held(c, dose)) for c in range(NUM_CHANNELS) for dose in sorted(magnitudes)]
     for name, track in flights:
         clip = fly_exactly(start.world, track)
@@ -166,7 +171,7 @@ def _fly_all(start: FirstFrame, doses: bool, idm: Any) -> tuple[dict, dict]:
 def _gain_errors(seen: list[dict], true: list[dict], starts: Sequence[FirstFrame]) -> dict[str, dict[str, float]]:
     """For pilots that fly a fraction or a multiple of what is asked: relative error of the gain that is read."""
     errors: dict[str, dict[str, float]] = {}
-    for gain in GAINS:
+    for gain in (*GAINS, BEYOND):
         flown = [
             (
                 start,

@@ -65,7 +65,7 @@ class InverseDynamics(nn.Module):
         super().__init__()
         self.config = config = config or IDMConfig()
         layers: list[nn.Module] = []
-        wide = 2 * FRAMES - 1  # frames and the differences between neighbours
+        wide = FRAMES + 5 * (FRAMES - 1)  # frames, and five features of each pair of neighbours
         for i, channels in enumerate(config.channels):
             size, stride = ((7, 4), (5, 2), (3, 2), (3, 1))[i]
             layers += [nn.Conv2d(wide, channels, size, stride, size // 2), nn.GroupNorm(8, channels), nn.SiLU()]
@@ -80,7 +80,7 @@ class InverseDynamics(nn.Module):
         """Axes [B, 4] of grey frames [B, 5, height, width] in 0..1."""
         mean, deviation = grey.mean((1, 2, 3), keepdim=True), grey.std((1, 2, 3), keepdim=True)
         grey = (grey - mean) / (deviation + 0.02)
-        features = self.features(torch.cat([grey, 4 * grey.diff(dim=1)], dim=1))
+        features = self.features(torch.cat([grey, pair_features(grey)], dim=1))
         return self.head(features.flatten(1))
 
     @torch.no_grad()
@@ -100,6 +100,20 @@ class InverseDynamics(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps({"idm": asdict(self.config)} | (notes or {}), indent=2) + "\n")
+
+
+def pair_features(grey: Tensor) -> Tensor:
+    """Change in time, its products with the slopes across and down, and their squares, [B, 5 (F - 1), H, W].
+
+    Which way a texture moves is in the product of how it changes and how it slopes (Lucas & Kanade 1981). A network
+    given the frames alone learned in five minutes what moves up and down, where sky above ground tells it, and nothing
+    of what moves sideways.
+    """
+    change = grey.diff(dim=1)
+    middle = (grey[:, 1:] + grey[:, :-1]) / 2
+    across = F.pad(middle[..., 2:] - middle[..., :-2], (1, 1)) / 2
+    down = F.pad(middle[..., 2:, :] - middle[..., :-2, :], (0, 0, 1, 1)) / 2
+    return torch.cat([4 * change, 16 * change * across, 16 * change * down, 8 * across**2, 8 * down**2], dim=1)
 
 
 def load_idm(folder: Path = FOLDER) -> InverseDynamics | None:
