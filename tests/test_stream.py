@@ -48,6 +48,20 @@ def image() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
 
 
+def test_frames_decoded_in_the_background_are_those_of_steps(pipe, image):
+    one, other = (WanActStream(pipe, image, "hills", 1) for _ in range(2))
+    drawn = [other.draw(action) for action in (LEFT, RIGHT, LEFT)]  # none of them waited for
+    other.rewind(1)
+    assert all(np.array_equal(one.step(a), d.result()) for a, d in zip((LEFT, RIGHT, LEFT), drawn, strict=True))
+    one.rewind(1)
+    assert np.array_equal(one.step(RIGHT), other.step(RIGHT))
+    fork = other.fork()
+    assert np.array_equal(fork.draw(LEFT).result(), other.draw(LEFT).result())
+    other.land()
+    with pytest.raises(ActionError):
+        fork.draw([1.0])
+
+
 def test_the_same_seed_and_actions_are_the_same_flight(pipe, image):
     one, same, other = (WanActStream(pipe, image, "hills", seed) for seed in (1, 1, 2))
     for action in (LEFT, RIGHT):

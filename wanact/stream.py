@@ -17,6 +17,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +107,8 @@ class WanActStream:
         self.taken_up: list[int] = []
         self._flown: list[np.ndarray] = []  # actions of the whole flight: 32 bytes each, for the flight's record
         self.timings: dict[str, float] = {}
+        self._background: ThreadPoolExecutor | None = None
+        self._decoding: Future[np.ndarray] | None = None
         self._sigmas = flow.inference_sigmas(request.num_inference_steps, pipe.defaults["flow_shift"]).tolist()
         self._past: deque[Moment] = deque(maxlen=MAX_HISTORY)
         with self._flying():
@@ -126,6 +129,30 @@ class WanActStream:
         Raises:
             ActionError: if the action breaks the format.
         """
+        self._settle()
+        return self._decode(self._draw(action))
+
+    def draw(self, action: Sequence[float] | np.ndarray) -> Future[np.ndarray]:
+        """As `step`, but the frames are decoded in the background, while the next latent frame may be drawn already.
+
+        More frames a second for one latent frame more between a key and what is seen of it. On a CPU the two halves
+        share the threads out, since neither grows much faster with more.
+        """
+        before = torch.get_num_threads()
+        overlapped = self._decoding is not None and not self._decoding.done() and self._first.device.type == "cpu"
+        torch.set_num_threads(max(1, before // 2) if overlapped else before)
+        try:
+            latent = self._draw(action)
+        finally:
+            torch.set_num_threads(before)
+        if self._background is None:
+            share = max(1, before // 2) if self._first.device.type == "cpu" else before
+            self._background = ThreadPoolExecutor(1, "decoder", torch.set_num_threads, (share,))
+        self._decoding = self._background.submit(self._decode, latent)
+        return self._decoding
+
+    def _draw(self, action: Sequence[float] | np.ndarray) -> Tensor:
+        """The next latent frame, remembered."""
         magnitude = np.asarray(action, np.float32)
         if magnitude.shape != (NUM_CHANNELS,):
             raise ActionError(f"an action has shape {magnitude.shape}, expected (8,): one magnitude for each channel")
@@ -137,13 +164,24 @@ class WanActStream:
                 self.pipe.model_actions(track),
                 lambda: torch.randn(self._first.shape, generator=noise).to(self._first.device),
             )
-            drawn = time.perf_counter()
-            frames = video.to_uint8(self._decoder.step(latent.to(self._decoder.vae.dtype))[0])
-            self.timings = {"transformer": drawn - start, "decoder": time.perf_counter() - drawn}
+            self.timings["transformer"] = time.perf_counter() - start
         self._past.append(Moment(latent, track, self._text))
         self._flown.append(track.magnitude[0])
         self.num_frames += 1
+        return latent
+
+    def _decode(self, latent: Tensor) -> np.ndarray:
+        start = time.perf_counter()
+        with torch.no_grad():
+            frames = video.to_uint8(self._decoder.step(latent.to(self._decoder.vae.dtype))[0])
+        self.timings["decoder"] = time.perf_counter() - start
         return frames
+
+    def _settle(self) -> None:
+        """Wait for frames that are still being decoded: the decoder takes latent frames in their order."""
+        if self._decoding is not None:
+            self._decoding.exception()
+            self._decoding = None
 
     @property
     def window(self) -> int:
@@ -193,6 +231,7 @@ class WanActStream:
         Raises:
             RequestError: if so many are not kept.
         """
+        self._settle()
         if not 0 <= num_frames <= self.max_rewind:
             raise RequestError(f"{num_frames} latent frames cannot be rewound; 0 to {self.max_rewind} can")
         with self._flying():
@@ -205,7 +244,9 @@ class WanActStream:
 
     def fork(self) -> WanActStream:
         """A second flight that begins with this one's past and goes its own way."""
+        self._settle()
         other = copy.copy(self)
+        other.timings, other._background = {}, None
         other._past = self._past.copy()
         other._flown, other.prompts, other.taken_up = self._flown.copy(), self.prompts.copy(), self.taken_up.copy()
         with other._flying():
@@ -214,6 +255,10 @@ class WanActStream:
 
     def land(self) -> None:
         """Give the memory of keys and values back. What was flown stays; a fork takes it up again."""
+        self._settle()
+        if self._background is not None:
+            self._background.shutdown()
+            self._background = None
         del self._rollout, self._decoder
 
     def snapshot(self) -> dict[str, Any]:
