@@ -154,11 +154,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pipe = random_pipeline(args.random, args.device, dtype, options)
         else:
             pipe = WanActPipeline.from_model_dir(args.model_dir, device=args.device, dtype=dtype, fit=options)
-            pipe.load_controller(args.run or _bundled_run(pipe, causal=args.what == "live"))
+            pipe.load_controller(args.run or _bundled_run(pipe, live=args.what == "live"))
         height, width = args.size or (None, None)
         if args.what == "live":
             seconds = 60 * args.minutes if args.minutes else args.seconds
-            result = bench_live(pipe, seconds, height, width, args.steps) | {"device": device_name(pipe.device)}
+            image = Image.open(ASSETS / "examples" / "coast.jpg") if _is_bundled(pipe) else None  # else noise
+            result = bench_live(pipe, seconds, height, width, args.steps, image)
+            result["device"] = device_name(pipe.device)
             table = format_live(result)
             if args.browser:
                 result |= _bench_page(args, pipe, seconds)
@@ -196,15 +198,22 @@ def device_name(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _bundled_run(pipe: WanActPipeline, causal: bool = False) -> Path | None:
-    """What a visitor of the bundled world flies: the best checkpoint of its first run. None for other worlds.
+def _is_bundled(pipe: WanActPipeline) -> bool:
+    return pipe.path.resolve() == (ASSETS / "nano").resolve()
+
+
+def _bundled_run(pipe: WanActPipeline, live: bool = False) -> Path | None:
+    """What is flown of the bundled world: the best checkpoint of its first run. None for other worlds.
 
     Args:
-        causal: the first run that can be flown live instead.
+        live: the checkpoint that the world recommends for live flight instead.
     """
-    if pipe.path.resolve() != (ASSETS / "nano").resolve():
+    if not _is_bundled(pipe):
         return None
-    runs = [run for run in checkpoints.list_runs(ASSETS / "runs") if not causal or "causal" in run.config]
+    if live and (wanted := pipe.defaults.get("live_checkpoint")):
+        run, _, step = wanted.partition("/")
+        return ASSETS / "runs" / run / checkpoints.CHECKPOINTS / step
+    runs = [run for run in checkpoints.list_runs(ASSETS / "runs") if live == ("causal" in run.config)]
     if not runs:
         return None
     best = [info.path for info in runs[0].checkpoints if info.is_best and info.problem is None]
