@@ -154,7 +154,7 @@ def test_held_keys_light_up_and_fill_the_timeline(page):
     assert lit(page) == {"forward", "yaw_right"}
     page.wait_for_selector('#plan td.now[data-t="2"]')
     page.keyboard.up("w")
-    page.wait_for_function("document.querySelector('#plan .status').textContent.startsWith('Recorded')")
+    page.wait_for_function("document.querySelector('#plan .status')?.textContent.startsWith('Recorded')")
     page.keyboard.up("ArrowRight")
     assert lit(page) == set() and page.evaluate("scrollY") == scrolled
     held = plan_of(page) > 0
@@ -257,11 +257,11 @@ def test_a_plan_is_exported_and_imported_and_a_bad_one_refused(page, tmp_path):
     assert np.allclose(ActionTrack.parse(exported).magnitude, shown)
     page.click("#plan [data-do=clear]")
     open_plan(page, tmp_path / "good.json", exported)
-    page.wait_for_function("document.querySelector('#plan .status').textContent.startsWith('Opened')")
+    page.wait_for_function("document.querySelector('#plan .status')?.textContent.startsWith('Opened')")
     assert np.allclose(plan_of(page), shown)
     for name, content in {"text": '[["a"]]', "short": "[]", "large": " " * (9 * 2**20)}.items():
         open_plan(page, tmp_path / f"{name}.json", content)
-        page.wait_for_function("!document.querySelector('#plan .status').textContent.startsWith('Opened')")
+        page.wait_for_function("!document.querySelector('#plan .status')?.textContent.startsWith('Opened')")
         assert status(page).endswith(".") and np.allclose(plan_of(page), shown), "a bad plan changes nothing"
 
 
@@ -341,7 +341,7 @@ def test_the_list_of_checkpoints_follows_the_disk(page, runs_root):
 
 def test_a_sample_brings_its_prompt_and_a_flight_brings_everything(page, tmp_path):
     page.click(sample("coffee.jpg"))
-    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('coffee')")
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('coffee')")
     page.click("#plan [data-preset='Orbit right']")
     page.locator("#advanced button").first.click()
     page.locator("#seed input").fill("77")
@@ -356,7 +356,7 @@ def test_a_sample_brings_its_prompt_and_a_flight_brings_everything(page, tmp_pat
     page.set_input_files(
         "#open-flight ~ input[type=file], #open-flight input[type=file], input[accept='.json']", flight
     )
-    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('coffee')")
+    page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('coffee')")
     page.wait_for_selector("#plan [data-preset='Orbit right'][aria-pressed=true]")
     assert np.allclose(plan_of(page), PRESETS["Orbit right"](STEPS).magnitude)
     page.locator("#advanced button").first.click()
@@ -381,7 +381,7 @@ def test_visitors_wait_in_line_and_can_cancel(page, visit, engine):
         first.click("#generate")
         first.wait_for_selector("#viewer .viewer[data-status=working]")
         second.click("#generate")
-        second.wait_for_function("document.querySelector('#viewer .what').textContent.includes('number 1 of 1')")
+        second.wait_for_function("document.querySelector('#viewer .what')?.textContent.includes('number 1 of 1')")
         second.click("#viewer [data-do=cancel]")
         second.wait_for_selector("#viewer .viewer[data-status=cancelled]")
         first.click("#viewer [data-do=cancel]")

@@ -175,7 +175,7 @@ def test_three_steps_picked_on_the_curve_are_compared_in_step(page, tmp_path):
             difference = np.abs(clip - lane_pixels(page, index)).mean(axis=(1, 2, 3))
             assert difference[frame] <= difference.min() + 1, f"lane {index} shows frame {difference.argmin()}"
     page.click("#stage-compare [data-do=next]")
-    page.wait_for_function("document.querySelector('#stage-compare figure').dataset.frame === '1'")
+    page.wait_for_function("document.querySelector('#stage-compare figure')?.dataset.frame === '1'")
     assert "frame 1 / 16" in page.inner_text("#stage-compare .time")
     assert page.locator("#stage-compare .lamp.on").count() > 0, "the held keys of this frame"
 
@@ -219,21 +219,21 @@ def test_a_link_and_a_file_open_the_comparison_again(page, browser, shelf_url, t
         check_laid_out(again)
         again.click("#compare-plan [data-preset='Forward']")
         again.set_input_files("#compare-plan input[type=file]", file)
-        again.wait_for_function("document.querySelector('#compare-plan .told').textContent.includes('opened')")
+        again.wait_for_function("document.querySelector('#compare-plan .told')?.textContent.includes('opened')")
         check_laid_out(again)
         bad = tmp_path / "bad.json"
         bad.write_text('{"wanact_comparison": 1}')
         again.set_input_files("#compare-plan input[type=file]", bad)
-        again.wait_for_function("document.querySelector('#compare-plan .told').textContent.includes('not opened')")
+        again.wait_for_function("document.querySelector('#compare-plan .told')?.textContent.includes('not opened')")
         check_laid_out(again)
     finally:
         context.close()
 
 
 def check_laid_out(page):
-    page.wait_for_function("document.querySelector('#compare-seed input').value === '7'")
+    page.wait_for_function("document.querySelector('#compare-seed input')?.value === '7'")
     page.wait_for_selector("#compare-plan [data-preset='Orbit left'][aria-pressed=true]")
-    page.wait_for_function("document.querySelector('#lanes summary').textContent.includes('0.5 × controls')")
+    page.wait_for_function("document.querySelector('#lanes summary')?.textContent.includes('0.5 × controls')")
 
 
 def test_a_step_is_chosen_for_fly_and_places_keep_their_state(page):
@@ -325,7 +325,7 @@ def test_a_checkpoint_of_ones_own_is_flown_and_a_bad_one_refused(page, tmp_path,
     page.set_input_files(chooser, [weights, run / checkpoints.RUN_CONFIG])
     page.wait_for_selector('#ledger .row[data-id^="upload/"][aria-selected=true]')
     page.click("#ledger [data-act=fly]")
-    page.wait_for_function("document.querySelector('#checkpoint select').value.startsWith('upload/')")
+    page.wait_for_function("document.querySelector('#checkpoint select')?.value.startsWith('upload/')")
     page.click("#generate")
     page.wait_for_selector("#viewer .viewer[data-status=done]")
     assert "upload" in page.inner_text("#viewer .caption")
@@ -345,7 +345,7 @@ def test_two_thousand_checkpoints_are_listed_and_the_page_stays_usable(browser, 
     page = visits()
     go(page, "Checkpoints")
     ready(page)
-    page.wait_for_function("document.querySelector('#ledger .count').textContent.startsWith('2,000')")
+    page.wait_for_function("document.querySelector('#ledger .count')?.textContent.startsWith('2,000')")
     assert page.locator("#ledger circle.point").count() == 2_000
     assert 5 < page.locator("#ledger .rows .row").count() < 60, "only the rows in sight are in the page"
     assert page.get_attribute("#ledger .grid", "aria-rowcount") == "2001"
@@ -360,7 +360,7 @@ def test_two_thousand_checkpoints_are_listed_and_the_page_stays_usable(browser, 
     page.wait_for_selector('#ledger .row[data-id="long/step-000020000"] .star')
     assert "in this browser" in page.inner_text("#ledger .kept") and not read_notes(root / "long")
     page.fill("#ledger .search input", "10010")
-    page.wait_for_function("document.querySelector('#ledger .count').textContent === '1 of 2,000'")
+    page.wait_for_function("document.querySelector('#ledger .count')?.textContent === '1 of 2,000'")
     visits.end()
 
 
