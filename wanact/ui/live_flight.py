@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from wanact.actions import FULL_DEFLECTION, OPPOSITE
 from wanact.flight import FlightRecord
@@ -79,7 +80,14 @@ class LiveFlight:
 
     def step(self, action: np.ndarray) -> list[bytes]:
         """Fly on by one latent frame; its four frames as JPEG."""
-        pictures = [encode_jpeg(frame) for frame in self.stream.step(action)]
+        before = torch.get_num_threads()
+        if self.stream.pipe.device.type == "cpu":
+            # More threads hardly draw faster, and take the core that the browser needs if it is on this machine.
+            torch.set_num_threads(max(1, before // 2))
+        try:
+            pictures = [encode_jpeg(frame) for frame in self.stream.step(action)]
+        finally:
+            torch.set_num_threads(before)
         self.pictures += pictures
         self.attitudes.append(self.attitudes[-1].after(action))
         self._num_bytes += sum(map(len, pictures))
