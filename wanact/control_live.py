@@ -10,6 +10,7 @@ import numpy as np
 
 from wanact.actions import CHANNELS, FULL_DEFLECTION, NUM_CHANNELS, OPPOSITE
 from wanact.control_card import COMPONENTS, Control, motion_track
+from wanact.likeness import psnr_db
 from wanact.shapes import TEMPORAL_STRIDE
 
 HOLD = 10  # latent frames that a key is held
@@ -87,9 +88,8 @@ def measure_live(
             starts.append(place * HOLD)
         for out in OUTWARD:
             frames = _fly(begin(number), [out] * HOLD + [OPPOSITE[out]] * HOLD, on_frame)
-            error = np.square(frames[0].astype(np.float32) - frames[-1]).mean()
             pair = f"{CHANNELS[out]}, {CHANNELS[OPPOSITE[out]]}"
-            returns.setdefault(pair, []).append(float(10 * np.log10(255**2 / max(error, 1e-6))))
+            returns.setdefault(pair, []).append(float(psnr_db(frames[:1], frames[-1:])[0]))
     by_pair = {pair: np.array(values) for pair, values in returns.items()}
     return LiveControl(np.array(motion), np.array(channels), np.array(starts), by_pair)
 

@@ -24,6 +24,15 @@ function channelIcon(channel) {
   return svg;
 }
 
+// The eight lamps of a heads-up display, put into its `.hud .move` and `.hud .look`.
+const channelLamps = find => CHANNELS.map((channel, i) => {
+  const lamp = document.createElement('div');
+  lamp.className = 'lamp ' + channel.id;
+  lamp.append(channelIcon(i));
+  find('.hud .' + channel.group).append(lamp);
+  return lamp;
+});
+
 // The components of a page speak to each other through events on the document:
 //   wanact:held      {held: [8], pressed: [8]}   what the pad holds; opposite keys have cancelled in `held`
 //   wanact:peaks     {move, look}                the magnitude that a held key stands for, set on the pad

@@ -58,13 +58,7 @@ function showFrame(frame) {
   const share = frame / Math.max(1, clock.count - 1);
   for (const plot of all('.spark')) plot.moveTo(share);
 }
-const lamps = CHANNELS.map((channel, i) => {
-  const lamp = document.createElement('div');
-  lamp.className = 'lamp ' + channel.id;
-  lamp.append(channelIcon(i));
-  find('.hud .' + channel.group).append(lamp);
-  return lamp;
-});
+const lamps = channelLamps(find);
 
 // ---- transport ------------------------------------------------------------------------------------------------------
 scrub.addEventListener('input', () => clock.seek(+scrub.value));

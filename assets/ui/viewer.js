@@ -4,13 +4,7 @@ const bar = find('.bar'), notice = find('.notice');
 let clip = null;        // what is playing: {url, track, key, fps}
 
 // ---- heads-up display ---------------------------------------------------------------------------------------
-const lamps = CHANNELS.map((channel, i) => {
-  const lamp = document.createElement('div');
-  lamp.className = 'lamp ' + channel.id;
-  lamp.append(channelIcon(i));
-  find('.hud .' + channel.group).append(lamp);
-  return lamp;
-});
+const lamps = channelLamps(find);
 const wantsKeys = find('.switch input');
 try { wantsKeys.checked = localStorage.getItem('wanact-keys') !== 'off'; } catch (error) { /* storage is blocked: keep the default */ }
 wantsKeys.addEventListener('change', () => {

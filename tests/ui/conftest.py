@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from wanact.actions import channel_track
+from wanact.bench.live_browser import ARGUMENTS
 from wanact.checkpoints import write_checkpoint
 from wanact.models.controller import WanActionController
 from wanact.pipeline import WanActPipeline
@@ -21,6 +22,16 @@ from wanact.ui.clip import FlyDesk
 from wanact.ui.engine import Engine
 
 SCALE = [100.0] * 4 + [1.0] * 4
+
+
+@pytest.fixture(scope="module")
+def browser(chromium_path):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=ARGUMENTS)
+        yield browser
+        browser.close()
 
 
 def write_run(path: Path, steps: tuple[int, ...] = (200, 400), **metadata) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import ROOT, find_chromium
-from tests.ui.test_browser import ARGUMENTS
+from wanact.bench.live_browser import ARGUMENTS
 
 PORT = 7876
 SIZES = {1440: 1000, 390: 844}

@@ -12,7 +12,7 @@ import pytest
 
 from tests.ui.line import line_to
 from tests.ui.live_desks import make_desk
-from tests.ui.test_browser import ARGUMENTS, serious_violations
+from tests.ui.test_browser import serious_violations
 from wanact.flight import FlightRecord
 from wanact.ui.live import build_live
 from wanact.ui.live_desk import LiveDesk
@@ -42,16 +42,6 @@ def url(desk):
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
     yield url
     demo.close()
-
-
-@pytest.fixture(scope="module")
-def browser(chromium_path):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

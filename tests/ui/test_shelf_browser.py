@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from tests.ui.conftest import write_run
-from tests.ui.test_browser import ARGUMENTS, Visits, serious_violations
+from tests.ui.test_browser import Visits, serious_violations
 from wanact import checkpoints
 from wanact.comparison import Comparison
 from wanact.run_notes import read_notes
@@ -75,16 +75,6 @@ def serve():
 @pytest.fixture(scope="module")
 def shelf_url(pipe, root, serve):
     return serve(Engine(pipe, root))
-
-
-@pytest.fixture(scope="module")
-def browser(chromium_path):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from wanact.ui.cards import build_card
 from wanact.ui.clip import MAX_GUIDANCE, MAX_STEPS, FlyDesk
 from wanact.ui.compare_desk import CompareDesk, CompareState, compare_seconds
 from wanact.ui.compare_parts import CompareStage, Lanes, PlanStrip
-from wanact.ui.components import FrameInput, SampleGallery
+from wanact.ui.components import FrameInput, SampleGallery, picked, step_heading
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import clip_seconds, on_gpu
-from wanact.ui.samples import Sample, load_samples
+from wanact.ui.samples import load_samples
 
 FIRST_PRESET = "Fly-through"
 _START = "(...inputs) => { document.dispatchEvent(new CustomEvent('wanact:compare-start')); return inputs; }"
@@ -37,7 +37,7 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
     last_good = gr.State(str(first.path) if first else None, time_to_live=3600)
     with gr.Column(elem_id="compare"):
         with gr.Column(elem_id="compare-flight", elem_classes="card"):
-            gr.HTML(_heading(1, "The flight", "the same for every lane"))
+            gr.HTML(step_heading(1, "The flight", "the same for every lane"))
             with gr.Row(elem_id="compare-scene"):
                 frame = FrameInput(
                     value=str(first.path) if first else None,
@@ -78,7 +78,7 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
                     defaults["negative_prompt"], label="Negative prompt: what the scene is not", lines=1, max_lines=3
                 )
         with gr.Column(elem_id="compare-lanes", elem_classes="card"):
-            gr.HTML(_heading(2, "The lanes", "two to four, side by side"))
+            gr.HTML(step_heading(2, "The lanes", "two to four, side by side"))
             lanes = Lanes(flights.list_checkpoints, engine.truth is not None, elem_id="lanes")
             go = gr.Button("Compare", variant="primary", size="lg", elem_id="compare-go")
         with gr.Column(elem_id="compare-stage", elem_classes="card"):
@@ -106,7 +106,7 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
     )
     by_id = {sample.id: sample for sample in samples}
     gallery.select(
-        lambda chosen, now: (*_pick(by_id.get(chosen)), _own_picture(now)[1]),
+        lambda chosen, now: (*picked(by_id.get(chosen)), _own_picture(now)[1]),
         [gallery, plan],
         [frame, last_good, prompt, note, plan],
         **quiet,
@@ -117,18 +117,8 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
     opening.failure(None, js=_NOT_OPENED)
 
 
-def _heading(number: int, title: str, remark: str) -> str:
-    return f'<h2 class="step"><b aria-hidden="true">{number}</b>{title}<small>{remark}</small></h2>'
-
-
 def _cancelled() -> CompareState:
     return CompareState(status="cancelled", message="Cancelled. Everything is as you left it.")
-
-
-def _pick(sample: Sample | None) -> tuple[Any, ...]:
-    if sample is None:
-        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-    return str(sample.path), str(sample.path), sample.prompt, f"_{sample.credit}_" if sample.credit else ""
 
 
 def _own_picture(plan: Any) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ from gradio.data_classes import FileData, GradioModel
 
 from wanact.actions import CHANNELS, FULL_DEFLECTION, MAX_MAGNITUDE, ActionError, ActionTrack
 from wanact.flight import FlightError, FlightRecord
+from wanact.ui.samples import Sample
 from wanact.ui.theme import asset
 
 MAX_PLAN_BYTES = 8 * 2**20  # a plan has 5 kB, a flight with its first frame up to some MB
@@ -160,6 +161,18 @@ class SampleGallery(Component):
 
     def __init__(self, samples: Sequence[Mapping[str, str]], value: str | None, **kwargs: Any):
         super().__init__("gallery", value, scripts=(), label="Samples", samples=list(samples), **kwargs)
+
+
+def picked(sample: Sample | None) -> tuple[Any, ...]:
+    """First frame, the one to fall back to, prompt and note of a page whose visitor chose a sample; None keeps them."""
+    if sample is None:
+        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    return str(sample.path), str(sample.path), sample.prompt, f"_{sample.credit}_" if sample.credit else ""
+
+
+def step_heading(number: int, title: str, remark: str) -> str:
+    """Heading of a numbered card."""
+    return f'<h2 class="step"><b aria-hidden="true">{number}</b>{title}<small>{remark}</small></h2>'
 
 
 class Chips(Component):

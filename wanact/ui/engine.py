@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -191,20 +192,8 @@ class Engine:
             return
 
         def draw(events: queue.SimpleQueue, abandoned: threading.Event) -> np.ndarray:
-            count = 0
-
-            def on_frames(frames: np.ndarray) -> None:
-                nonlocal count
-                if abandoned.is_set():
-                    raise Cancelled("the visitor cancelled the flight")
-                count += len(frames)
-                events.put(Decoded(count))
-
-            with self.pipe.lock:
-                if abandoned.is_set():
-                    raise Cancelled("the visitor cancelled the flight before it began")
-                self.load(checkpoint)
-                return replay(self.pipe, record, on_frames)
+            with self._loaded(checkpoint, abandoned):
+                return replay(self.pipe, record, _counting(events, abandoned))
 
         yield from self._events(draw)
 
@@ -239,24 +228,11 @@ class Engine:
 
     def _draw(self, flight: Flight, events: queue.SimpleQueue, abandoned: threading.Event) -> np.ndarray:
         def on_step(progress: Progress) -> None:
-            if abandoned.is_set():
-                raise Cancelled("the visitor cancelled the flight")
+            _go_on(abandoned)
             preview = self.pipe.preview(progress.latents_preview)
             events.put(Denoised(progress.step, progress.total, preview))
 
-        num_decoded = 0
-
-        def on_frames(frames: np.ndarray) -> None:
-            nonlocal num_decoded
-            if abandoned.is_set():
-                raise Cancelled("the visitor cancelled the flight")
-            num_decoded += len(frames)
-            events.put(Decoded(num_decoded))
-
-        with self.pipe.lock:  # loading a checkpoint and flying it belong together
-            if abandoned.is_set():
-                raise Cancelled("the visitor cancelled the flight before it began")
-            self.load(flight.checkpoint)
+        with self._loaded(flight.checkpoint, abandoned):
             return self.pipe(
                 flight.prompt,
                 flight.image,
@@ -269,8 +245,17 @@ class Engine:
                 guidance_scale=flight.guidance_scale,
                 seed=flight.seed,
                 on_step=on_step,
-                on_frames=on_frames,
+                on_frames=_counting(events, abandoned),
             )
+
+    @contextlib.contextmanager
+    def _loaded(self, checkpoint: CheckpointChoice, abandoned: threading.Event) -> Iterator[None]:
+        """The pipeline to ourselves with a checkpoint: loading it and flying it belong together."""
+        with self.pipe.lock:
+            if abandoned.is_set():
+                raise Cancelled("the visitor cancelled the flight before it began")
+            self.load(checkpoint)
+            yield
 
     def load(self, choice: CheckpointChoice) -> None:
         """Lay a checkpoint over the base, its files verified if they are small; hold the pipeline's lock.
@@ -314,3 +299,21 @@ def _choice(entry: Entry) -> CheckpointChoice:
         saved_at=entry.saved_at,
         entry=entry,
     )
+
+
+def _go_on(abandoned: threading.Event) -> None:
+    if abandoned.is_set():
+        raise Cancelled("the visitor cancelled the flight")
+
+
+def _counting(events: queue.SimpleQueue, abandoned: threading.Event) -> Callable[[np.ndarray], None]:
+    """Tells how many frames have been decoded, and stops where nobody waits for them."""
+    count = 0
+
+    def on_frames(frames: np.ndarray) -> None:
+        nonlocal count
+        _go_on(abandoned)
+        count += len(frames)
+        events.put(Decoded(count))
+
+    return on_frames

@@ -21,10 +21,12 @@ from wanact.ui.components import (
     FrameInput,
     OpenDropdown,
     SampleGallery,
+    picked,
+    step_heading,
 )
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import clip_seconds, on_gpu
-from wanact.ui.samples import Sample, load_samples
+from wanact.ui.samples import load_samples
 
 FIRST_PRESET = "Fly-through"
 # The viewer answers the press at once; the server follows.
@@ -48,7 +50,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
     last_good = gr.State(str(first.path) if first else None, time_to_live=3600)
     with gr.Column(elem_id="fly"):
         with gr.Column(elem_id="scene", elem_classes="card"):
-            gr.HTML(_heading(1, "First frame", "Upload, paste, snap or pick one"))
+            gr.HTML(step_heading(1, "First frame", "Upload, paste, snap or pick one"))
             frame = FrameInput(
                 value=str(first.path) if first else None,
                 type="filepath",
@@ -61,7 +63,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
             )
             frame_note = gr.Markdown("", elem_id="frame-note")
             gallery = SampleGallery([s.entry() for s in samples], first.id if first else None, elem_id="samples")
-            gr.HTML(_heading(2, "Prompt", "What the scene is"))
+            gr.HTML(step_heading(2, "Prompt", "What the scene is"))
             prompt = gr.Textbox(
                 value=first.prompt if first else "",
                 label="Prompt",
@@ -105,7 +107,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
                 )
         with gr.Column(elem_id="plan-card", elem_classes="card"):
             with gr.Row(elem_id="plan-head"):
-                gr.HTML(_heading(3, "Flight plan", f"What the drone does in {_seconds(defaults)} seconds"))
+                gr.HTML(step_heading(3, "Flight plan", f"What the drone does in {_seconds(defaults)} seconds"))
                 open_flight = gr.UploadButton(
                     "Open a flight", file_types=[".json"], size="sm", elem_id="open-flight", scale=0, min_width=130
                 )
@@ -140,15 +142,11 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
         lambda: None, None, gallery, **quiet
     )
     by_id = {sample.id: sample for sample in samples}
-    gallery.select(lambda chosen: _pick(by_id.get(chosen)), gallery, [frame, last_good, prompt, frame_note], **quiet)
+    gallery.select(lambda chosen: picked(by_id.get(chosen)), gallery, [frame, last_good, prompt, frame_note], **quiet)
     chips.select(lambda text: text, chips, prompt, **quiet)
     dice.click(lambda: secrets.randbelow(MAX_SEED + 1), None, seed, **quiet)
     settings = [frame, last_good, prompt, negative, seed, steps, guidance, size, plan, checkpoint, frame_note]
     open_flight.upload(lambda path: _lay_out(desk.open_flight(path)), open_flight, settings, **quiet)
-
-
-def _heading(number: int, title: str, remark: str) -> str:
-    return f'<h2 class="step"><b aria-hidden="true">{number}</b>{title}<small>{remark}</small></h2>'
 
 
 def _seconds(defaults: dict[str, Any]) -> str:
@@ -157,12 +155,6 @@ def _seconds(defaults: dict[str, Any]) -> str:
 
 def _cancelled() -> Any:
     return ClipState(status="cancelled", message="Cancelled. Everything is as you left it.")
-
-
-def _pick(sample: Sample | None) -> tuple[Any, ...]:
-    if sample is None:
-        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-    return str(sample.path), str(sample.path), sample.prompt, f"_{sample.credit}_" if sample.credit else ""
 
 
 def _lay_out(fields: dict[str, Any]) -> tuple[Any, ...]:

@@ -17,11 +17,11 @@ from PIL import Image
 from wanact.flight import MAX_SEED, FlightError
 from wanact.request import RequestError
 from wanact.ui.clip import FlyDesk, sentence
-from wanact.ui.components import CheckpointPicker, Component, FrameInput, SampleGallery
+from wanact.ui.components import CheckpointPicker, Component, FrameInput, SampleGallery, picked
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent, on_gpu
 from wanact.ui.live_desk import LiveDesk, LiveLimits
-from wanact.ui.samples import Sample, load_samples
+from wanact.ui.samples import load_samples
 
 LENT_S = 50
 MAX_CALLS = 16  # visitors in the air and in line
@@ -146,7 +146,7 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
         lambda: None, None, gallery, **quiet
     )
     by_id = {sample.id: sample for sample in samples}
-    gallery.select(lambda chosen: _pick(by_id.get(chosen)), gallery, [frame, last_good, prompt, note], **quiet)
+    gallery.select(lambda chosen: picked(by_id.get(chosen)), gallery, [frame, last_good, prompt, note], **quiet)
     from_clip.click(_from_clip, last_frame, [frame, last_good, note], **quiet).then(
         lambda: None, None, gallery, **quiet
     )
@@ -165,12 +165,6 @@ def _save(desk: LiveDesk, wanted: Any) -> Iterator[SavedFile]:
             yield SavedFile(problem=sentence(getattr(error, "strerror", None) or error))
         else:
             yield SavedFile(file=FileData(path=str(path), orig_name=path.name), caption=caption)
-
-
-def _pick(sample: Sample | None) -> tuple[Any, ...]:
-    if sample is None:
-        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-    return str(sample.path), str(sample.path), sample.prompt, f"_{sample.credit}_" if sample.credit else ""
 
 
 def _from_clip(last_frame: np.ndarray | None) -> tuple[Any, Any, str]:
