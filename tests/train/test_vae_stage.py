@@ -166,7 +166,7 @@ def test_latent_colours_fit_where_the_latents_hold_them():
 
 def test_fast_norms_change_nothing():
     video_clip = torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    plain, fast = build_vae(), wan_vae.use_fast_norms(build_vae())
+    plain, fast = build_vae(), wan_vae.use_fast_operations(build_vae())
     torch.testing.assert_close(wan_vae.encode(fast, video_clip), wan_vae.encode(plain, video_clip))
     latents = wan_vae.encode(plain, video_clip)
     torch.testing.assert_close(wan_vae.decode(fast, latents), wan_vae.decode(plain, latents))

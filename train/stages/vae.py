@@ -26,6 +26,7 @@ from wanact.models import vae as wan_vae
 
 WEIGHTS, CONFIG = "vae.safetensors", "vae_train_config.json"
 LOW_PASS = 8  # pixels; a box this wide sees drifting colours that single pixels hide
+PSNR_FLOOR = 1e-3  # a squared error, 36 dB: what is better than this need not get better
 STATISTICS_CLIPS = 200
 
 
@@ -78,6 +79,7 @@ class VAEOptions:
         default=0.0, help="of samples of square kinds: still pictures (dead leaves, clouds, photographs), moved"
     )
     mse_weight: float = HfArg(default=2.0, help="of the squared error, beside the absolute error's 1")
+    psnr_weight: float = HfArg(default=0.0, help="of the logarithm of a crop's squared error: easy scenes count, too")
     gradient_weight: float = HfArg(default=0.5, help="of the error of differences between neighbours: sharpness")
     low_pass_weight: float = HfArg(default=0.5, help="of the error of means over 8x8 pixels: colour")
     chroma_weight: float = HfArg(default=0.0, help="of the error of colour differences, which brightness drowns early")
@@ -95,7 +97,7 @@ class VAEOptions:
             raise ConfigError("--vae_crops names no crop")
         if not 0 <= self.still_share <= 1:
             raise ConfigError(f"--still_share {self.still_share:g} must be at least 0 and at most 1")
-        for name in ("mse_weight", "gradient_weight", "low_pass_weight", "chroma_weight", "kl_weight"):
+        for name in ("mse_weight", "psnr_weight", "gradient_weight", "low_pass_weight", "chroma_weight", "kl_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"--{name} {getattr(self, name):g} must not be negative")
         if self.vae_preset is not None and self.vae_preset not in presets.PRESETS:
@@ -142,7 +144,7 @@ class VAEStage(Stage):
         else:
             with seeded(self.config.optim.seed, "vae"):
                 vae = presets.random_vae(self.settings.vae_preset)
-        return wan_vae.use_fast_norms(vae)
+        return wan_vae.use_fast_operations(vae)
 
     def _read_rows(self) -> None:
         """Keep the rows whose clips can be read; clips stay in memory as far as the budget goes."""
@@ -246,6 +248,7 @@ class VAEStage(Stage):
         loss = (
             terms["l1"]
             + settings.mse_weight * terms["mse"]
+            + settings.psnr_weight * torch.log(terms["mse"] + PSNR_FLOOR)
             + settings.gradient_weight * terms["gradient"]
             + settings.low_pass_weight * terms["low_pass"]
             + settings.chroma_weight * terms["chroma"]

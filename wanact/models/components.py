@@ -17,7 +17,7 @@ from diffusers import AutoencoderKLWan, SchedulerMixin, UniPCMultistepScheduler,
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from wanact.models.transformer import WanActTransformer3DModel
-from wanact.models.vae import use_fast_convolutions
+from wanact.models.vae import use_fast_operations
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 NETWORKS = ("transformer", "vae", "text_encoder")
@@ -127,7 +127,7 @@ def assemble(part: str, config: dict[str, Any], state: Mapping[str, torch.Tensor
         loaded[name] = state[name].to(torch.float32 if kept else dtype)
     model.load_state_dict(loaded, assign=True)
     if part == "vae":
-        return use_fast_convolutions(model.eval())
+        return use_fast_operations(model.eval())
     # Its tables are no weights: they were left on the meta device.
     rope = model.config
     model.rope = type(model.rope)(rope.attention_head_dim, tuple(rope.patch_size), rope.rope_max_seq_len)
@@ -146,7 +146,7 @@ def _load_transformer(folder: Path, dtype: torch.dtype) -> WanActTransformer3DMo
 
 def _load_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
     vae = _load_diffusers_model(AutoencoderKLWan, AutoencoderKLWan.__name__, folder, torch.float32)
-    return use_fast_convolutions(vae)
+    return use_fast_operations(vae)
 
 
 def _load_text_encoder(folder: Path, dtype: torch.dtype) -> UMT5EncoderModel:

@@ -19,10 +19,11 @@ from wanact.shapes import TEMPORAL_STRIDE, num_latent_frames
 
 
 class FastCausalConv3d(WanCausalConv3d):
-    """A causal convolution that takes oneDNN's path on a CPU also for a batch of one.
+    """A causal convolution that takes oneDNN's path on a CPU also for a batch of one, channels last.
 
     `conv3d` sends fp32 batch-1 inputs to `slow_conv3d`; the direct call is 2 to 4.6 times faster and differs by at
-    most 3e-6. No parameters of its own: instances are made by `use_fast_convolutions`.
+    most 3e-6. Weights whose channels come last make the activations so, which takes a tenth off again. No parameters
+    of its own: instances are made by `use_fast_operations`.
     """
 
     def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
@@ -34,22 +35,22 @@ class FastCausalConv3d(WanCausalConv3d):
             padding[4] -= cache_x.shape[2]
         x = F.pad(x, padding)
         zeros = [0] * 3
-        return torch.mkldnn_convolution(x, self.weight, self.bias, zeros, self.stride, self.dilation, self.groups)
+        return torch.mkldnn_convolution(x, self._laid_out(), self.bias, zeros, self.stride, self.dilation, self.groups)
 
-
-def use_fast_convolutions(vae: AutoencoderKLWan) -> AutoencoderKLWan:
-    """Let this VAE's causal convolutions take the fast CPU path; the VAE itself, returned for chaining."""
-    if torch.backends.mkldnn.is_available():
-        for module in vae.modules():
-            if type(module) is WanCausalConv3d:
-                module.__class__ = FastCausalConv3d
-    return vae
+    def _laid_out(self) -> Tensor:
+        """The weights, channels last: a copy, because files are written from weights as they were read."""
+        source, copied = getattr(self, "_copy", (None, None))
+        version = (self.weight.data_ptr(), self.weight._version)
+        if source != version:
+            copied = self.weight.detach().contiguous(memory_format=torch.channels_last_3d)
+            self._copy = version, copied
+        return copied
 
 
 class FastRMSNorm(WanRMS_norm):
-    """The same normalisation without a division and a copy of its own, which shows in training on a CPU.
+    """The same normalisation without a division and a copy of its own, an eighth of a decoder's time on a CPU.
 
-    No parameters of its own: instances are made by `use_fast_norms`.
+    No parameters of its own: instances are made by `use_fast_operations`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,11 +60,13 @@ class FastRMSNorm(WanRMS_norm):
         return x * inverse * self.scale * self.gamma + self.bias
 
 
-def use_fast_norms(vae: AutoencoderKLWan) -> AutoencoderKLWan:
-    """Let this VAE's normalisations take the shorter way; the VAE itself, returned for chaining."""
+def use_fast_operations(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """Let this VAE's causal convolutions and normalisations take the fast CPU path; returned for chaining."""
+    faster: dict[type, type] = {WanRMS_norm: FastRMSNorm}
+    if torch.backends.mkldnn.is_available():
+        faster[WanCausalConv3d] = FastCausalConv3d
     for module in vae.modules():
-        if type(module) is WanRMS_norm:
-            module.__class__ = FastRMSNorm
+        module.__class__ = faster.get(type(module), type(module))
     return vae
 
 
