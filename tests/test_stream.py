@@ -62,6 +62,21 @@ def test_frames_decoded_in_the_background_are_those_of_steps(pipe, image):
         fork.draw([1.0])
 
 
+def test_pieces_are_the_frames_of_a_step_and_remembering_early_changes_nothing(pipe, image):
+    one, other = (WanActStream(pipe, image, "hills", 1) for _ in range(2))
+    for action in (LEFT, RIGHT, LEFT):
+        pieces = list(other.pieces(action))
+        assert [len(piece) for piece in pieces] == [1, 3]
+        assert np.array_equal(np.concatenate(pieces), one.step(action))
+        other.remember(), other.remember()
+    for flight in (one, other):
+        flight.prompt = "snow"
+    assert np.array_equal(one.step(RIGHT), other.step(RIGHT))
+    for flight in (one, other):
+        flight.land()
+        flight.remember()
+
+
 def test_the_same_seed_and_actions_are_the_same_flight(pipe, image):
     one, same, other = (WanActStream(pipe, image, "hills", seed) for seed in (1, 1, 2))
     for action in (LEFT, RIGHT):

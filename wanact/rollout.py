@@ -73,13 +73,20 @@ class CausalRollout:
         self.late = late
         self.sigmas = [float(sigma) for sigma in sigmas]
         self.sampler = settings.sampler
+        self._dtype = transformer.dtype  # diffusers goes through all modules to find it
         h, w = first_latent.shape[3:]
         self.cache = KVCache(transformer, (h, w), settings.window, batch_size=len(first_latent))
         self._zero = torch.zeros(1, 1, device=first_latent.device)
         self.remember(first_latent, None)
 
     def step(self, action: Actions | None, draw_noise: Callable[[], Tensor]) -> Tensor:
-        """The next latent frame [B, C, 1, h, w], float32, which is remembered.
+        """The next latent frame, drawn and remembered; as `draw`."""
+        latent = self.draw(action, draw_noise)
+        self.remember(latent, action)
+        return latent
+
+    def draw(self, action: Actions | None, draw_noise: Callable[[], Tensor]) -> Tensor:
+        """The next latent frame [B, C, 1, h, w], float32; the one after it needs it remembered.
 
         Args:
             action: (binary, magnitude) [B or 1, 1, A], the magnitude already scaled; None rests.
@@ -94,8 +101,6 @@ class CausalRollout:
             else:
                 clean = flow.euler_step(latent, velocity, sigma, 0.0)
                 latent = flow.interpolate(clean, draw_noise(), following)
-        self._velocity(latent, self._zero, prepared)
-        self.cache.commit()
         return latent
 
     def redraw(self, noisy: Tensor, sigma: Tensor, action: Actions | None, num_steps: int) -> Tensor:
@@ -122,7 +127,7 @@ class CausalRollout:
             yield self.step(action, draw_noise)
 
     def remember(self, latent: Tensor, action: Actions | None) -> None:
-        """Take a latent frame that is known already, as the next of the flight."""
+        """Take a latent frame that is known as the next of the flight: one more pass, over what is clean."""
         self._velocity(latent, self._zero, self._prepare(action))
         self.cache.commit()
 
@@ -137,7 +142,7 @@ class CausalRollout:
 
     def _velocity(self, latent: Tensor, timestep: Tensor, action: Tensor | None) -> Tensor:
         return self.transformer(
-            latent.to(self.transformer.dtype),
+            latent.to(self._dtype),
             timestep,
             self.text,
             return_dict=False,

@@ -111,6 +111,8 @@ class WanActStream:
         self._decoding: Future[np.ndarray] | None = None
         self._sigmas = flow.inference_sigmas(request.num_inference_steps, pipe.defaults["flow_shift"]).tolist()
         self._past: deque[Moment] = deque(maxlen=MAX_HISTORY)
+        self._to_remember: tuple[Tensor, ActionTrack] | None = None
+        self._remembering_s = 0.0
         with self._flying():
             self._first = pipe.encode_image(request.image)
             self._prompt, self._text = request.prompt, pipe.prepare_prompt(request.prompt)
@@ -129,8 +131,28 @@ class WanActStream:
         Raises:
             ActionError: if the action breaks the format.
         """
+        return np.concatenate(list(self.pieces(action)))
+
+    def pieces(self, action: Sequence[float] | np.ndarray) -> Iterator[np.ndarray]:
+        """As `step`, but the frames come as soon as each can be shown: the first after half of the time, then three.
+
+        The latent frame is drawn at the call. All pieces have to be taken before the flight is asked for more.
+        """
         self._settle()
         return self._decode(self._draw(action))
+
+    def remember(self) -> None:
+        """Do what the next step begins with, now: who has shown a latent frame may have time for it.
+
+        The newest latent frame passes through the network once more, and its keys and values are kept.
+        """
+        if self._to_remember is not None:
+            latent, track = self._to_remember
+            with self._flying():
+                start = time.perf_counter()
+                self._rollout.remember(latent, self.pipe.model_actions(track))
+                self._remembering_s = time.perf_counter() - start
+            self._to_remember = None
 
     def draw(self, action: Sequence[float] | np.ndarray) -> Future[np.ndarray]:
         """As `step`, but the frames are decoded in the background, while the next latent frame may be drawn already.
@@ -148,7 +170,7 @@ class WanActStream:
         if self._background is None:
             share = max(1, before // 2) if self._first.device.type == "cpu" else before
             self._background = ThreadPoolExecutor(1, "decoder", torch.set_num_threads, (share,))
-        self._decoding = self._background.submit(self._decode, latent)
+        self._decoding = self._background.submit(lambda: np.concatenate(list(self._decode(latent))))
         return self._decoding
 
     def _draw(self, action: Sequence[float] | np.ndarray) -> Tensor:
@@ -159,23 +181,27 @@ class WanActStream:
         track = ActionTrack(magnitude[None])
         noise = torch.Generator().manual_seed(self.seed * 1_000_003 + self.num_frames)
         with self._flying():
+            self.remember()
             start = time.perf_counter()
-            latent = self._rollout.step(
+            latent = self._rollout.draw(
                 self.pipe.model_actions(track),
                 lambda: torch.randn(self._first.shape, generator=noise).to(self._first.device),
             )
-            self.timings["transformer"] = time.perf_counter() - start
+            self.timings["transformer"] = time.perf_counter() - start + self._remembering_s
+        self._to_remember = latent, track
         self._past.append(Moment(latent, track, self._text))
         self._flown.append(track.magnitude[0])
         self.num_frames += 1
         return latent
 
-    def _decode(self, latent: Tensor) -> np.ndarray:
-        start = time.perf_counter()
-        with torch.no_grad():
-            frames = video.to_uint8(self._decoder.step(latent.to(self._decoder.vae.dtype))[0])
-        self.timings["decoder"] = time.perf_counter() - start
-        return frames
+    def _decode(self, latent: Tensor) -> Iterator[np.ndarray]:
+        spent, start = 0.0, time.perf_counter()
+        for piece in self._decoder.pieces(latent.to(self._decoder.vae.dtype)):
+            frames = video.to_uint8(piece[0])
+            spent += time.perf_counter() - start
+            self.timings["decoder"] = spent
+            yield frames
+            start = time.perf_counter()
 
     def _settle(self) -> None:
         """Wait for frames that are still being decoded: the decoder takes latent frames in their order."""
@@ -202,6 +228,7 @@ class WanActStream:
     def prompt(self, prompt: str) -> None:
         prompt = clean_prompt(prompt, "prompt")
         with self._flying():
+            self.remember()
             self._text = self._rollout.text = self.pipe.prepare_prompt(prompt)
             if self.num_frames == 0:  # nothing has been seen yet: the flight begins with these words
                 self._first_text = self._text
@@ -259,6 +286,7 @@ class WanActStream:
         if self._background is not None:
             self._background.shutdown()
             self._background = None
+        self._to_remember = None
         del self._rollout, self._decoder
 
     def snapshot(self) -> dict[str, Any]:
@@ -298,7 +326,7 @@ class WanActStream:
 
     def _begin(self) -> None:
         """Make keys and values, and the decoder's memory, from the past."""
-        pipe = self.pipe
+        pipe, self._to_remember = self.pipe, None
         self._rollout = CausalRollout(
             pipe.components.transformer, pipe.controller, self._first_text, self._first, self._sigmas, self._settings
         )

@@ -12,7 +12,7 @@ let sequence = 0, posting = 0, lastPost = 0, ackBusy = false, ackWanted = false,
 let paused = false, pausedByTab = false, heardAt = 0, silent = false, wantedFile = {};
 let shown = null;         // the newest frame on the canvas: {image, i, t, a, n, attitude}
 let attitude = [0, 0], reason = '';
-const numbers = {takeoff: 0, first: 0, shown: [], keyToFrame: [], keyToPixel: [], ms: [], pending: [], pixel: null, steps: 0};
+const numbers = {takeoff: 0, first: 0, shown: [], keyToFrame: [], keyToPixel: [], ms: [], pending: [], pixel: null};
 
 function show(next) {
   state = root.dataset.state = next;
@@ -166,9 +166,9 @@ async function start(message) {
   if (branch.film.end !== message.t) branch.film = new Film(first, message.t);
   else branch.film.cut(message.t);
   while (branches.length > 6) branches.splice(branches.findIndex(one => one !== branch), 1);
-  Object.assign(numbers, {shown: [], keyToFrame: [], keyToPixel: [], ms: [], pending: [], pixel: null, steps: 0, first: 0, missed: 0});
+  Object.assign(numbers, {shown: [], keyToFrame: [], keyToPixel: [], ms: [], pending: [], pixel: null, first: 0, missed: 0});
   attitude = message.attitude;
-  const scale = Math.max(1, Math.min(4, Math.floor(MOST_PIXELS / message.width)));
+  const scale = Math.max(1, Math.min(2, Math.floor(MOST_PIXELS / message.width)));
   canvas.width = message.width * scale;
   canvas.height = message.height * scale;
   find('.screen').style.setProperty('--ratio', message.width / message.height);
@@ -185,8 +185,7 @@ async function start(message) {
 function take(message) {
   for (const blob of player.take(message)) branch.film.add(blob);
   branch.earliest = message.earliest;
-  numbers.steps++;
-  if (message.k === 0) {
+  if (message.ms) {
     numbers.ms.push({...message.ms, at: performance.now()});
     if (numbers.ms.length > 400) numbers.ms.shift();
   }
@@ -383,7 +382,7 @@ async function picture(blob, t) {
   const image = await createImageBitmap(blob);
   setShown({...(shown || {i: 0, n: 0, k: 3}), image, t, a: REST});
 }
-let lastTime = 0, wasStill = true;
+let lastTime = 0, wasStill = true, visible = true;
 function draw(now) {
   if (!element.isConnected) return;
   requestAnimationFrame(draw);
@@ -391,7 +390,7 @@ function draw(now) {
     numbers.keyToPixel.push(performance.now() - numbers.pixel.at);
     numbers.pixel = null;
   }
-  if (!root.offsetParent && document.fullscreenElement !== root) { lastTime = now; return; }
+  if (!visible) { lastTime = now; return; }
   const seconds = Math.min(0.1, (now - lastTime) / 1000);
   lastTime = now;
   pollGamepad();
@@ -449,6 +448,7 @@ function showTime() {
 }
 const display = setInterval(() => {
   if (!element.isConnected) return clearInterval(display);
+  visible = Boolean(root.offsetParent) || document.fullscreenElement === root;  // lays the page out: not in every frame
   root.classList.toggle('idle-keys', state === 'flying' && !root.contains(document.activeElement) && !document.fullscreenElement);
   if (!shown) preview();
   if (state !== 'flying') return;

@@ -85,3 +85,12 @@ def test_the_fast_operations_agree(vae):
 def test_a_clip_of_the_wrong_length_is_refused(vae, video):
     with pytest.raises(ValueError, match="num_frames=12"):
         wan_vae.encode(vae, video[:, :, :12])
+
+
+def test_the_first_frame_of_four_comes_before_the_others(vae):
+    latents = torch.randn(1, 48, 3, 2, 4, generator=torch.Generator().manual_seed(6))
+    whole = wan_vae.decode(vae, latents)
+    session = wan_vae.StreamingDecoder(vae)
+    pieces = [piece for frame in latents.split(1, 2) for piece in session.pieces(frame)]
+    assert [piece.shape[2] for piece in pieces] == [1, 1, 3, 1, 3]
+    torch.testing.assert_close(torch.cat(pieces, 2), whole, atol=1e-5, rtol=1e-4)

@@ -109,11 +109,12 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(run, tmp_path):
 
 def test_it_samples_resumes_and_says_how_it_is_flown(run, tmp_path):
     run("causal", tmp_path, "--max_steps", "2", "--sample_steps", "2", "--sample_count", "1", "--window", "3",
-        "--sample_inference_steps", "2")  # fmt: skip
+        "--flight_steps", "2", "--sample_inference_steps", "1")  # fmt: skip
     assert list(tmp_path.glob("samples/*/clip0.mp4"))
     config = checkpoints.read_json(tmp_path / checkpoints.RUN_CONFIG)
     assert config["causal"] == {"window": 3, "num_inference_steps": 2, "sampler": "euler"}
-    assert run("causal", tmp_path, "--max_steps", "3", "--window", "3").step == 3
+    again = run("causal", tmp_path, "--max_steps", "3", "--window", "3", "--flight_steps", "2")
+    assert again.step == 3
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,7 @@ def test_it_samples_resumes_and_says_how_it_is_flown(run, tmp_path):
         (["--history_noise", "1"], "--history_noise 1 must be at least 0 and below 1"),
         (["--own_history", "2"], "--own_history 2 must be at least 0 and at most 1"),
         (["--student_steps", "2"], "a student needs a teacher"),
+        (["--student_steps", "2", "--teacher_run", "x", "--flight_steps", "4"], "flies with its --student_steps"),
         (["--loss_weighting", "bell"], "every frame has its own noise level"),
     ],
 )

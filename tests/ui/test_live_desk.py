@@ -48,7 +48,7 @@ def test_a_flight_starts_and_obeys_the_keys(visitor):
     n = visitor.tell(held=[0.5, 0, 0, 0, 0, 2, 0, 0])
     frames = visitor.until("frames", n=n)
     assert frames["a"] == [0.025, 0, 0, 0, 0, 6, 0, 0]
-    turned = visitor.until("frames")
+    turned = visitor.until("frames", k=0)
     assert turned["attitude"][0] - frames["attitude"][0] == 6 and turned["t"] == frames["t"] + 1
     visitor.tell(held=[1, 1, 0, 0, 0, 0, 0, 1])
     assert visitor.until("frames", a=[0, 0, 0, 0, 0, 0, 0, 3]), "opposites cancel"
@@ -57,9 +57,10 @@ def test_a_flight_starts_and_obeys_the_keys(visitor):
 def test_frames_come_as_pictures_one_after_the_other(visitor):
     seen = []
     for _ in range(3):
-        message = visitor.until("frames")
-        seen += range(message["i"], message["i"] + len(message["f"]))
-        assert set(message["ms"]) >= {"transformer", "decoder", "step", "waited", "sent"}
+        first, others = visitor.until("frames"), visitor.until("frames")
+        assert (first["k"], len(first["f"]), others["k"], len(others["f"])) == (0, 1, 1, 3), "one comes ahead"
+        seen += [first["i"], *range(others["i"], others["i"] + 3)]
+        assert set(others["ms"]) >= {"transformer", "decoder", "step", "waited", "sent"}
     assert seen == list(range(1, 13))
     assert decode_jpeg(visitor.fly(1)[0]).shape == (64, 96, 3)
 
@@ -91,7 +92,7 @@ def test_no_more_frames_are_on_their_way_than_the_window(visitor):
 def test_nothing_is_drawn_while_nothing_is_heard_and_the_flight_ends_at_last(live_desk, picture):
     desk = own_desk(live_desk, silence_s=0.4, lost_s=2.5)
     visitor = Visitor(desk, picture)
-    visitor.until("frames")
+    visitor.until("frames", k=1)
     time.sleep(0.6)
     visitor.until("state", state="lost")
     drawn = visitor.newest
@@ -103,6 +104,17 @@ def test_nothing_is_drawn_while_nothing_is_heard_and_the_flight_ends_at_last(liv
     with pytest.raises(StopIteration):
         visitor.hear()
     assert not desk.control({"flight": visitor.flight, "n": 99})["known"] and desk.line.num_flying == 0
+
+
+def test_who_leaves_between_two_pieces_leaves_nothing_half_shown(live_desk, picture):
+    visitor = Visitor(live_desk, picture)
+    visitor.until("frames", k=0)
+    visitor.messages.close()
+    flight = live_desk.hangar.get(visitor.flight)
+    assert len(flight.pictures) == 4 * flight.stream.num_frames == 4
+    again = Visitor(live_desk, picture, {"from": visitor.flight, "at": None})
+    assert again.until("frames")["t"] == 2
+    again.messages.close()
 
 
 def test_a_closed_page_frees_the_place(live_desk, picture):
@@ -135,8 +147,9 @@ def test_a_flight_is_taken_back_and_flown_again(visitor, live_desk):
     flight = live_desk.hangar.get(visitor.flight)
     assert flight.stream.num_frames == 1 and flight.pictures == pictures[:4] and len(flight.attitudes) == 2
     visitor.tell(held=NONE, paused=False)
+    newest = visitor.newest
     message = visitor.until("frames")
-    assert message["t"] == 2 and message["i"] == visitor.newest - 3, "numbers of pictures never go back"
+    assert message["t"] == 2 and message["i"] == newest + 1, "numbers of pictures never go back"
 
 
 def test_words_change_in_flight(visitor, live_desk):
@@ -215,7 +228,7 @@ def test_ones_keys_never_reach_anothers_flight(live_desk, picture):
     for visitor in (one, other):
         visitor.until("start")
     n = one.tell(held=RIGHT)
-    turning, still = one.until("frames", n=n), [other.until("frames") for _ in range(3)]
+    turning, still = one.until("frames", n=n), [other.until("frames", k=0) for _ in range(3)]
     assert turning["a"][5] == 3 and all(message["a"] == NONE for message in still)
     assert turning["flight"] != still[0]["flight"]
     assert [message["t"] for message in still] == [1, 2, 3], "both get their turns"

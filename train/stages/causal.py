@@ -48,6 +48,9 @@ class CausalOptions:
     history_noise: float = HfArg(default=0.0, help="what a frame sees is blurred by noise up to this sigma")
     own_history: float = HfArg(default=0.0, help="share of steps whose history the network has drawn itself")
     late_share: float = HfArg(default=0.0, help="share of steps that go on from the middle of a clip")
+    flight_steps: int | None = HfArg(
+        default=None, help="steps that draw a latent frame of a flight; by default as many as a clip takes"
+    )
     student_steps: int | None = HfArg(default=None, help="learn to draw a frame in so many steps, from --teacher_run")
     teacher_run: str | None = HfArg(default=None, help="causal run or checkpoint whose flights the student repeats")
     teacher_steps: int = HfArg(default=2, help="steps of the teacher for each of the student's")
@@ -60,11 +63,13 @@ class CausalOptions:
         for name in ("own_history", "late_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"--{name} {getattr(self, name):g} must be at least 0 and at most 1")
-        for name in ("student_steps", "teacher_steps"):
+        for name in ("flight_steps", "student_steps", "teacher_steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"--{name} {getattr(self, name)} must be at least 1")
         if (self.student_steps is None) != (self.teacher_run is None):
             raise ConfigError("--student_steps and --teacher_run go together: a student needs a teacher")
+        if self.flight_steps and self.student_steps:
+            raise ConfigError("--flight_steps has no effect on a student, which flies with its --student_steps")
 
 
 class CausalStage(ActionStage):
@@ -226,13 +231,14 @@ class CausalStage(ActionStage):
         batch = self.conditions([draw], self.num_latent_frames) | self._prompt_batch([self.prompt_of_row[index]])
         batch = {name: value.to(self.device) for name, value in batch.items()}
         noise = draw.generator("noise")
+        steps = self.config.log.sample_inference_steps or self._settings.num_inference_steps
         with torch.no_grad(), self.processes.autocast():
             rollout = CausalRollout(
                 self.transformer,
                 self.controller,
                 self._context(batch),
                 first,
-                flow.inference_sigmas(self._settings.num_inference_steps, self.defaults["flow_shift"]).tolist(),
+                flow.inference_sigmas(steps, self.defaults["flow_shift"]).tolist(),
                 self._settings,
             )
             frames = rollout.clip(
@@ -244,8 +250,8 @@ class CausalStage(ActionStage):
 
     @property
     def _settings(self) -> CausalSettings:
-        steps = self.config.log.sample_inference_steps or self.defaults["num_inference_steps"]
-        return CausalSettings(self.settings.window, self.settings.student_steps or steps)
+        steps = self.settings.student_steps or self.settings.flight_steps or self.defaults["num_inference_steps"]
+        return CausalSettings(self.settings.window, steps)
 
     @property
     def _grid(self) -> Tensor:

@@ -12,7 +12,13 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanRMS_norm, patchify, unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    CACHE_T,
+    WanCausalConv3d,
+    WanRMS_norm,
+    patchify,
+    unpatchify,
+)
 from torch import Tensor
 
 from wanact.shapes import TEMPORAL_STRIDE, num_latent_frames
@@ -160,13 +166,41 @@ class StreamingDecoder:
         self._cache: list = [None] * vae._cached_conv_counts["decoder"]
         self._started = False
 
-    @torch.no_grad()
     def step(self, latent_frame: Tensor) -> Tensor:
         """Normalised latent frame [B, C, 1, h, w] -> video [B, 3, 1 or 4, H, W] in [-1, 1]."""
-        x = self.vae.post_quant_conv(denormalise(self.vae, latent_frame))
-        x = self.vae.decoder(x, feat_cache=self._cache, feat_idx=[0], first_chunk=not self._started)
+        return torch.cat(list(self.pieces(latent_frame)), dim=2)
+
+    def pieces(self, latent_frame: Tensor) -> Iterator[Tensor]:
+        """As `step`, but the first of the four frames comes as soon as it can be shown, after half of the work.
+
+        The last block is most of the work and grows nothing in time, so that its frames need not wait for one another.
+        All pieces have to be taken before the next latent frame.
+        """
+        decoder, place = self.vae.decoder, [0]
+        with torch.no_grad():
+            x = self.vae.post_quant_conv(denormalise(self.vae, latent_frame))
+            x = self._causal(decoder.conv_in, x, place)
+            x = decoder.mid_block(x, feat_cache=self._cache, feat_idx=place)
+            for block in decoder.up_blocks[:-1]:
+                x = block(x, feat_cache=self._cache, feat_idx=place, first_chunk=not self._started)
         self._started = True
+        for frames in (x[:, :, :1], x[:, :, 1:]):
+            if frames.shape[2]:
+                yield self._last_block(frames, list(place))
+
+    @torch.no_grad()
+    def _last_block(self, x: Tensor, place: list[int]) -> Tensor:
+        decoder = self.vae.decoder
+        x = decoder.up_blocks[-1](x, feat_cache=self._cache, feat_idx=place)
+        x = self._causal(decoder.conv_out, decoder.nonlinearity(decoder.norm_out(x)), place)
         return unpatchify(x, patch_size=self.vae.config.patch_size).clamp(-1.0, 1.0)
+
+    def _causal(self, conv: WanCausalConv3d, x: Tensor, place: list[int]) -> Tensor:
+        """A convolution that remembers two frames, at the next place of the cache, as diffusers' blocks do it."""
+        before = self._cache[place[0]]
+        self._cache[place[0]] = (x if before is None else torch.cat([before, x], dim=2))[:, :, -CACHE_T:]
+        place[0] += 1
+        return conv(x, before)
 
 
 class StreamingEncoder:

@@ -4,9 +4,9 @@ One call of `fly` is one flight. It yields small messages (dicts with a `kind`) 
 
     line     {place}                       on the ground; `place` visitors leave before, this one included
     start    {flight, fps, first, ...}     the flight's id, which the browser needs to steer, and its first picture
-    frames   {i, t, f, a, n, ...}          pictures f (base64 JPEG); i numbers the first of them over the whole call, t
-                                           is the latent frame they belong to, a the action they obey, n the number of
-                                           the message that a came in
+    frames   {i, t, k, f, a, n, ...}       pictures f (base64 JPEG), the first of a latent frame's four ahead of the
+                                           others; i numbers the first of f over the whole call, k within its latent
+                                           frame t; a is the action they obey, n the number of the message it came in
     state    {state, ...}                  nothing new to see, and why: paused, busy, lost
     rewound  {t}                           taken back to latent frame t
     end      {reason, message}             landed; the flight can be gone on with
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import base64
+import contextlib
 import logging
 import os
 import shutil
@@ -316,7 +317,7 @@ class LiveDesk:
     def _fly(self, flight_id: str, flight: LiveFlight, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
         limits, fps = self.limits, float(self.engine.defaults["fps"])
         began = time.monotonic()
-        clock, sent, beat, sending = _Clock(TEMPORAL_STRIDE / fps), 0, began, 0.0
+        clock, sent, beat, remembering = _Clock(TEMPORAL_STRIDE / fps), 0, began, 0.0
         done = mailbox.read()
         wishes, held = [done.rewind[0], done.prompt[0]], None
         while True:
@@ -342,11 +343,11 @@ class LiveDesk:
             try:
                 told, start = mailbox.read(), time.perf_counter()  # the newest keys, however long the wait was
                 action = action_of(told.held)
-                pictures = flight.step(action)
+                pieces = flight.step(action)
+                pictures = next(pieces)
             finally:
                 self.turns.done(flight_id)
             held, beat = tuple(share > 0 for share in told.held), time.monotonic()
-            spent = time.perf_counter() - start
             base = {
                 "kind": "frames",
                 "flight": flight_id,
@@ -355,20 +356,41 @@ class LiveDesk:
                 "a": [round(float(value), 4) for value in action],
                 "n": told.state_n,
                 "attitude": _degrees(flight, flight.stream.num_frames),
-                "ms": {name: round(1000 * seconds, 1) for name, seconds in flight.stream.timings.items()}
-                | {
-                    "step": round(1000 * spent, 1),
-                    "waited": round(1000 * (start - asked), 1),
-                    "sent": round(1000 * sending, 1),  # the latent frame before: until the page could go on
-                },
                 "left": self._seconds_left(beat - began),
             }
-            sending = -time.perf_counter()
-            for first, some in _split(pictures):
+            seconds = {"step": remembering + time.perf_counter() - start, "waited": start - asked, "sent": 0.0}
+            with contextlib.closing(pieces):
+                yield from self._show(flight, base, pictures, pieces, sent, seconds)
+            sent += TEMPORAL_STRIDE
+            start = time.perf_counter()
+            flight.remember()
+            remembering = time.perf_counter() - start
+
+    def _show(
+        self,
+        flight: LiveFlight,
+        base: dict[str, Any],
+        pictures: list[bytes],
+        pieces: Iterator[list[bytes]],
+        sent: int,
+        seconds: dict[str, float],
+    ) -> Iterator[dict[str, Any]]:
+        """Messages with the pictures of a latent frame, as they become ready; the last says how long it all took."""
+        shown = 0
+        while pictures:
+            for some in _split(pictures):
                 encoded = [base64.b64encode(picture).decode() for picture in some]
-                yield base | {"i": sent + 1, "k": first, "f": encoded}
-                sent += len(some)
-            sending += time.perf_counter()
+                message = base | {"i": sent + shown + 1, "k": shown, "f": encoded}
+                shown += len(some)
+                if shown == TEMPORAL_STRIDE:
+                    taken = flight.stream.timings | seconds
+                    message["ms"] = {name: round(1000 * value, 1) for name, value in taken.items()}
+                start = time.perf_counter()
+                yield message
+                seconds["sent"] += time.perf_counter() - start
+            start = time.perf_counter()
+            pictures = next(pieces, [])
+            seconds["step"] += time.perf_counter() - start
 
     def _end_of(self, flight_id: str, told: Told, seconds: float) -> dict[str, Any] | None:
         """The last message of a flight that ends now."""
@@ -454,15 +476,15 @@ class LiveDesk:
         return path, f"{num_frames / fps:.1f} s, {num_frames} frames as they were shown{cut}"
 
 
-def _split(pictures: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """Pictures in messages of a bounded size: (number of the first, pictures)."""
-    first, some = 0, []
-    for number, picture in enumerate(pictures):
+def _split(pictures: list[bytes]) -> Iterator[list[bytes]]:
+    """Pictures in messages of a bounded size."""
+    some: list[bytes] = []
+    for picture in pictures:
         if some and sum(map(len, some)) + len(picture) > MESSAGE_BYTES:
-            yield first, some
-            first, some = number, []
+            yield some
+            some = []
         some.append(picture)
-    yield first, some
+    yield some
 
 
 def _degrees(flight: LiveFlight, latent_frame: int) -> list[float]:

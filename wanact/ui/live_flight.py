@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,18 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
+@contextlib.contextmanager
+def _half_the_threads(stream: WanActStream) -> Iterator[None]:
+    """On a CPU more threads hardly draw faster, and take the core that a browser on this machine needs."""
+    before = torch.get_num_threads()
+    if stream.pipe.device.type == "cpu":
+        torch.set_num_threads(max(1, before // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Attitude:
     """Where the drone looks after a latent frame, against the first frame, in degrees; yaw to the right, pitch up."""
@@ -78,24 +92,37 @@ class LiveFlight:
             self.attitudes.append(self.attitudes[-1].after(action))
         self._num_bytes = sum(map(len, self.pictures))
 
-    def step(self, action: np.ndarray) -> list[bytes]:
-        """Fly on by one latent frame; its four frames as JPEG."""
-        before = torch.get_num_threads()
-        if self.stream.pipe.device.type == "cpu":
-            # More threads hardly draw faster, and take the core that the browser needs if it is on this machine.
-            torch.set_num_threads(max(1, before // 2))
-        try:
-            pictures = [encode_jpeg(frame) for frame in self.stream.step(action)]
-        finally:
-            torch.set_num_threads(before)
-        self.pictures += pictures
+    def step(self, action: np.ndarray) -> Iterator[list[bytes]]:
+        """Fly on by one latent frame; its four frames as JPEG, each as soon as it can be shown.
+
+        The latent frame is drawn before the first piece comes. Whoever leaves in between leaves nothing half shown.
+        """
+        with _half_the_threads(self.stream):
+            pieces = self.stream.pieces(action)
         self.attitudes.append(self.attitudes[-1].after(action))
+        try:
+            while some := self._next(pieces):
+                yield some
+        finally:
+            while self._next(pieces):
+                pass
+
+    def _next(self, pieces: Iterator[np.ndarray]) -> list[bytes]:
+        """The next piece of a latent frame, kept; empty after the last."""
+        with _half_the_threads(self.stream):
+            pictures = [encode_jpeg(frame) for frame in next(pieces, ())]
+        self.pictures += pictures
         self._num_bytes += sum(map(len, pictures))
         while self._num_bytes > MAX_PICTURE_BYTES and len(self.pictures) > TEMPORAL_STRIDE:
             self._num_bytes -= sum(map(len, self.pictures[:TEMPORAL_STRIDE]))
             del self.pictures[:TEMPORAL_STRIDE]
             self.num_forgotten += TEMPORAL_STRIDE
         return pictures
+
+    def remember(self) -> None:
+        """Do what the next step begins with, while nothing else is to be done."""
+        with _half_the_threads(self.stream):
+            self.stream.remember()
 
     @property
     def earliest(self) -> int:
