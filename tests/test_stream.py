@@ -77,6 +77,14 @@ def test_pieces_are_the_frames_of_a_step_and_remembering_early_changes_nothing(p
         flight.remember()
 
 
+def test_a_key_that_comes_while_a_frame_is_drawn_counts_for_it(pipe, image):
+    flight, same = (WanActStream(pipe, image, "hills", 1, num_inference_steps=3) for _ in range(2))
+    answers = iter([None, np.array(RIGHT)])
+    frames = np.concatenate(list(flight.pieces(LEFT, lambda: next(answers))))
+    assert np.array_equal(frames, same.step(RIGHT)) and flight.track == same.track
+    assert np.array_equal(flight.step(LEFT), same.step(LEFT)), "what was begun has left no trace"
+
+
 def test_the_same_seed_and_actions_are_the_same_flight(pipe, image):
     one, same, other = (WanActStream(pipe, image, "hills", seed) for seed in (1, 1, 2))
     for action in (LEFT, RIGHT):

@@ -16,7 +16,7 @@ import copy
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +45,14 @@ class Moment:
     latent: Tensor
     track: ActionTrack
     text: Tensor | PreparedText
+
+
+class _Superseded(Exception):
+    """Another action is to be flown than the one that is being drawn."""
+
+    def __init__(self, action: np.ndarray):
+        super().__init__()
+        self.action = action
 
 
 class WanActStream:
@@ -133,13 +141,19 @@ class WanActStream:
         """
         return np.concatenate(list(self.pieces(action)))
 
-    def pieces(self, action: Sequence[float] | np.ndarray) -> Iterator[np.ndarray]:
+    def pieces(
+        self, action: Sequence[float] | np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None
+    ) -> Iterator[np.ndarray]:
         """As `step`, but the frames come as soon as each can be shown: the first after half of the time, then three.
 
         The latent frame is drawn at the call. All pieces have to be taken before the flight is asked for more.
+
+        Args:
+            action: as for `step`.
+            newer: asked between the steps that draw; an action that it returns is flown instead, drawn anew.
         """
         self._settle()
-        return self._decode(self._draw(action))
+        return self._decode(self._draw(action, newer))
 
     def remember(self) -> None:
         """Do what the next step begins with, now: who has shown a latent frame may have time for it.
@@ -173,26 +187,41 @@ class WanActStream:
         self._decoding = self._background.submit(lambda: np.concatenate(list(self._decode(latent))))
         return self._decoding
 
-    def _draw(self, action: Sequence[float] | np.ndarray) -> Tensor:
-        """The next latent frame, remembered."""
-        magnitude = np.asarray(action, np.float32)
-        if magnitude.shape != (NUM_CHANNELS,):
-            raise ActionError(f"an action has shape {magnitude.shape}, expected (8,): one magnitude for each channel")
-        track = ActionTrack(magnitude[None])
-        noise = torch.Generator().manual_seed(self.seed * 1_000_003 + self.num_frames)
+    def _draw(
+        self, action: Sequence[float] | np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None
+    ) -> Tensor:
+        """The next latent frame, noted."""
+
+        def between() -> None:
+            if (found := newer()) is not None:
+                raise _Superseded(found)
+
         with self._flying():
             self.remember()
             start = time.perf_counter()
-            latent = self._rollout.draw(
-                self.pipe.model_actions(track),
-                lambda: torch.randn(self._first.shape, generator=noise).to(self._first.device),
-            )
+            try:
+                latent, track = self._drawn(action, between)
+            except _Superseded as superseded:
+                latent, track = self._drawn(superseded.action, lambda: None)
             self.timings["transformer"] = time.perf_counter() - start + self._remembering_s
         self._to_remember = latent, track
         self._past.append(Moment(latent, track, self._text))
         self._flown.append(track.magnitude[0])
         self.num_frames += 1
         return latent
+
+    def _drawn(self, action: Sequence[float] | np.ndarray, between: Callable[[], None]) -> tuple[Tensor, ActionTrack]:
+        magnitude = np.asarray(action, np.float32)
+        if magnitude.shape != (NUM_CHANNELS,):
+            raise ActionError(f"an action has shape {magnitude.shape}, expected (8,): one magnitude for each channel")
+        track = ActionTrack(magnitude[None])
+        noise = torch.Generator().manual_seed(self.seed * 1_000_003 + self.num_frames)
+        latent = self._rollout.draw(
+            self.pipe.model_actions(track),
+            lambda: torch.randn(self._first.shape, generator=noise).to(self._first.device),
+            between,
+        )
+        return latent, track
 
     def _decode(self, latent: Tensor) -> Iterator[np.ndarray]:
         spent, start = 0.0, time.perf_counter()
@@ -245,6 +274,11 @@ class WanActStream:
     def track(self) -> ActionTrack:
         """The actions flown, from the beginning."""
         return ActionTrack(np.concatenate([np.zeros((0, NUM_CHANNELS)), *(action[None] for action in self._flown)]))
+
+    @property
+    def newest_action(self) -> np.ndarray:
+        """Magnitudes [8] of the action that led to the newest latent frame."""
+        return self._flown[-1]
 
     @property
     def max_rewind(self) -> int:

@@ -375,14 +375,21 @@ function setShown(frame) {
   if (shown && shown.image !== frame.image) shown.image.close();
   shown = frame;
   warper.padded = null;
-  warper.draw(shown.image, timewarp.offset);
+  redraw(performance.now());
 }
 async function picture(blob, t) {
   if (!blob) return;
   const image = await createImageBitmap(blob);
   setShown({...(shown || {i: 0, n: 0, k: 3}), image, t, a: REST});
 }
-let lastTime = 0, wasStill = true, visible = true;
+let lastTime = 0, wasStill = true, visible = true, lastDrawn = 0;
+let drawing = 0;  // milliseconds that a picture takes, on average
+function redraw(now) {
+  const begun = performance.now();
+  warper.draw(shown.image, timewarp.offset);
+  drawing += 0.1 * (performance.now() - begun - drawing);
+  lastDrawn = now;
+}
 function draw(now) {
   if (!element.isConnected) return;
   requestAnimationFrame(draw);
@@ -399,9 +406,11 @@ function draw(now) {
   const frame = player.next(now, shown.n);
   timewarp.advance(seconds, silent ? REST : actionOf(held), silent ? REST : shown.a, player.period, latency() / 1000);
   const still = isStill(timewarp.offset);
+  // Where drawing is slow, as without a graphics card, the model needs that time more than the prediction does.
+  const rests = !frame && now - lastDrawn < Math.min(40, 5 * drawing) && !(numbers.pixel && !still);
   if (frame) arrive(frame);
-  else if (!still || !wasStill) warper.draw(shown.image, timewarp.offset);
-  wasStill = still;
+  else if ((!still || !wasStill) && !rests) redraw(now);
+  if (!rests) wasStill = still;
   if (numbers.pixel && !numbers.pixel.drawn && (!still || (frame && frame.n >= numbers.pixel.n))) numbers.pixel.drawn = true;
   root.classList.toggle('ahead', !still);
 }

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from wanact.actions import ActionError
@@ -93,6 +94,32 @@ class _Clock:
     def is_due(self, changed: bool) -> bool:
         left = self.due - time.monotonic()
         return left <= 0 or (changed and left <= self.period)
+
+
+class Keys:
+    """What is held when a latent frame begins to be drawn, and until it has been drawn."""
+
+    def __init__(self, mailbox: Mailbox):
+        self._mailbox = mailbox
+        self.told = mailbox.read()
+
+    @property
+    def action(self) -> np.ndarray:
+        """Magnitudes [8]."""
+        return action_of(self.told.held)
+
+    @property
+    def down(self) -> tuple[bool, ...]:
+        """Which keys are held at all."""
+        return _down(self.told)
+
+    def newer(self) -> np.ndarray | None:
+        """The action, if a key has gone down or up since."""
+        told = self._mailbox.read()
+        if _down(told) == self.down:
+            return None
+        self.told = told
+        return self.action
 
 
 class LiveDesk:
@@ -328,9 +355,8 @@ class LiveDesk:
             if told.rewind[0] > wishes[0] or told.prompt[0] > wishes[1]:
                 yield from self._grant(flight_id, flight, told, wishes)
                 continue
-            keys = tuple(share > 0 for share in told.held)
             waits = told.paused or told.silence > limits.silence_s or sent - told.acknowledged >= limits.window
-            if waits or not clock.is_due(held is not None and keys != held):
+            if waits or not clock.is_due(held is not None and _down(told) != held):
                 if time.monotonic() - beat > BEAT_S:
                     beat = time.monotonic()
                     reason = "paused" if told.paused else "lost" if told.silence > limits.silence_s else "slow"
@@ -340,21 +366,21 @@ class LiveDesk:
             clock.start_step()
             asked = time.perf_counter()
             yield from self._have_turn(flight_id)
+            keys = Keys(mailbox)
             try:
-                told, start = mailbox.read(), time.perf_counter()  # the newest keys, however long the wait was
-                action = action_of(told.held)
-                pieces = flight.step(action)
+                start = time.perf_counter()
+                pieces = flight.step(keys.action, keys.newer)  # the newest keys, however long the wait was
                 pictures = next(pieces)
             finally:
                 self.turns.done(flight_id)
-            held, beat = tuple(share > 0 for share in told.held), time.monotonic()
+            held, beat = keys.down, time.monotonic()
             base = {
                 "kind": "frames",
                 "flight": flight_id,
                 "t": flight.stream.num_frames,
                 "earliest": flight.earliest,
-                "a": [round(float(value), 4) for value in action],
-                "n": told.state_n,
+                "a": [round(float(value), 4) for value in keys.action],
+                "n": keys.told.state_n,
                 "attitude": _degrees(flight, flight.stream.num_frames),
                 "left": self._seconds_left(beat - began),
             }
@@ -474,6 +500,10 @@ class LiveDesk:
         num_frames = flight.write_mp4(path, fps)
         cut = f"; the first {flight.num_forgotten / fps:.0f} s are not kept" if flight.num_forgotten else ""
         return path, f"{num_frames / fps:.1f} s, {num_frames} frames as they were shown{cut}"
+
+
+def _down(told: Told) -> tuple[bool, ...]:
+    return tuple(share > 0 for share in told.held)
 
 
 def _split(pictures: list[bytes]) -> Iterator[list[bytes]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,14 +92,15 @@ class LiveFlight:
             self.attitudes.append(self.attitudes[-1].after(action))
         self._num_bytes = sum(map(len, self.pictures))
 
-    def step(self, action: np.ndarray) -> Iterator[list[bytes]]:
+    def step(self, action: np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None) -> Iterator[list[bytes]]:
         """Fly on by one latent frame; its four frames as JPEG, each as soon as it can be shown.
 
-        The latent frame is drawn before the first piece comes. Whoever leaves in between leaves nothing half shown.
+        The latent frame is drawn before the first piece comes, anew if `newer` returns another action meanwhile.
+        Whoever leaves in between leaves nothing half shown.
         """
         with _half_the_threads(self.stream):
-            pieces = self.stream.pieces(action)
-        self.attitudes.append(self.attitudes[-1].after(action))
+            pieces = self.stream.pieces(action, newer)
+        self.attitudes.append(self.attitudes[-1].after(self.stream.newest_action))
         try:
             while some := self._next(pieces):
                 yield some
