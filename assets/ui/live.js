@@ -494,8 +494,7 @@ function measure() {
     engine_fps: step ? 4000 / step : null,
     share_transformer: share('transformer'), share_decoder: share('decoder'),
     share_other_flights: share('waited'),
-    // Frames made into pictures, sent, and the turn-around until the next step may begin.
-    share_transport: span ? Math.max(0, total('step') - total('transformer') - total('decoder') + total('sent')) / span : null,
+    share_transport: span ? total('sent') / span : null,  // until the step may go on
     handoff: handoff.summary(), gains: {...timewarp.gains},
   };
 }

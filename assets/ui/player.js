@@ -74,13 +74,16 @@ class Player {
     }).catch(() => { this.missed += blobs.length; });
     return blobs;
   }
-  // The frame that is due now, or null. One that obeys newer keys does not wait for those before it to play out.
+  // The frame that is due now, or null. One that obeys newer keys waits for none before it: those are left out.
   next(now, shownN) {
     const {waiting} = this;
-    if (!waiting.length || now < this.due) return null;
-    const newer = waiting[waiting.length - 1].n > shownN && waiting[0].n <= shownN;
-    const step = 1000 * this.period / 4 * (newer ? 0.3 : waiting.length > 7 ? 0.5 : waiting.length > 4 ? 0.85 : 1);
-    this.due = Math.max(this.due + step, now + step / 2);
+    if (!waiting.length) return null;
+    const newer = waiting.findIndex(frame => frame.n > shownN);
+    const answers = newer >= 0 && waiting[newer].k === 0;
+    if (answers) for (const left of waiting.splice(0, newer)) left.image.close();
+    else if (now < this.due) return null;
+    const step = 1000 * this.period / 4 * (waiting.length > 7 ? 0.5 : waiting.length > 4 ? 0.85 : 1);
+    this.due = answers ? now + step : Math.max(this.due + step, now + step / 2);
     return waiting.shift();
   }
 }

@@ -187,9 +187,14 @@ def test_a_wrong_crop_is_refused(text, message):
         CropKind.parse(text)
 
 
+@pytest.mark.parametrize("name", ["vae", "vae_finish", "vae_decoder", "vae_psnr"])
+def test_the_shipped_settings_can_be_read(name, root):
+    config = parse("vae", ["--config", str(root / f"train/configs/nano/{name}.yaml")], VAEOptions)
+    assert sum(kind.share for kind in config.stage.kinds) == pytest.approx(1)
+
+
 def test_settings_that_do_not_fit_are_refused(root):
     config = parse("vae", ["--config", str(root / "train/configs/nano/vae.yaml")], VAEOptions)
-    assert sum(kind.share for kind in config.stage.kinds) == pytest.approx(1)
     config.data.dataset_metadata_path = config.checkpoint.output_path = "somewhere"
     VAEStage.check(config)
     config.data.width = 128

@@ -437,6 +437,26 @@ def test_two_visitors_fly_at_once_and_a_third_waits_its_turn(visit, desk):
         desk.line.max_flights = desk.limits.max_flights
 
 
+def test_a_second_tab_is_a_second_flight(visit, desk, url):
+    """Both tabs of one browser, which share cookies and storage."""
+    first = visit()
+    one = take_off(first)
+    second = first.context.new_page()
+    second.goto(url)
+    for part in READY:
+        second.wait_for_selector(part)
+    other = take_off(second)
+    assert other != one
+    second.keyboard.down("d")
+    wait_for(lambda: told(desk, other).held[3] == 1)
+    assert not any(told(desk, one).held)
+    second.close()
+    wait_for(lambda: desk.hangar.get(other).landed_at is not None)
+    first.bring_to_front()
+    flying(first, frames=first.evaluate(f"{LIVE}.numbers.shown.length") + 8)
+    assert desk.hangar.get(one).landed_at is None
+
+
 def test_a_phone_has_two_sticks_under_its_thumbs(visit, desk):
     page = visit(width=390, height=844, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import atexit
 import base64
-import contextlib
 import logging
 import os
 import shutil
@@ -94,6 +93,44 @@ class _Clock:
     def is_due(self, changed: bool) -> bool:
         left = self.due - time.monotonic()
         return left <= 0 or (changed and left <= self.period)
+
+
+@dataclass
+class _OnItsWay:
+    """A latent frame whose pictures go to the browser as they become ready.
+
+    Attributes:
+        base: what all of its messages say.
+        before: pictures of this call before its own.
+        start: when it began to be drawn.
+        waited: seconds before that, for the model.
+    """
+
+    base: dict[str, Any]
+    before: int
+    start: float = 0.0
+    waited: float = 0.0
+    num_sent: int = 0
+    sending: float = 0.0
+
+    @property
+    def end(self) -> int:
+        """Pictures of this call up to now."""
+        return self.before + self.num_sent
+
+    def messages(self, pictures: list[bytes], timings: dict[str, float]) -> Iterator[dict[str, Any]]:
+        """Messages with these pictures; the last of the latent frame says how long everything took."""
+        for some in _split(pictures):
+            encoded = [base64.b64encode(picture).decode() for picture in some]
+            message = self.base | {"i": self.end + 1, "k": self.num_sent, "f": encoded}
+            self.num_sent += len(some)
+            if self.num_sent == TEMPORAL_STRIDE:
+                step = time.perf_counter() - self.start
+                taken = timings | {"step": step, "waited": self.waited, "sent": self.sending}
+                message["ms"] = {name: round(1000 * value, 1) for name, value in taken.items()}
+            begun = time.perf_counter()
+            yield message
+            self.sending += time.perf_counter() - begun
 
 
 class Keys:
@@ -344,19 +381,25 @@ class LiveDesk:
     def _fly(self, flight_id: str, flight: LiveFlight, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
         limits, fps = self.limits, float(self.engine.defaults["fps"])
         began = time.monotonic()
-        clock, sent, beat, remembering = _Clock(TEMPORAL_STRIDE / fps), 0, began, 0.0
+        clock, beat, held = _Clock(TEMPORAL_STRIDE / fps), began, None
+        newest = _OnItsWay({}, 0)
         done = mailbox.read()
-        wishes, held = [done.rewind[0], done.prompt[0]], None
+        wishes = [done.rewind[0], done.prompt[0]]
         while True:
             told = mailbox.read()
-            if (end := self._end_of(flight_id, told, time.monotonic() - began)) is not None:
+            end = self._end_of(flight_id, told, time.monotonic() - began)
+            wished = told.rewind[0] > wishes[0] or told.prompt[0] > wishes[1]
+            if end is not None or wished or flight.is_ready:
+                yield from newest.messages(flight.rest(), flight.stream.timings)
+            if end is not None:
                 yield end
                 return
-            if told.rewind[0] > wishes[0] or told.prompt[0] > wishes[1]:
+            if wished:
                 yield from self._grant(flight_id, flight, told, wishes)
                 continue
-            waits = told.paused or told.silence > limits.silence_s or sent - told.acknowledged >= limits.window
-            if waits or not clock.is_due(held is not None and _down(told) != held):
+            changed = held is not None and _down(told) != held
+            waits = told.paused or told.silence > limits.silence_s or newest.end - told.acknowledged >= limits.window
+            if waits or not clock.is_due(changed) or not (changed or flight.is_ready):
                 if time.monotonic() - beat > BEAT_S:
                     beat = time.monotonic()
                     reason = "paused" if told.paused else "lost" if told.silence > limits.silence_s else "slow"
@@ -366,14 +409,13 @@ class LiveDesk:
             clock.start_step()
             asked = time.perf_counter()
             yield from self._have_turn(flight_id)
-            keys = Keys(mailbox)
+            keys, start = Keys(mailbox), time.perf_counter()  # the newest keys, however long the wait was
             try:
-                start = time.perf_counter()
-                pieces = flight.step(keys.action, keys.newer)  # the newest keys, however long the wait was
-                pictures = next(pieces)
+                flight.draw(keys.action, keys.newer)
             finally:
                 self.turns.done(flight_id)
             held, beat = keys.down, time.monotonic()
+            yield from newest.messages(flight.rest(), flight.stream.timings)
             base = {
                 "kind": "frames",
                 "flight": flight_id,
@@ -384,39 +426,9 @@ class LiveDesk:
                 "attitude": _degrees(flight, flight.stream.num_frames),
                 "left": self._seconds_left(beat - began),
             }
-            seconds = {"step": remembering + time.perf_counter() - start, "waited": start - asked, "sent": 0.0}
-            with contextlib.closing(pieces):
-                yield from self._show(flight, base, pictures, pieces, sent, seconds)
-            sent += TEMPORAL_STRIDE
-            start = time.perf_counter()
+            newest = _OnItsWay(base, newest.end, start, waited=start - asked)
+            yield from newest.messages(flight.show(), flight.stream.timings)
             flight.remember()
-            remembering = time.perf_counter() - start
-
-    def _show(
-        self,
-        flight: LiveFlight,
-        base: dict[str, Any],
-        pictures: list[bytes],
-        pieces: Iterator[list[bytes]],
-        sent: int,
-        seconds: dict[str, float],
-    ) -> Iterator[dict[str, Any]]:
-        """Messages with the pictures of a latent frame, as they become ready; the last says how long it all took."""
-        shown = 0
-        while pictures:
-            for some in _split(pictures):
-                encoded = [base64.b64encode(picture).decode() for picture in some]
-                message = base | {"i": sent + shown + 1, "k": shown, "f": encoded}
-                shown += len(some)
-                if shown == TEMPORAL_STRIDE:
-                    taken = flight.stream.timings | seconds
-                    message["ms"] = {name: round(1000 * value, 1) for name, value in taken.items()}
-                start = time.perf_counter()
-                yield message
-                seconds["sent"] += time.perf_counter() - start
-            start = time.perf_counter()
-            pictures = next(pieces, [])
-            seconds["step"] += time.perf_counter() - start
 
     def _end_of(self, flight_id: str, told: Told, seconds: float) -> dict[str, Any] | None:
         """The last message of a flight that ends now."""
@@ -514,7 +526,8 @@ def _split(pictures: list[bytes]) -> Iterator[list[bytes]]:
             yield some
             some = []
         some.append(picture)
-    yield some
+    if some:
+        yield some
 
 
 def _degrees(flight: LiveFlight, latent_frame: int) -> list[float]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from wanact.stream import WanActStream
 from wanact.ui.engine import CheckpointChoice
 from wanact.ui.mailbox import is_flight_id
 from wanact.video import write_mp4
+
+logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 88
 MAX_PICTURE_BYTES = 96 * 2**20  # of a flight: about 15 minutes of nano, 3 of 832x480; the oldest are forgotten
@@ -43,18 +47,6 @@ def encode_jpeg(frame: np.ndarray) -> bytes:
 def decode_jpeg(data: bytes) -> np.ndarray:
     """The frame [H, W, 3] of a JPEG."""
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
-@contextlib.contextmanager
-def _half_the_threads(stream: WanActStream) -> Iterator[None]:
-    """On a CPU more threads hardly draw faster, and take the core that a browser on this machine needs."""
-    before = torch.get_num_threads()
-    if stream.pipe.device.type == "cpu":
-        torch.set_num_threads(max(1, before // 2))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -91,27 +83,52 @@ class LiveFlight:
         for action in stream.track.magnitude:
             self.attitudes.append(self.attitudes[-1].after(action))
         self._num_bytes = sum(map(len, self.pictures))
+        self._threads = max(1, torch.get_num_threads() // 2)
+        self._pieces: Iterator[np.ndarray] | None = None  # of what has been drawn and not been shown
+        self._rest: Future[list[bytes]] | None = None
+        self._background: ThreadPoolExecutor | None = None
 
-    def step(self, action: np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None) -> Iterator[list[bytes]]:
-        """Fly on by one latent frame; its four frames as JPEG, each as soon as it can be shown.
+    def draw(self, action: np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None) -> None:
+        """Fly on by one latent frame; its pictures are made by `show`, and come from that and `rest`.
 
-        The latent frame is drawn before the first piece comes, anew if `newer` returns another action meanwhile.
-        Whoever leaves in between leaves nothing half shown.
+        Drawn anew if `newer` returns another action meanwhile. Pictures of the latent frame before may still be made.
         """
-        with _half_the_threads(self.stream):
-            pieces = self.stream.pieces(action, newer)
+        with self._half_the_threads():
+            self._pieces = self.stream.pieces(action, newer)
         self.attitudes.append(self.attitudes[-1].after(self.stream.newest_action))
-        try:
-            while some := self._next(pieces):
-                yield some
-        finally:
-            while self._next(pieces):
-                pass
 
-    def _next(self, pieces: Iterator[np.ndarray]) -> list[bytes]:
-        """The next piece of a latent frame, kept; empty after the last."""
-        with _half_the_threads(self.stream):
-            pictures = [encode_jpeg(frame) for frame in next(pieces, ())]
+    def show(self) -> list[bytes]:
+        """The first picture of what was drawn, as JPEG; the other three are made in the background from now on."""
+        self.rest()
+        pieces, self._pieces = self._pieces, None
+        pictures = self._make(pieces)
+        if self._background is None:
+            self._background = ThreadPoolExecutor(1, "pictures")
+        self._rest = self._background.submit(self._make, pieces)
+        return self._keep(pictures)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `rest` would return at once."""
+        return self._rest is None or self._rest.done()
+
+    def rest(self) -> list[bytes]:
+        """The other pictures of what was shown; empty if they have been taken."""
+        if self._rest is None:
+            return []
+        rest, self._rest = self._rest, None
+        return self._keep(rest.result())
+
+    def remember(self) -> None:
+        """Do what the next step begins with, while nothing else is to be done."""
+        with self._half_the_threads():
+            self.stream.remember()
+
+    def _make(self, pieces: Iterator[np.ndarray]) -> list[bytes]:
+        with self._half_the_threads():
+            return [encode_jpeg(frame) for frame in next(pieces)]
+
+    def _keep(self, pictures: list[bytes]) -> list[bytes]:
         self.pictures += pictures
         self._num_bytes += sum(map(len, pictures))
         while self._num_bytes > MAX_PICTURE_BYTES and len(self.pictures) > TEMPORAL_STRIDE:
@@ -120,10 +137,23 @@ class LiveFlight:
             self.num_forgotten += TEMPORAL_STRIDE
         return pictures
 
-    def remember(self) -> None:
-        """Do what the next step begins with, while nothing else is to be done."""
-        with _half_the_threads(self.stream):
-            self.stream.remember()
+    def _complete(self) -> None:
+        """Make the pictures of everything that was drawn, though nobody waits for them."""
+        self.rest()
+        if self._pieces is not None:
+            self.show()
+            self.rest()
+
+    @contextlib.contextmanager
+    def _half_the_threads(self) -> Iterator[None]:
+        """On a CPU more threads hardly draw faster, and take the core that a browser on this machine needs."""
+        before = torch.get_num_threads()
+        if self.stream.pipe.device.type == "cpu":
+            torch.set_num_threads(self._threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     @property
     def earliest(self) -> int:
@@ -132,6 +162,7 @@ class LiveFlight:
 
     def rewind_to(self, latent_frame: int) -> None:
         """Take back everything after a latent frame, as far as that is kept; later ones change nothing."""
+        self._complete()
         target = min(max(latent_frame, self.earliest), self.stream.num_frames)
         self.stream.rewind(self.stream.num_frames - target)
         del self.pictures[max(0, TEMPORAL_STRIDE * target - self.num_forgotten) :]
@@ -148,6 +179,12 @@ class LiveFlight:
     def land(self) -> None:
         """End the flight; it can be saved and forked until the hangar forgets it."""
         if self.landed_at is None:
+            try:
+                self._complete()
+            except (RuntimeError, MemoryError):
+                logger.exception("the last pictures of a flight could not be made")
+            if self._background is not None:
+                self._background.shutdown()
             self.landed_at = time.monotonic()
             self.stream.land()
 
