@@ -389,8 +389,8 @@ class LiveDesk:
             told = mailbox.read()
             end = self._end_of(flight_id, told, time.monotonic() - began)
             wished = told.rewind[0] > wishes[0] or told.prompt[0] > wishes[1]
-            if end is not None or wished or flight.is_ready:
-                yield from newest.messages(flight.rest(), flight.stream.timings)
+            pictures = flight.rest() if end is not None or wished else flight.ready()
+            yield from newest.messages(pictures, flight.stream.timings)
             if end is not None:
                 yield end
                 return
@@ -399,7 +399,7 @@ class LiveDesk:
                 continue
             changed = held is not None and _down(told) != held
             waits = told.paused or told.silence > limits.silence_s or newest.end - told.acknowledged >= limits.window
-            if waits or not clock.is_due(changed) or not (changed or flight.is_ready):
+            if waits or not clock.is_due(changed) or not (changed or flight.is_shown):
                 if time.monotonic() - beat > BEAT_S:
                     beat = time.monotonic()
                     reason = "paused" if told.paused else "lost" if told.silence > limits.silence_s else "slow"
@@ -427,7 +427,7 @@ class LiveDesk:
                 "left": self._seconds_left(beat - began),
             }
             newest = _OnItsWay(base, newest.end, start, waited=start - asked)
-            yield from newest.messages(flight.show(), flight.stream.timings)
+            flight.show()
             flight.remember()
 
     def _end_of(self, flight_id: str, told: Told, seconds: float) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,11 +86,11 @@ class LiveFlight:
         self._num_bytes = sum(map(len, self.pictures))
         self._threads = max(1, torch.get_num_threads() // 2)
         self._pieces: Iterator[np.ndarray] | None = None  # of what has been drawn and not been shown
-        self._rest: Future[list[bytes]] | None = None
+        self._coming: deque[Future[list[bytes]]] = deque()
         self._background: ThreadPoolExecutor | None = None
 
     def draw(self, action: np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None) -> None:
-        """Fly on by one latent frame; its pictures are made by `show`, and come from that and `rest`.
+        """Fly on by one latent frame; `show` has its pictures made.
 
         Drawn anew if `newer` returns another action meanwhile. Pictures of the latent frame before may still be made.
         """
@@ -97,27 +98,31 @@ class LiveFlight:
             self._pieces = self.stream.pieces(action, newer)
         self.attitudes.append(self.attitudes[-1].after(self.stream.newest_action))
 
-    def show(self) -> list[bytes]:
-        """The first picture of what was drawn, as JPEG; the other three are made in the background from now on."""
-        self.rest()
-        pieces, self._pieces = self._pieces, None
-        pictures = self._make(pieces)
+    def show(self) -> None:
+        """Have the pictures of what was drawn made in the background: one, then three."""
         if self._background is None:
             self._background = ThreadPoolExecutor(1, "pictures")
-        self._rest = self._background.submit(self._make, pieces)
-        return self._keep(pictures)
+        pieces, self._pieces = self._pieces, None
+        self._coming += [self._background.submit(self._make, pieces) for _ in range(2)]
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether `rest` would return at once."""
-        return self._rest is None or self._rest.done()
+    def ready(self) -> list[bytes]:
+        """Pictures that have been made since, as JPEG."""
+        pictures = []
+        while self._coming and self._coming[0].done():
+            pictures += self._keep(self._coming.popleft().result())
+        return pictures
 
     def rest(self) -> list[bytes]:
-        """The other pictures of what was shown; empty if they have been taken."""
-        if self._rest is None:
-            return []
-        rest, self._rest = self._rest, None
-        return self._keep(rest.result())
+        """All the others of what was shown, waited for."""
+        pictures = []
+        while self._coming:
+            pictures += self._keep(self._coming.popleft().result())
+        return pictures
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether all pictures have been made and taken."""
+        return not self._coming
 
     def remember(self) -> None:
         """Do what the next step begins with, while nothing else is to be done."""
