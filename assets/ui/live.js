@@ -190,6 +190,7 @@ function take(message) {
     if (numbers.ms.length > 400) numbers.ms.shift();
   }
   if (state === 'flying' && !silent) tell('');
+  if (message.k) return;
   const left = find('.left');
   left.hidden = message.left === null || message.left === undefined;
   left.textContent = left.hidden ? '' : `others wait: ${message.left} s`;
@@ -407,7 +408,7 @@ function draw(now) {
   timewarp.advance(seconds, silent ? REST : actionOf(held), silent ? REST : shown.a, player.period, latency() / 1000);
   const still = isStill(timewarp.offset);
   // Where drawing is slow, as without a graphics card, the model needs that time more than the prediction does.
-  const rests = !frame && now - lastDrawn < Math.min(40, 5 * drawing) && !(numbers.pixel && !still);
+  const rests = !frame && now - lastDrawn < Math.min(50, 8 * drawing) && !(numbers.pixel && !still);
   if (frame) arrive(frame);
   else if ((!still || !wasStill) && !rests) redraw(now);
   if (!rests) wasStill = still;

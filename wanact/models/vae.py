@@ -35,13 +35,14 @@ class FastCausalConv3d(WanCausalConv3d):
     def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
             return super().forward(x, cache_x)
-        padding = list(self._padding)
-        if cache_x is not None and padding[4] > 0:
+        width, _, height, _, before, _ = self._padding
+        if cache_x is not None and before > 0:
             x = torch.cat([cache_x, x], dim=2)
-            padding[4] -= cache_x.shape[2]
-        x = F.pad(x, padding)
-        zeros = [0] * 3
-        return torch.mkldnn_convolution(x, self._laid_out(), self.bias, zeros, self.stride, self.dilation, self.groups)
+            before -= cache_x.shape[2]
+        if before:
+            x = F.pad(x, (0, 0, 0, 0, before, 0))
+        around = [0, height, width]
+        return torch.mkldnn_convolution(x, self._laid_out(), self.bias, around, self.stride, self.dilation, self.groups)
 
     def _laid_out(self) -> Tensor:
         """The weights, channels last: a copy, because files are written from weights as they were read."""
