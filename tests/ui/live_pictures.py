@@ -107,7 +107,8 @@ def write_film(shots: list[tuple[float, bytes]], area: list[float], out: Path) -
     for width, colours, step in ((480, 128, 1), (420, 96, 1), (400, 64, 2), (320, 48, 2), (280, 32, 3)):
         size = (width, round(width * frames[0].height / frames[0].width))
         few = [frame.resize(size, Image.Resampling.LANCZOS) for frame in frames[::step]]
-        palette = few[len(few) // 2].quantize(colours)
+        some = np.concatenate([np.asarray(frame) for frame in few[:: max(1, len(few) // 16)]])
+        palette = Image.fromarray(some).quantize(colours)  # of the whole film: it begins under another sky than it ends
         drawn = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in few]
         duration = 1000 * step // FILM_FPS
         drawn[0].save(
