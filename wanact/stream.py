@@ -204,6 +204,7 @@ class WanActStream:
             except _Superseded as superseded:
                 latent, track = self._drawn(superseded.action, lambda: None)
             self.timings["transformer"] = time.perf_counter() - start + self._remembering_s
+            self._remembering_s = 0.0  # a flight that is taken up anew has nothing to remember
         self._to_remember = latent, track
         self._past.append(Moment(latent, track, self._text))
         self._flown.append(track.magnitude[0])

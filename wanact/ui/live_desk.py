@@ -104,6 +104,8 @@ class _OnItsWay:
         before: pictures of this call before its own.
         start: when it began to be drawn.
         waited: seconds before that, for the model.
+        num_sent: pictures of its own that have left.
+        sending: seconds until the page could go on after them.
     """
 
     base: dict[str, Any]
@@ -133,7 +135,7 @@ class _OnItsWay:
             self.sending += time.perf_counter() - begun
 
 
-class Keys:
+class _Keys:
     """What is held when a latent frame begins to be drawn, and until it has been drawn."""
 
     def __init__(self, mailbox: Mailbox):
@@ -389,8 +391,8 @@ class LiveDesk:
             told = mailbox.read()
             end = self._end_of(flight_id, told, time.monotonic() - began)
             wished = told.rewind[0] > wishes[0] or told.prompt[0] > wishes[1]
-            pictures = flight.rest() if end is not None or wished else flight.ready()
-            yield from newest.messages(pictures, flight.stream.timings)
+            for pictures in flight.ready(wait=end is not None or wished):
+                yield from newest.messages(pictures, flight.stream.timings)
             if end is not None:
                 yield end
                 return
@@ -409,13 +411,14 @@ class LiveDesk:
             clock.start_step()
             asked = time.perf_counter()
             yield from self._have_turn(flight_id)
-            keys, start = Keys(mailbox), time.perf_counter()  # the newest keys, however long the wait was
+            keys, start = _Keys(mailbox), time.perf_counter()  # the newest keys, however long the wait was
             try:
                 flight.draw(keys.action, keys.newer)
             finally:
                 self.turns.done(flight_id)
             held, beat = keys.down, time.monotonic()
-            yield from newest.messages(flight.rest(), flight.stream.timings)
+            for pictures in flight.ready(wait=True):
+                yield from newest.messages(pictures, flight.stream.timings)
             base = {
                 "kind": "frames",
                 "flight": flight_id,

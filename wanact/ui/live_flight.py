@@ -105,19 +105,10 @@ class LiveFlight:
         pieces, self._pieces = self._pieces, None
         self._coming += [self._background.submit(self._make, pieces) for _ in range(2)]
 
-    def ready(self) -> list[bytes]:
-        """Pictures that have been made since, as JPEG."""
-        pictures = []
-        while self._coming and self._coming[0].done():
-            pictures += self._keep(self._coming.popleft().result())
-        return pictures
-
-    def rest(self) -> list[bytes]:
-        """All the others of what was shown, waited for."""
-        pictures = []
-        while self._coming:
-            pictures += self._keep(self._coming.popleft().result())
-        return pictures
+    def ready(self, wait: bool = False) -> Iterator[list[bytes]]:
+        """What has been made since, piece by piece, as JPEG; with `wait`, everything that was shown."""
+        while self._coming and (wait or self._coming[0].done()):
+            yield self._keep(self._coming.popleft().result())
 
     @property
     def is_shown(self) -> bool:
@@ -144,10 +135,10 @@ class LiveFlight:
 
     def _complete(self) -> None:
         """Make the pictures of everything that was drawn, though nobody waits for them."""
-        self.rest()
         if self._pieces is not None:
             self.show()
-            self.rest()
+        for _ in self.ready(wait=True):
+            pass
 
     @contextlib.contextmanager
     def _half_the_threads(self) -> Iterator[None]:
