@@ -98,6 +98,21 @@ def generate(page) -> None:
     page.wait_for_selector("#viewer .viewer[data-status=done]")
 
 
+def fill_seed(page, seed: str) -> None:
+    """Open the advanced settings and write the seed, again where Gradio lost it.
+
+    The fields of an accordion come into being when it opens, and for some tenths of a second Gradio may still set
+    them back to their first values: longer than this browser needs to write into one, not longer than a hand needs.
+    """
+    page.locator("#advanced button").first.click()
+    for _ in range(10):
+        page.locator("#seed input").fill(seed)
+        page.wait_for_timeout(500)
+        if page.input_value("#seed input") == seed:
+            return
+    raise AssertionError(f"the seed {seed} does not stay in its field")
+
+
 def test_one_click_gives_a_playing_clip_that_moves(visit, tmp_path):
     page = visit()
     assert page.get_attribute("#samples button >> nth=0", "aria-pressed") == "true"
@@ -329,8 +344,7 @@ def test_a_sample_brings_its_prompt_and_a_flight_brings_everything(page, tmp_pat
     page.click(sample("coffee.jpg"))
     page.wait_for_function("document.querySelector('#prompt textarea')?.value.includes('coffee')")
     page.click("#plan [data-preset='Orbit right']")
-    page.locator("#advanced button").first.click()
-    page.locator("#seed input").fill("77")
+    fill_seed(page, "77")
     generate(page)
     with page.expect_download() as download:
         page.click("#viewer a.record")
