@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -77,12 +78,19 @@ def test_pieces_are_the_frames_of_a_step_and_remembering_early_changes_nothing(p
         flight.remember()
 
 
-def test_a_key_that_comes_while_a_frame_is_drawn_counts_for_it(pipe, image):
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_key_that_comes_while_a_frame_is_drawn_counts_for_it(pipe, image, steps_before):
     flight, same = (WanActStream(pipe, image, "hills", 1, num_inference_steps=3) for _ in range(2))
-    answers = iter([None, np.array(RIGHT)])
-    frames = np.concatenate(list(flight.pieces(LEFT, lambda: next(answers))))
+    answers = iter([None] * steps_before + [np.array(RIGHT)])
+    frames = np.concatenate(list(flight.pieces(LEFT, lambda: next(answers, None))))
     assert np.array_equal(frames, same.step(RIGHT)) and flight.track == same.track
     assert np.array_equal(flight.step(LEFT), same.step(LEFT)), "what was begun has left no trace"
+
+
+def test_keys_without_end_hold_no_frame_up(pipe, image):
+    flight = WanActStream(pipe, image, "hills", 1, num_inference_steps=3)
+    hasty = itertools.cycle([np.array(RIGHT), np.array(LEFT)])
+    assert [len(piece) for piece in flight.pieces(LEFT, lambda: next(hasty))] == [1, 3]
 
 
 def test_the_same_seed_and_actions_are_the_same_flight(pipe, image):

@@ -89,26 +89,25 @@ class CausalRollout:
         self,
         action: Actions | None,
         draw_noise: Callable[[], Tensor],
-        between: Callable[[], None] = lambda: None,
+        after_step: Callable[[], None] = lambda: None,
     ) -> Tensor:
         """The next latent frame [B, C, 1, h, w], float32; the one after it needs it remembered.
 
         Args:
             action: (binary, magnitude) [B or 1, 1, A], the magnitude already scaled; None rests.
             draw_noise: standard normal of a latent frame's shape, anew at each call.
-            between: called between steps; what it raises ends the drawing, and leaves no trace.
+            after_step: called after each step; what it raises ends the drawing, and leaves no trace.
         """
         prepared = self._prepare(action)
         latent = draw_noise()
         for sigma, following in zip(self.sigmas, self.sigmas[1:], strict=False):
-            if sigma < self.sigmas[0]:
-                between()
             velocity = self._velocity(latent, self._zero + 1000.0 * sigma, prepared)
             if self.sampler == "euler" or following == 0:
                 latent = flow.euler_step(latent, velocity, sigma, following)
             else:
                 clean = flow.euler_step(latent, velocity, sigma, 0.0)
                 latent = flow.interpolate(clean, draw_noise(), following)
+            after_step()
         return latent
 
     def redraw(self, noisy: Tensor, sigma: Tensor, action: Actions | None, num_steps: int) -> Tensor:

@@ -35,6 +35,7 @@ from wanact.request import RequestError, check_request, clean_prompt
 from wanact.rollout import CausalRollout
 
 MAX_HISTORY = 1200  # latent frames that can be rewound: five minutes at 16 frames a second
+MAX_REDRAWS = 2  # of a latent frame, for actions that come while it is drawn
 DECODER_MEMORY = 8  # latent frames after which a decoder that starts anew shows what it would have shown
 
 
@@ -49,10 +50,6 @@ class Moment:
 
 class _Superseded(Exception):
     """Another action is to be flown than the one that is being drawn."""
-
-    def __init__(self, action: np.ndarray):
-        super().__init__()
-        self.action = action
 
 
 class WanActStream:
@@ -150,10 +147,16 @@ class WanActStream:
 
         Args:
             action: as for `step`.
-            newer: asked between the steps that draw; an action that it returns is flown instead, drawn anew.
+            newer: asked after each step that draws; an action that it returns is flown instead, drawn anew (twice at
+                most, so that hasty keys do not hold the flight up).
         """
         self._settle()
         return self._decode(self._draw(action, newer))
+
+    @property
+    def has_remembered(self) -> bool:
+        """Whether `remember` has nothing to do."""
+        return self._to_remember is None
 
     def remember(self) -> None:
         """Do what the next step begins with, now: who has shown a latent frame may have time for it.
@@ -191,18 +194,21 @@ class WanActStream:
         self, action: Sequence[float] | np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None
     ) -> Tensor:
         """The next latent frame, noted."""
+        redraws = 0
 
-        def between() -> None:
-            if (found := newer()) is not None:
-                raise _Superseded(found)
+        def after_step() -> None:
+            nonlocal action, redraws
+            if redraws < MAX_REDRAWS and (found := newer()) is not None:
+                action, redraws = found, redraws + 1
+                raise _Superseded
 
         with self._flying():
             self.remember()
             start = time.perf_counter()
-            try:
-                latent, track = self._drawn(action, between)
-            except _Superseded as superseded:
-                latent, track = self._drawn(superseded.action, lambda: None)
+            while True:
+                with contextlib.suppress(_Superseded):
+                    latent, track = self._drawn(action, after_step)
+                    break
             self.timings["transformer"] = time.perf_counter() - start + self._remembering_s
             self._remembering_s = 0.0  # a flight that is taken up anew has nothing to remember
         self._to_remember = latent, track
@@ -211,7 +217,9 @@ class WanActStream:
         self.num_frames += 1
         return latent
 
-    def _drawn(self, action: Sequence[float] | np.ndarray, between: Callable[[], None]) -> tuple[Tensor, ActionTrack]:
+    def _drawn(
+        self, action: Sequence[float] | np.ndarray, after_step: Callable[[], None]
+    ) -> tuple[Tensor, ActionTrack]:
         magnitude = np.asarray(action, np.float32)
         if magnitude.shape != (NUM_CHANNELS,):
             raise ActionError(f"an action has shape {magnitude.shape}, expected (8,): one magnitude for each channel")
@@ -221,7 +229,7 @@ class WanActStream:
             latent = self._rollout.draw(
                 self.pipe.model_actions(track),
                 lambda: torch.randn(self._first.shape, generator=noise).to(self._first.device),
-                between,
+                after_step,
             )
         return latent, track
 

@@ -399,6 +399,8 @@ class LiveDesk:
             if wished:
                 yield from self._grant(flight_id, flight, told, wishes)
                 continue
+            if newest.num_sent:  # not beside the first picture, which somebody waits for
+                flight.remember()
             changed = held is not None and _down(told) != held
             waits = told.paused or told.silence > limits.silence_s or newest.end - told.acknowledged >= limits.window
             if waits or not clock.is_due(changed) or not (changed or flight.is_shown):
@@ -431,7 +433,6 @@ class LiveDesk:
             }
             newest = _OnItsWay(base, newest.end, start, waited=start - asked)
             flight.show()
-            flight.remember()
 
     def _end_of(self, flight_id: str, told: Told, seconds: float) -> dict[str, Any] | None:
         """The last message of a flight that ends now."""

@@ -117,8 +117,9 @@ class LiveFlight:
 
     def remember(self) -> None:
         """Do what the next step begins with, while nothing else is to be done."""
-        with self._half_the_threads():
-            self.stream.remember()
+        if not self.stream.has_remembered:
+            with self._half_the_threads():
+                self.stream.remember()
 
     def _make(self, pieces: Iterator[np.ndarray]) -> list[bytes]:
         with self._half_the_threads():
