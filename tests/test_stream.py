@@ -87,6 +87,21 @@ def test_a_key_that_comes_while_a_frame_is_drawn_counts_for_it(pipe, image, step
     assert np.array_equal(flight.step(LEFT), same.step(LEFT)), "what was begun has left no trace"
 
 
+def test_a_withdrawn_frame_has_never_been(pipe, image):
+    flight, same = (WanActStream(pipe, image, "hills", 1) for _ in range(2))
+    assert not flight.withdraw(), "nothing has been drawn"
+    for num_pieces, action in enumerate((LEFT, RIGHT, LEFT)):
+        begun = flight.pieces(RIGHT)
+        _ = list(itertools.islice(begun, num_pieces))
+        assert flight.withdraw() and not flight.withdraw()
+        assert np.array_equal(flight.step(action), same.step(action))
+    assert flight.track == same.track and flight.num_frames == 3
+    flight.remember()
+    assert not flight.withdraw(), "its keys and values are kept already"
+    flight.rewind(1), same.rewind(1)
+    assert not flight.withdraw() and np.array_equal(flight.step(RIGHT), same.step(RIGHT))
+
+
 def test_keys_without_end_hold_no_frame_up(pipe, image):
     flight = WanActStream(pipe, image, "hills", 1, num_inference_steps=3)
     hasty = itertools.cycle([np.array(RIGHT), np.array(LEFT)])

@@ -118,6 +118,7 @@ class WanActStream:
         self._past: deque[Moment] = deque(maxlen=MAX_HISTORY)
         self._to_remember: tuple[Tensor, ActionTrack] | None = None
         self._remembering_s = 0.0
+        self._decoder_before: vae_ops.StreamingDecoder | None = None  # as it was before the newest latent frame
         with self._flying():
             self._first = pipe.encode_image(request.image)
             self._prompt, self._text = request.prompt, pipe.prepare_prompt(request.prompt)
@@ -151,7 +152,27 @@ class WanActStream:
                 most, so that hasty keys do not hold the flight up).
         """
         self._settle()
-        return self._decode(self._draw(action, newer))
+        latent = self._draw(action, newer)
+        # On a GPU what a decoder remembers is large, and a latent frame is decoded before a key could come.
+        self._decoder_before = self._decoder.fork() if latent.device.type == "cpu" else None
+        return self._decode(latent, self._decoder)
+
+    def withdraw(self) -> bool:
+        """Take back the newest latent frame as if it had never been drawn, while nothing is known of it but `pieces`.
+
+        For who learns of another action before a frame was shown. The pieces must not be asked for more afterwards.
+
+        Returns:
+            Whether it was taken back: not after `remember`, which the next step does too, and not on a GPU.
+        """
+        if self._decoder_before is None or self._to_remember is None:
+            return False
+        self._decoder, self._decoder_before = self._decoder_before, None
+        self._to_remember = None
+        self._past.pop()
+        self._flown.pop()
+        self.num_frames -= 1
+        return True
 
     @property
     def has_remembered(self) -> bool:
@@ -187,7 +208,8 @@ class WanActStream:
         if self._background is None:
             share = max(1, before // 2) if self._first.device.type == "cpu" else before
             self._background = ThreadPoolExecutor(1, "decoder", torch.set_num_threads, (share,))
-        self._decoding = self._background.submit(lambda: np.concatenate(list(self._decode(latent))))
+        pieces = self._decode(latent, self._decoder)
+        self._decoding = self._background.submit(lambda: np.concatenate(list(pieces)))
         return self._decoding
 
     def _draw(
@@ -211,7 +233,7 @@ class WanActStream:
                     break
             self.timings["transformer"] = time.perf_counter() - start + self._remembering_s
             self._remembering_s = 0.0  # a flight that is taken up anew has nothing to remember
-        self._to_remember = latent, track
+        self._to_remember, self._decoder_before = (latent, track), None
         self._past.append(Moment(latent, track, self._text))
         self._flown.append(track.magnitude[0])
         self.num_frames += 1
@@ -233,9 +255,9 @@ class WanActStream:
             )
         return latent, track
 
-    def _decode(self, latent: Tensor) -> Iterator[np.ndarray]:
+    def _decode(self, latent: Tensor, decoder: vae_ops.StreamingDecoder) -> Iterator[np.ndarray]:
         spent, start = 0.0, time.perf_counter()
-        for piece in self._decoder.pieces(latent.to(self._decoder.vae.dtype)):
+        for piece in decoder.pieces(latent.to(decoder.vae.dtype)):
             frames = video.to_uint8(piece[0])
             spent += time.perf_counter() - start
             self.timings["decoder"] = spent
@@ -330,7 +352,7 @@ class WanActStream:
         if self._background is not None:
             self._background.shutdown()
             self._background = None
-        self._to_remember = None
+        self._to_remember = self._decoder_before = None
         del self._rollout, self._decoder
 
     def snapshot(self) -> dict[str, Any]:
@@ -370,7 +392,7 @@ class WanActStream:
 
     def _begin(self) -> None:
         """Make keys and values, and the decoder's memory, from the past."""
-        pipe, self._to_remember = self.pipe, None
+        pipe, self._to_remember, self._decoder_before = self.pipe, None, None
         self._rollout = CausalRollout(
             pipe.components.transformer, pipe.controller, self._first_text, self._first, self._sigmas, self._settings
         )

@@ -15,7 +15,7 @@ from wanact.replay import replay
 from wanact.request import RequestError
 from wanact.ui import live_flight
 from wanact.ui.live_desk import LiveDesk
-from wanact.ui.live_flight import action_of, decode_jpeg, encode_jpeg
+from wanact.ui.live_flight import LiveFlight, action_of, decode_jpeg, encode_jpeg
 from wanact.video import read_video
 
 
@@ -30,6 +30,14 @@ def visitor(live_desk, picture):
     visitor = Visitor(live_desk, picture)
     yield visitor
     visitor.messages.close()
+
+
+def replayed(live_desk: LiveDesk, record: FlightRecord) -> np.ndarray:
+    """The frames of a record, flown again."""
+    pipe = live_desk.engine.pipe
+    with pipe.lock:
+        pipe.load_controller(live_desk.find((record.checkpoint or {})["id"]).path)
+        return replay(pipe, record)
 
 
 def own_desk(live_desk: LiveDesk, **limits) -> LiveDesk:
@@ -63,6 +71,27 @@ def test_frames_come_as_pictures_one_after_the_other(visitor):
         assert set(others["ms"]) >= {"transformer", "decoder", "step", "waited", "sent"}
     assert seen == list(range(1, 13))
     assert decode_jpeg(visitor.fly(1)[0]).shape == (64, 96, 3)
+
+
+def test_a_key_that_comes_before_the_first_picture_counts_for_it(visitor, live_desk, monkeypatch):
+    make, told = LiveFlight._make, []
+
+    def make_late(flight, pieces):
+        if not told:
+            told.append(visitor.tell(held=FORWARD))
+            time.sleep(0.5)
+        return make(flight, pieces)
+
+    before = visitor.until("frames", k=1)
+    monkeypatch.setattr(LiveFlight, "_make", make_late)
+    first, others = visitor.until("frames"), visitor.until("frames")
+    assert (first["t"], first["i"], first["n"]) == (before["t"] + 1, before["i"] + 3, told[0])
+    assert first["a"] == [0.05, *NONE[1:]] and (others["t"], len(others["f"])) == (first["t"], 3)
+    flight = live_desk.hangar.get(visitor.flight)
+    assert len(flight.pictures) == 4 * flight.stream.num_frames and len(flight.attitudes) == first["t"] + 1
+    visitor.messages.close()
+    frames = replayed(live_desk, flight.record())
+    assert [encode_jpeg(frame) for frame in frames[1:]] == flight.pictures
 
 
 def test_large_frames_are_sent_in_several_messages(visitor, monkeypatch):
@@ -202,10 +231,7 @@ def test_a_saved_flight_flies_again_to_the_same_frames(live_desk, picture, tmp_p
     record = FlightRecord.load(path)
     flight = live_desk.hangar.get(visitor.flight)
     assert record.kind == "live" and record.track == flight.stream.track and "same frames" in caption
-    pipe = live_desk.engine.pipe
-    with pipe.lock:
-        pipe.load_controller(flight.choice.path)
-        frames = replay(pipe, record)
+    frames = replayed(live_desk, record)
     assert [encode_jpeg(frame) for frame in frames[1:]] == flight.pictures
     path, caption = live_desk.save(visitor.flight, "clip", tmp_path)
     assert len(read_video(path)) == len(flight.pictures) + 1 and f"{len(frames)} frames" in caption

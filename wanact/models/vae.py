@@ -7,6 +7,7 @@ training uses. Streaming keeps its own cache per session, because any `vae.encod
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -166,6 +167,12 @@ class StreamingDecoder:
         self.vae = vae
         self._cache: list = [None] * vae._cached_conv_counts["decoder"]
         self._started = False
+
+    def fork(self) -> StreamingDecoder:
+        """A decoder that goes its own way from here; what is remembered is shared, for nothing writes into it."""
+        other = copy.copy(self)
+        other._cache = list(self._cache)
+        return other
 
     def step(self, latent_frame: Tensor) -> Tensor:
         """Normalised latent frame [B, C, 1, h, w] -> video [B, 3, 1 or 4, H, W] in [-1, 1]."""

@@ -90,6 +90,9 @@ class _Clock:
     def start_step(self) -> None:
         self.due = max(self.due, time.monotonic() - self.period) + self.period
 
+    def take_back(self) -> None:
+        self.due -= self.period
+
     def is_due(self, changed: bool) -> bool:
         left = self.due - time.monotonic()
         return left <= 0 or (changed and left <= self.period)
@@ -402,6 +405,8 @@ class LiveDesk:
             if newest.num_sent:  # not beside the first picture, which somebody waits for
                 flight.remember()
             changed = held is not None and _down(told) != held
+            if changed and flight.withdraw():
+                clock.take_back()
             waits = told.paused or told.silence > limits.silence_s or newest.end - told.acknowledged >= limits.window
             if waits or not clock.is_due(changed) or not (changed or flight.is_shown):
                 if time.monotonic() - beat > BEAT_S:

@@ -88,6 +88,7 @@ class LiveFlight:
         self._pieces: Iterator[np.ndarray] | None = None  # of what has been drawn and not been shown
         self._coming: deque[Future[list[bytes]]] = deque()
         self._background: ThreadPoolExecutor | None = None
+        self._drawn_anew = 0  # the latent frame that was withdrawn last
 
     def draw(self, action: np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None) -> None:
         """Fly on by one latent frame; `show` has its pictures made.
@@ -104,6 +105,22 @@ class LiveFlight:
             self._background = ThreadPoolExecutor(1, "pictures")
         pieces, self._pieces = self._pieces, None
         self._coming += [self._background.submit(self._make, pieces) for _ in range(2)]
+
+    def withdraw(self) -> bool:
+        """Take back the newest latent frame, if none of its pictures has been taken; once, so that the flight goes on.
+
+        Returns:
+            Whether it was taken back.
+        """
+        newest = self.stream.num_frames
+        if len(self._coming) < 2 or newest == self._drawn_anew or not self.stream.withdraw():
+            return False
+        for piece in self._coming:
+            piece.cancel()
+        self._coming.clear()
+        self.attitudes.pop()
+        self._drawn_anew = newest
+        return True
 
     def ready(self, wait: bool = False) -> Iterator[list[bytes]]:
         """What has been made since, piece by piece, as JPEG; with `wait`, everything that was shown."""
