@@ -35,6 +35,7 @@ from wanact.request import RequestError, check_request, clean_prompt
 from wanact.rollout import CausalRollout
 
 MAX_HISTORY = 1200  # latent frames that can be rewound: five minutes at 16 frames a second
+SHELF_LENGTH = 120  # latent frames whose memory is taken together
 MAX_REDRAWS = 2  # of a latent frame, for actions that come while it is drawn
 DECODER_MEMORY = 8  # latent frames after which a decoder that starts anew shows what it would have shown
 
@@ -46,6 +47,23 @@ class Moment:
     latent: Tensor
     track: ActionTrack
     text: Tensor | PreparedText
+
+
+class _Shelf:
+    """Keeps latent frames side by side. As tensors of their own, among the large short-lived ones of every step, they
+    would keep the heap from being used again, and take three times their size.
+    """
+
+    def __init__(self):
+        self._block, self._used = torch.empty(0), 0
+
+    def keep(self, latent: Tensor) -> Tensor:
+        """A copy of a latent frame, in a block that goes when nothing on it is needed any more."""
+        if self._used == len(self._block):
+            self._block, self._used = latent.new_empty((SHELF_LENGTH, *latent.shape)), 0
+        kept = self._block[self._used].copy_(latent)
+        self._used += 1
+        return kept
 
 
 class _Superseded(Exception):
@@ -116,6 +134,7 @@ class WanActStream:
         self._decoding: Future[np.ndarray] | None = None
         self._sigmas = flow.inference_sigmas(request.num_inference_steps, pipe.defaults["flow_shift"]).tolist()
         self._past: deque[Moment] = deque(maxlen=MAX_HISTORY)
+        self._shelf = _Shelf()
         self._to_remember: tuple[Tensor, ActionTrack] | None = None
         self._remembering_s = 0.0
         self._decoder_before: vae_ops.StreamingDecoder | None = None  # as it was before the newest latent frame
@@ -234,7 +253,7 @@ class WanActStream:
             self.timings["transformer"] = time.perf_counter() - start + self._remembering_s
             self._remembering_s = 0.0  # a flight that is taken up anew has nothing to remember
         self._to_remember, self._decoder_before = (latent, track), None
-        self._past.append(Moment(latent, track, self._text))
+        self._past.append(Moment(self._shelf.keep(latent), track, self._text))
         self._flown.append(track.magnitude[0])
         self.num_frames += 1
         return latent
@@ -340,7 +359,7 @@ class WanActStream:
         self._settle()
         other = copy.copy(self)
         other.timings, other._background = {}, None
-        other._past = self._past.copy()
+        other._past, other._shelf = self._past.copy(), _Shelf()
         other._flown, other.prompts, other.taken_up = self._flown.copy(), self.prompts.copy(), self.taken_up.copy()
         with other._flying():
             other._take_up()
