@@ -261,6 +261,9 @@ def test_a_flight_of_another_length_or_checkpoint_is_told_apart(desk, flown, tmp
     path.write_text(json.dumps(record | {"actions": ActionTrack.zeros(20).to_list()}))
     with pytest.raises(gr.Error, match="20 actions, but a clip of 17 frames needs 4"):
         desk.open_flight(str(path))
+    path.write_text(json.dumps(record | {"kind": "live"}))
+    with pytest.raises(gr.Error, match="flown live, and is no clip; open it on Compare"):
+        desk.open_flight(str(path))
 
 
 def test_the_list_names_run_step_and_loss_with_the_base_last(desk):

@@ -286,6 +286,8 @@ class FlyDesk:
         """
         try:
             flight = FlightRecord.parse(Path(path).read_bytes())
+            if flight.kind == "live":
+                raise RequestError("this flight was flown live, and is no clip; open it on Compare to fly it again")
             flight.track.require_length(self.engine.defaults["num_frames"])
             label = size_label(flight.image.height, flight.image.width)
             self.read_size(label)
