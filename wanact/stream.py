@@ -182,15 +182,19 @@ class WanActStream:
         For who learns of another action before a frame was shown. The pieces must not be asked for more afterwards.
 
         Returns:
-            Whether it was taken back: not after `remember`, which the next step does too, and not on a GPU.
+            Whether it was taken back: not after `remember`, which the next step does too, not on a GPU, and not while
+            somebody else has the pipeline.
         """
-        if self._decoder_before is None or self._to_remember is None:
+        if self._decoder_before is None or self._to_remember is None or not self.pipe.lock.acquire(blocking=False):
             return False
-        self._decoder, self._decoder_before = self._decoder_before, None
-        self._to_remember = None
-        self._past.pop()
-        self._flown.pop()
-        self.num_frames -= 1
+        try:
+            self._decoder, self._decoder_before = self._decoder_before, None
+            self._to_remember = None
+            self._past.pop()
+            self._flown.pop()
+            self.num_frames -= 1
+        finally:
+            self.pipe.lock.release()
         return True
 
     @property
