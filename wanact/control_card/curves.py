@@ -53,7 +53,7 @@ def draw_curves(cards: Sequence[ControlCard], dark: bool = False) -> Image.Image
             canvas.text(plot.x + plot.width - 4, plot.at(0, CHANCE)[1] + 8, "chance", 9, theme.faint, "rm")
         plot.curve(list(zip(steps, values, strict=True)), theme.flow, 2.6)
         for value in (low, high):
-            canvas.text(plot.x - 5, plot.at(0, value)[1], f"{value:.2g}", 9, theme.faint, "rm")
+            canvas.text(plot.x - 5, plot.at(0, value)[1], f"{round(value, 2) + 0.0:.2g}", 9, theme.faint, "rm")
         for step, anchor in ((steps[0], "lm"), (steps[-1], "rm")):
             canvas.text(plot.at(step, 0)[0], plot.y + plot.height + 12, f"{step:,}", 9, theme.faint, anchor)
     return canvas.image

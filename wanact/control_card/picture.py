@@ -203,7 +203,10 @@ def _rest(canvas: Canvas, measures: dict[str, Any], x: float, y: float, width: f
     theme = canvas.theme
     canvas.panel(x, y, width, height, "At rest, and back again")
     drift, back, worst = measures["null_drift"], measures["out_and_back"], measures["cross_talk"]["worst"]
-    across, down, growth = (f"{drift['percent'][name]:+.1f}%" for name in ("horizontal", "vertical", "expansion"))
+    # Adding zero takes the sign off a rounded nothing.
+    across, down, growth = (
+        f"{round(drift['percent'][name], 1) + 0.0:+.1f}%" for name in ("horizontal", "vertical", "expansion")
+    )
     rows = [
         ("drift per latent frame", f"{across} across, {down} down, {growth} growth"),
         ("out-and-back error", f"{figure(back['mean'])}  (0 returns, 1 never turns)"),
