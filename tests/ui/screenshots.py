@@ -88,7 +88,8 @@ def show_checkpoints(page: Any) -> None:
     run = (page.get_attribute("#ledger .row[aria-selected=true]", "data-id") or "").partition("/")[0]
     points = page.locator(f'#ledger circle.point[data-id^="{run}/"]')
     for index in sorted({0, points.count() // 2, points.count() - 1}):
-        box = points.nth(index).bounding_box()
+        while not (box := points.nth(index).bounding_box()):  # it is just being drawn again, with newer states
+            page.wait_for_timeout(100)
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         page.wait_for_timeout(300)
     page.wait_for_selector("#ledger .detail details")
