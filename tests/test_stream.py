@@ -78,7 +78,7 @@ def test_pieces_are_the_frames_of_a_step_and_remembering_early_changes_nothing(p
         flight.remember()
 
 
-@pytest.mark.parametrize("steps_before", [0, 2])
+@pytest.mark.parametrize("steps_before", [0, 1, 2])
 def test_a_key_that_comes_while_a_frame_is_drawn_counts_for_it(pipe, image, steps_before):
     flight, same = (WanActStream(pipe, image, "hills", 1, num_inference_steps=3) for _ in range(2))
     answers = iter([None] * steps_before + [np.array(RIGHT)])

@@ -137,7 +137,7 @@ class WanActStream:
         self._shelf = _Shelf()
         self._to_remember: tuple[Tensor, ActionTrack] | None = None
         self._remembering_s = 0.0
-        self._decoder_before: vae_ops.StreamingDecoder | None = None  # as it was before the newest latent frame
+        self._decoder_before: vae_ops.StreamingDecoder | None = None  # until the newest latent frame is remembered
         with self._flying():
             self._first = pipe.encode_image(request.image)
             self._prompt, self._text = request.prompt, pipe.prepare_prompt(request.prompt)
@@ -185,7 +185,7 @@ class WanActStream:
             Whether it was taken back: not after `remember`, which the next step does too, not on a GPU, and not while
             somebody else has the pipeline.
         """
-        if self._decoder_before is None or self._to_remember is None or not self.pipe.lock.acquire(blocking=False):
+        if self._decoder_before is None or not self.pipe.lock.acquire(blocking=False):
             return False
         try:
             self._decoder, self._decoder_before = self._decoder_before, None
@@ -213,7 +213,7 @@ class WanActStream:
                 start = time.perf_counter()
                 self._rollout.remember(latent, self.pipe.model_actions(track))
                 self._remembering_s = time.perf_counter() - start
-            self._to_remember = None
+            self._to_remember = self._decoder_before = None
 
     def draw(self, action: Sequence[float] | np.ndarray) -> Future[np.ndarray]:
         """As `step`, but the frames are decoded in the background, while the next latent frame may be drawn already.
@@ -256,7 +256,7 @@ class WanActStream:
                     break
             self.timings["transformer"] = time.perf_counter() - start + self._remembering_s
             self._remembering_s = 0.0  # a flight that is taken up anew has nothing to remember
-        self._to_remember, self._decoder_before = (latent, track), None
+        self._to_remember = latent, track
         self._past.append(Moment(self._shelf.keep(latent), track, self._text))
         self._flown.append(track.magnitude[0])
         self.num_frames += 1

@@ -89,7 +89,7 @@ def show_checkpoints(page: Any) -> None:
     points = page.locator(f'#ledger circle.point[data-id^="{run}/"]')
     for index in sorted({0, points.count() // 2, points.count() - 1}):
         while not (box := points.nth(index).bounding_box()):  # it is just being drawn again, with newer states
-            page.wait_for_timeout(100)
+            points.nth(index).wait_for()
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         page.wait_for_timeout(300)
     page.wait_for_selector("#ledger .detail details")
