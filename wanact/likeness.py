@@ -5,13 +5,15 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+EQUAL_DB = 100.0
 _GMSD_C = 170.0 / 255**2  # of Xue et al., for values up to 1
 
 
 def psnr_db(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio of each frame, [F]; equal frames count as 100 dB."""
-    error = np.square(frames.astype(np.float32) - others).mean(axis=(1, 2, 3))
-    return 10 * np.log10(255**2 / np.maximum(error, 255**2 * 1e-10))
+    error = np.square(frames.astype(np.float32) - others).mean(axis=(1, 2, 3), dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        return np.minimum(10 * np.log10(255**2 / error), EQUAL_DB)
 
 
 def ssim(frames: np.ndarray, others: np.ndarray) -> np.ndarray:

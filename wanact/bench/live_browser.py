@@ -23,7 +23,7 @@ ARGUMENTS = (
     "--disable-component-update --disable-sync --mute-audio"
 ).split()
 KEYS = ("w", "s", "a", "d", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown")
-START_S, FIRST_FRAME_S = 300, 120
+START_S, FIRST_FRAME_S, LIST_S = 300, 120, 30
 _LIVE = "document.querySelector('#live-stage .live').wanact"
 _STAGE = "#live-stage"
 
@@ -155,14 +155,16 @@ def open_live(page: Any, url: str, run: str | None = None) -> None:
     page.wait_for_selector(f"{_STAGE} [data-do=takeoff]")
     page.wait_for_selector("#live-frame img")
     if run is not None:
+        from playwright.sync_api import TimeoutError
+
         page.click("#live-advanced button >> nth=0")
-        options = page.locator("#live-checkpoint select option")
-        wanted = next(
-            (i for i in options.evaluate_all("all => all.map(o => o.value)") if i.startswith(f"{run}/")), None
-        )
-        if wanted is None:
-            raise BrowserError(f"the run {run} has no causal checkpoint; `python -m train causal` makes one")
-        page.select_option("#live-checkpoint select", wanted)
+        choices = page.locator("#live-checkpoint select")
+        wanted = choices.locator(f'option[value^="{run}/"]').first
+        try:  # the page is there before its list of checkpoints is
+            wanted.wait_for(state="attached", timeout=1000 * LIST_S)
+        except TimeoutError as error:
+            raise BrowserError(f"the run {run} has no causal checkpoint; `python -m train causal` makes one") from error
+        choices.select_option(wanted.get_attribute("value"))
 
 
 def take_off(page: Any) -> None:
