@@ -37,7 +37,7 @@ format: $(VENV)/.dev ## Format the code and sort its imports
 	$(VENV)/bin/ruff format .
 
 cards: $(VENV)/.app ## Measure what the bundled checkpoints do with the controls (minutes each)
-	$(PY) -m wanact.control_card assets/runs/* --base $(ARGS)
+	$(PY) -m wanact card assets/runs/* --base $(ARGS)
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache

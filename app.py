@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wanact.fit_options import add_arguments, options_of
+from wanact.flying.placement_options import add_arguments, options_of
 
 ROOT = Path(__file__).resolve().parent
 DTYPES = ("float32", "bfloat16", "float16")
@@ -57,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from train.data.truth import fly_sample
-    from wanact.layouts import ModelDirError, resolve_runs
-    from wanact.pipeline import WanActPipeline
+    from wanact.flying.pipeline import WanActPipeline
     from wanact.ui.engine import Engine
     from wanact.ui.page import build_page, launch_options
+    from wanact.weights.layouts import ModelDirError, resolve_runs
+    from wanact.world.truth import fly_sample
 
     if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))  # of a shared machine, the cores that are ours

@@ -6,7 +6,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import app
-from wanact.fit_options import FitOptions, options_of
+from wanact.flying.placement_options import FitOptions, options_of
 
 
 def test_variables_of_a_space_name_the_model_the_runs_and_the_address(monkeypatch, root):

@@ -10,14 +10,15 @@ from train.stages import STAGES
 
 # Command -> (module with main(argv), what it is for).
 TOOLS = {
-    "init": ("train.init_model", "write an untrained model directory of a known size"),
-    "simulate": ("train.data.simulator", "write a dataset of simulated drone flights"),
-    "evaluate": ("train.evaluate", "measure a model or a checkpoint"),
-    "verify": ("train.verify", "check every sum of a run or a checkpoint"),
-    "export": ("train.export", "write files to fly with, or a model directory, from a checkpoint"),
-    "publish": ("train.publish", "keep chosen steps of a run as a smaller run that only flies"),
-    "merge-lora": ("train.merge_lora", "fuse a LoRA into a new model directory"),
-    "bench": ("train.bench", "measure what saving and resuming cost"),
+    "init": ("train.commands.init", "write an untrained model directory of a known size"),
+    "simulate": ("wanact.world.simulator", "write a dataset of simulated drone flights"),
+    "evaluate": ("train.commands.evaluate", "measure a model or a checkpoint"),
+    "verify": ("train.commands.verify", "check every sum of a run or a checkpoint"),
+    "export": ("train.commands.export", "write files to fly with, or a model directory, from a checkpoint"),
+    "publish": ("train.commands.publish", "keep chosen steps of a run as a smaller run that only flies"),
+    "merge-lora": ("train.commands.merge", "fuse a LoRA into a new model directory"),
+    "bench": ("train.commands.bench", "measure what saving and resuming cost"),
+    "crash_test": ("train.commands.crash_test", "kill a training run again and again, and see that nothing is lost"),
 }
 STAGE_HELP = {
     "i2v": "train the base model or a LoRA",
@@ -36,27 +37,20 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if argv else 2
     command, rest = argv[0], argv[1:]
     if command in STAGES:
-        return _reporting(lambda: _train(command, rest))
+        return _reporting(lambda: import_module("train.commands.run").main(command, rest))
     if command in TOOLS:
         return _reporting(lambda: import_module(TOOLS[command][0]).main(rest))
     print(f"python -m train: {command!r} is unknown\n\n{_usage()}", file=sys.stderr)
     return 2
 
 
-def _train(name: str, argv: list[str]) -> int:
-    from train.run import train
-
-    train(name, argv)
-    return 0
-
-
 def _reporting(run: Callable[[], int | None]) -> int:
     """Mistakes of the user end with one sentence instead of a traceback."""
-    from train.config import ConfigError
     from train.data.csv import DataError
-    from wanact.checkpoints import CheckpointError
-    from wanact.model_dir import ModelDirError
+    from train.loop.config import ConfigError
     from wanact.models.idm import IDMError
+    from wanact.runs.store import CheckpointError
+    from wanact.weights.model_dir import ModelDirError
 
     try:
         return run() or 0

@@ -3,10 +3,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.test_pipeline import write_run
-from tests.test_stream import write_causal_run
-from wanact.bench.clip import STAGES, format_clip, main
+from tests.flying.test_pipeline import write_run
+from tests.flying.test_stream import write_causal_run
+from wanact.bench.clip import STAGES, format_clip
 from wanact.bench.memory import peak_memory_gb
+from wanact.commands.bench import main
 
 SMALL = ["--size", "32x64", "--frames", "5", "--steps", "2", "--runs", "1"]
 

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.tiny_model import build_transformer, build_vae
 from wanact.bench.roofline import Rates, Work, decode_work, measure_rates, step_work
-from wanact.fit import Clip
+from wanact.flying.placement import Clip
 from wanact.models.presets import PRESETS, TRANSFORMER
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.models.vae import decode_raw

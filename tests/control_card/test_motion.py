@@ -80,7 +80,7 @@ def test_what_is_no_clip_is_refused(picture):
 
 @pytest.mark.slow
 def test_the_simulators_own_flights_are_seen_the_right_way_for_every_channel():
-    from train.data.simulator import fly, make_world
+    from wanact.world.simulator import fly, make_world
 
     world, motion = make_world(900004), []
     for channel in CHANNELS:

@@ -69,12 +69,12 @@ def test_mistakes_are_named():
 def test_the_simulators_poses_are_found_in_its_frames_and_its_flow_in_its_geometry():
     import cv2
 
-    from train.card_truth import fly_exactly
-    from train.data.exact_flow import exact_flow
-    from train.data.simulator import make_world
     from wanact.actions import channel_track
     from wanact.control_card.camera import grey_for_flow, optical_flow
     from wanact.control_card.motion import texture
+    from wanact.control_card.truth import fly_exactly
+    from wanact.world.exact_flow import exact_flow
+    from wanact.world.simulator import make_world
 
     world = 920_001
     for channel, has_direction in (("forward", True), ("left", True), ("pitch_up", False)):

@@ -27,7 +27,7 @@ def model(tmp_path_factory) -> Path:
 def write_dataset(folder: Path, num_clips: int = 5, seed: int = 0) -> Path:
     """Clips of coloured noise with random actions, and their CSV."""
     from wanact.actions import ActionTrack
-    from wanact.video import write_mp4
+    from wanact.media.video import write_mp4
 
     rng = np.random.default_rng(seed)
     rows = []
@@ -72,7 +72,7 @@ def arguments(model, dataset, tmp_path_factory) -> Callable[..., list[str]]:
 @pytest.fixture(scope="session")
 def run(arguments) -> Callable:
     """Train in this process: `run("action", output, "--max_steps", "4")` gives the Trainer."""
-    from train.run import train
+    from train.commands.run import train
 
     def start(stage: str, output: Path, *more: str):
         return train(stage, arguments(stage, output, *more))

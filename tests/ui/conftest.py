@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 
 from wanact.actions import channel_track
 from wanact.bench.live_browser import ARGUMENTS
-from wanact.checkpoints import write_checkpoint
+from wanact.flying.pipeline import WanActPipeline
 from wanact.models.controller import WanActionController
-from wanact.pipeline import WanActPipeline
-from wanact.ui.clip import FlyDesk
+from wanact.runs.store import write_checkpoint
 from wanact.ui.engine import Engine
+from wanact.ui.pages.fly.desk import FlyDesk
 
 SCALE = [100.0] * 4 + [1.0] * 4
 

@@ -6,10 +6,10 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from tests.test_stream import write_causal_run
-from wanact.pipeline import WanActPipeline
+from tests.flying.test_stream import write_causal_run
+from wanact.flying.pipeline import WanActPipeline
 from wanact.ui.engine import Engine
-from wanact.ui.live_desk import LiveDesk, LiveLimits
+from wanact.ui.pages.live.desk import LiveDesk, LiveLimits
 
 FORWARD, RIGHT = [1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0]
 NONE = [0] * 8

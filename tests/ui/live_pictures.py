@@ -19,7 +19,7 @@ from PIL import Image
 from tests.conftest import ROOT, find_chromium
 from tests.ui.screenshots import SIZES, served
 from wanact.bench.live_browser import ARGUMENTS, open_live, take_off
-from wanact.video import write_mp4
+from wanact.media.video import write_mp4
 
 STAGE = "#live-stage"
 FILM_FPS, FILM_WIDTH, MAX_BYTES = 12, 640, 4_000_000

@@ -11,9 +11,9 @@ import pytest
 
 from tests.ui.conftest import write_run
 from wanact.actions import CHANNELS, PRESETS, ActionTrack, plan_path
-from wanact.flight import FlightRecord
+from wanact.flying.record import FlightRecord
+from wanact.media.video import read_video
 from wanact.ui.samples import SAMPLES
-from wanact.video import read_video
 
 pytestmark = pytest.mark.browser
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from tests.ui.conftest import write_run
 from wanact.actions import ActionTrack, channel_track
-from wanact.flight import FlightRecord
-from wanact.ui.clip import FlyDesk, preview_url, read_prompt, size_choices
+from wanact.flying.record import FlightRecord
+from wanact.media.video import read_video
 from wanact.ui.engine import BASE, Engine
-from wanact.video import read_video
+from wanact.ui.pages.fly.desk import FlyDesk, preview_url, read_prompt, size_choices
 
 # Outside of a page, Gradio turns a toast into a warning.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:gradio.helpers")
@@ -216,7 +216,7 @@ def test_a_full_disk_gets_one_sentence(desk, request_fields, monkeypatch, own_te
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("wanact.ui.clip.write_mp4", full)
+    monkeypatch.setattr("wanact.ui.pages.fly.desk.write_mp4", full)
     assert_matches(refused(desk, request_fields), "disk is full")
     assert not list(own_temp.iterdir())
     monkeypatch.undo()
@@ -224,7 +224,7 @@ def test_a_full_disk_gets_one_sentence(desk, request_fields, monkeypatch, own_te
 
 
 def test_our_own_bugs_do_not_show_their_insides(desk, request_fields, monkeypatch, caplog):
-    monkeypatch.setattr("wanact.ui.clip.write_mp4", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("wanact.ui.pages.fly.desk.write_mp4", lambda *_, **__: 1 / 0)
     assert_matches(refused(desk, request_fields), "Something went wrong")
     assert "ZeroDivisionError" in caplog.text
 

@@ -8,12 +8,12 @@ from PIL import Image
 
 from tests.ui.conftest import write_run
 from wanact.actions import ActionTrack, channel_track
-from wanact.comparison import Comparison, Lane, Link
-from wanact.flight import FlightRecord
-from wanact.ui.compare_desk import CompareDesk
+from wanact.flying.comparison import Comparison, Lane, Link
+from wanact.flying.record import FlightRecord
+from wanact.media.video import fit_image, open_image, read_video
 from wanact.ui.engine import Engine
+from wanact.ui.pages.compare.desk import CompareDesk
 from wanact.ui.samples import load_samples
-from wanact.video import fit_image, open_image, read_video
 
 
 @pytest.fixture
@@ -175,8 +175,8 @@ def test_lanes_are_measured_against_the_truth_where_it_is_known(pipe, runs_root,
 
 def test_a_live_flight_comes_again_frame_by_frame(engine, tmp_path):
     """A causal lane flies the record of a live flight as the replay from Python does."""
-    from tests.test_stream import write_causal_run
-    from wanact.replay import replay
+    from tests.flying.test_stream import write_causal_run
+    from wanact.flying.replay import replay
 
     run = write_causal_run(tmp_path / "live")
     live = CompareDesk(Engine(engine.pipe, tmp_path))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.ui.conftest import write_run
-from wanact.checkpoints import CheckpointError
+from wanact.runs.store import CheckpointError
 from wanact.ui.engine import BASE, Decoded, Denoised, Engine, Waiting
 
 

@@ -46,7 +46,7 @@ def test_elsewhere_nothing_is_wrapped(spaces, monkeypatch, value):
 
 @pytest.fixture
 def seconds(engine):
-    from wanact.ui.clip import FlyDesk
+    from wanact.ui.pages.fly.desk import FlyDesk
 
     return clip_seconds(FlyDesk(engine))
 

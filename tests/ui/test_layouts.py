@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from wanact.actions import channel_track
-from wanact.convert.__main__ import convert_dir
-from wanact.pipeline import WanActPipeline
+from wanact.commands.convert import convert_dir
+from wanact.flying.pipeline import WanActPipeline
 from wanact.ui.engine import Engine, Flight
 
 

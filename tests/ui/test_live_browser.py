@@ -13,12 +13,12 @@ import pytest
 from tests.ui.line import line_to
 from tests.ui.live_desks import make_desk
 from tests.ui.test_browser import serious_violations
-from wanact.flight import FlightRecord
-from wanact.ui.live import build_live
-from wanact.ui.live_desk import LiveDesk
+from wanact.flying.record import FlightRecord
+from wanact.media.video import read_video
 from wanact.ui.mailbox import Mailbox
 from wanact.ui.page import launch_options
-from wanact.video import read_video
+from wanact.ui.pages.live.desk import LiveDesk
+from wanact.ui.pages.live.layout import build_live
 
 pytestmark = pytest.mark.browser
 

@@ -10,13 +10,13 @@ import pytest
 
 from tests.ui.conftest import write_run
 from tests.ui.live_desks import FORWARD, NONE, RIGHT, Visitor, make_desk
-from wanact.flight import FlightRecord
-from wanact.replay import replay
-from wanact.request import RequestError
-from wanact.ui import live_flight
-from wanact.ui.live_desk import LiveDesk
-from wanact.ui.live_flight import LiveFlight, action_of, decode_jpeg, encode_jpeg
-from wanact.video import read_video
+from wanact.flying.record import FlightRecord
+from wanact.flying.replay import replay
+from wanact.flying.request import RequestError
+from wanact.media.video import read_video
+from wanact.ui.pages.live import flight as live_flight
+from wanact.ui.pages.live.desk import LiveDesk
+from wanact.ui.pages.live.flight import LiveFlight, action_of, decode_jpeg, encode_jpeg
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def replayed(live_desk: LiveDesk, record: FlightRecord) -> np.ndarray:
 
 def own_desk(live_desk: LiveDesk, **limits) -> LiveDesk:
     """Another desk on the same model, with limits of its own."""
-    from wanact.ui.live_desk import LiveLimits
+    from wanact.ui.pages.live.desk import LiveLimits
 
     return LiveDesk(live_desk.engine, LiveLimits(**{"silence_s": 60, "lost_s": 120} | limits))
 
@@ -95,7 +95,7 @@ def test_a_key_that_comes_before_the_first_picture_counts_for_it(visitor, live_d
 
 
 def test_large_frames_are_sent_in_several_messages(visitor, monkeypatch):
-    monkeypatch.setattr("wanact.ui.live_desk.MESSAGE_BYTES", 1)
+    monkeypatch.setattr("wanact.ui.pages.live.desk.MESSAGE_BYTES", 1)
     messages = [visitor.until("frames") for _ in range(5)]
     assert [(message["i"], message["k"], len(message["f"])) for message in messages] == [
         (1, 0, 1),

@@ -52,7 +52,12 @@ def test_an_upload_of_300_mb_is_refused(http):
 
 
 def test_files_outside_the_cache_cannot_be_read(http, root, tiny_model_dir):
-    for path in ("/etc/passwd", root / "app.py", tiny_model_dir / "metadata.json", root / "assets" / "ui" / "pad.js"):
+    for path in (
+        "/etc/passwd",
+        root / "app.py",
+        tiny_model_dir / "metadata.json",
+        root / "wanact" / "ui" / "web" / "pad.js",
+    ):
         assert http.get(f"/gradio_api/file={path}").status_code == 403
 
 
@@ -134,7 +139,7 @@ def test_a_program_compares(client, picture, request_fields):
 
 
 def test_a_program_asks_for_a_control_card(client, monkeypatch):
-    from wanact.ui import cards
+    from wanact.ui.pages.checkpoints import cards
 
     monkeypatch.setattr(cards, "QUICK_FRAMES", 1)
     card = client.predict("drone/step-000000200", api_name="/control_card")

@@ -3,10 +3,10 @@ import json
 import pytest
 
 from tests.ui.conftest import write_run
-from wanact import checkpoints
-from wanact.run_notes import read_notes
+from wanact.runs import store
+from wanact.runs.notes import read_notes
 from wanact.ui.engine import Engine
-from wanact.ui.shelf import Shelf
+from wanact.ui.pages.checkpoints.desk import Shelf
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def call(shelf, name, message):
 
 
 def test_the_list_is_sent_once_and_again_when_something_is_new(shelf, root, monkeypatch):
-    monkeypatch.setattr("wanact.ui.shelf._LISTING_LASTS_S", 1e9)
+    monkeypatch.setattr("wanact.ui.pages.checkpoints.desk._LISTING_LASTS_S", 1e9)
     first = call(shelf, "list_shelf", {})
     assert first["columns"]["step"] == [200, 400] and first["columns"]["best"] == first["columns"]["latest"] == [1]
     assert call(shelf, "list_shelf", {"version": first["version"]}) == {"same": True}
@@ -41,7 +41,7 @@ def test_metadata_and_settings_are_shown_and_compared(shelf):
     a, b = "drone/step-000000200", "drone/step-000000400"
     shown = call(shelf, "show_checkpoint", {"id": a})
     assert shown["injection"] == "adaln_tmod" and shown["metadata"]["step"] == 200 and not shown["live"]
-    assert [file["name"] for file in shown["files"]] == [checkpoints.CONTROLLER]
+    assert [file["name"] for file in shown["files"]] == [store.CONTROLLER]
     differ = call(shelf, "compare_settings", {"a": a, "b": b})
     assert {row[0] for row in differ["rows"]} >= {"checkpoint.loss", "checkpoint.step"} and differ["equal"] > 5
     assert call(shelf, "compare_settings", {"a": a, "b": a})["rows"] == []
@@ -88,7 +88,7 @@ def test_metadata_too_large_or_without_words_in_json_is_shown_in_bounds(pipe, tm
 
 def test_a_damaged_checkpoint_is_found_by_the_background_and_said(pipe, tmp_path):
     run = write_run(tmp_path / "drone", steps=(5,))
-    weights = run / "checkpoints" / "step-000000005" / checkpoints.CONTROLLER
+    weights = run / "checkpoints" / "step-000000005" / store.CONTROLLER
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x40")
     shelf = Shelf(Engine(pipe, tmp_path))
     call(shelf, "list_shelf", {})

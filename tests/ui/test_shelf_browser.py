@@ -11,11 +11,11 @@ from safetensors.torch import save
 
 from tests.ui.conftest import write_run
 from tests.ui.test_browser import Visits, serious_violations
-from wanact import checkpoints
-from wanact.comparison import Comparison
-from wanact.run_notes import read_notes
+from wanact.flying.comparison import Comparison
+from wanact.media.video import read_video
+from wanact.runs import store
+from wanact.runs.notes import read_notes
 from wanact.ui.engine import Engine
-from wanact.video import read_video
 
 pytestmark = pytest.mark.browser
 
@@ -36,20 +36,20 @@ def write_many(run, count):
     folder.mkdir(parents=True)
     entry = {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
     for number in range(1, count + 1):
-        step = folder / checkpoints.step_name(10 * number)
+        step = folder / store.step_name(10 * number)
         step.mkdir()
-        (step / checkpoints.CONTROLLER).write_bytes(blob)
+        (step / store.CONTROLLER).write_bytes(blob)
         metadata = {"format": 1, "step": 10 * number, "loss": 1 / number, "sequence": number, "is_best": False}
-        metadata |= {"timestamp": "2026-01-01T00:00:00+00:00", "files": {checkpoints.CONTROLLER: entry}}
-        metadata["manifest_sha256"] = checkpoints._manifest_sum(metadata)
-        checkpoints.write_json(step / checkpoints.METADATA, metadata)
+        metadata |= {"timestamp": "2026-01-01T00:00:00+00:00", "files": {store.CONTROLLER: entry}}
+        metadata["manifest_sha256"] = store._manifest_sum(metadata)
+        store.write_json(step / store.METADATA, metadata)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("shelf")
     write_log(write_run(root / "drone", steps=STEPS), 400)
-    damaged = write_run(root / "broken", steps=(50,)) / "checkpoints" / "step-000000050" / checkpoints.CONTROLLER
+    damaged = write_run(root / "broken", steps=(50,)) / "checkpoints" / "step-000000050" / store.CONTROLLER
     damaged.write_bytes(damaged.read_bytes()[:-1])
     return root
 
@@ -308,11 +308,11 @@ def test_new_steps_of_a_training_appear_and_vanished_ones_go(page, root):
 
 def test_a_checkpoint_of_ones_own_is_flown_and_a_bad_one_refused(page, tmp_path, browser, shelf_url):
     run = write_run(tmp_path / "mine", steps=(7,))
-    weights = run / "checkpoints" / "step-000000007" / checkpoints.CONTROLLER
+    weights = run / "checkpoints" / "step-000000007" / store.CONTROLLER
     chooser = "#checkpoints input[type=file][accept*='.safetensors'], #shelf-head input[type=file]"
     page.set_input_files(chooser, [weights])
     page.wait_for_function("document.querySelector('#shelf-remark').innerText.includes('missing')")
-    page.set_input_files(chooser, [weights, run / checkpoints.RUN_CONFIG])
+    page.set_input_files(chooser, [weights, run / store.RUN_CONFIG])
     page.wait_for_selector('#ledger .row[data-id^="upload/"][aria-selected=true]')
     page.click("#ledger [data-act=fly]")
     page.wait_for_function("document.querySelector('#checkpoint select')?.value.startsWith('upload/')")

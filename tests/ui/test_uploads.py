@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.ui.conftest import write_run
-from wanact.checkpoints import CONTROLLER, RUN_CONFIG, CheckpointError
+from wanact.runs.store import CONTROLLER, RUN_CONFIG, CheckpointError
 from wanact.ui import uploads
 from wanact.ui.uploads import Uploads
 

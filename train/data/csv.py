@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wanact import shapes, video
+from wanact import shapes
 from wanact.actions import ActionError, ActionTrack
+from wanact.media import video
 
 
 class DataError(ValueError):
@@ -148,7 +149,7 @@ def clip_frames(row: Row, num_frames: int, height: int, width: int, fit: str) ->
     """The first frames of a row's clip at the size of training: uint8 [F, H, W, 3].
 
     Raises:
-        wanact.video.VideoError: if the clip is damaged or too short.
+        wanact.media.video.VideoError: if the clip is damaged or too short.
     """
     frames = video.read_video(row.video, num_frames)
     if frames.shape[1:3] == (height, width):

@@ -24,15 +24,16 @@ import torch
 from torch import Tensor, nn
 from transformers.hf_argparser import HfArg
 
-from train.config import ConfigError, TrainConfig
-from train.losses import flow_matching_loss
-from train.stages import Draw, StepLoss
+from train.loop.config import ConfigError, TrainConfig
+from train.loop.seeding import Draw
+from train.loop.stage import StepLoss
 from train.stages.action import ActionStage
+from train.stages.losses import flow_matching_loss
 from wanact import flow
-from wanact.checkpoints import CONTROLLER, TRANSFORMER, load_weights, resolve
+from wanact.flying.rollout import CausalRollout, CausalSettings
 from wanact.models.controller import WanActionController
 from wanact.models.kv_cache import FrameView
-from wanact.rollout import CausalRollout, CausalSettings
+from wanact.runs.store import CONTROLLER, TRANSFORMER, load_weights, resolve
 
 REDRAW_STEPS = 2  # that draw a frame of the network's own history
 WARM_UP = 3  # frames after the first that only serve as history where a clip begins in the middle

@@ -15,15 +15,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from train import export, legacy, samples
-from train.config import ConfigError, TrainConfig, require
 from train.data import csv, text
 from train.data.cache import Cache, CachedEntries, ahead, key_of, module_fingerprint
-from train.dist import Processes
-from train.losses import SigmaSampler, flow_matching_loss
-from train.stages import Draw, Stage, StepLoss
-from wanact import flow, model_dir, shapes, video
+from train.loop import export, legacy
+from train.loop.config import ConfigError, TrainConfig, require
+from train.loop.dist import Processes
+from train.loop.seeding import Draw
+from train.loop.stage import Stage, StepLoss
+from train.stages import samples
+from train.stages.losses import SigmaSampler, flow_matching_loss
+from wanact import flow, shapes
+from wanact.media import video
 from wanact.models import vae as wan_vae
+from wanact.weights import model_dir
 
 # Networks above this many parameters do not fit without gradient checkpointing; Wan2.2-TI2V-5B has 5.0 B.
 LARGE_NETWORK = 1_000_000_000

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.config import ConfigError, TrainConfig
-from train.legacy import ADAPTER, adapter_weights
-from train.stages import derive_seed
+from train.loop.config import ConfigError, TrainConfig
+from train.loop.legacy import ADAPTER, adapter_weights
+from train.loop.seeding import derive_seed
 from train.stages.flow import FlowStage
-from wanact.checkpoints import LORA, RUN_CONFIG, TRANSFORMER, CheckpointError, load_weights
+from wanact.runs.store import LORA, RUN_CONFIG, TRANSFORMER, CheckpointError, load_weights
 
 # Wan's and DiffSynth's names of a block's layers, and diffusers' for the same.
 LORA_TARGETS = {

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from transformers.hf_argparser import HfArg
 
-from train.config import ConfigError, TrainConfig, require
 from train.data import csv
 from train.data.cache import ahead, key_of
-from train.dist import Processes
-from train.stages import Draw, Stage, StepLoss, derive_seed
+from train.loop.config import ConfigError, TrainConfig, require
+from train.loop.dist import Processes
+from train.loop.seeding import Draw, derive_seed
+from train.loop.stage import Stage, StepLoss
 from train.stages.i2v import seeded
 from wanact.actions import ActionTrack
 from wanact.models.idm import (

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from train.config import TrainConfig
-from train.dist import Processes
-from train.stages import Draw, Stage, StepLoss, derive_seed
+from train.loop.config import TrainConfig
+from train.loop.dist import Processes
+from train.loop.seeding import Draw, derive_seed
+from train.loop.stage import Stage, StepLoss
 
 
 def small_network() -> nn.Module:

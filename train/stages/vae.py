@@ -14,15 +14,19 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.hf_argparser import HfArg
 
-from train.config import ConfigError, TrainConfig, require
-from train.data import csv, stills
+from train.data import csv
 from train.data.cache import ahead, key_of, module_fingerprint
-from train.dist import Processes
-from train.stages import Draw, Stage, StepLoss, derive_seed
+from train.loop.config import ConfigError, TrainConfig, require
+from train.loop.dist import Processes
+from train.loop.seeding import Draw, derive_seed
+from train.loop.stage import Stage, StepLoss
 from train.stages.i2v import seeded
-from wanact import model_dir, shapes, video
+from wanact import shapes
+from wanact.media import video
 from wanact.models import presets
 from wanact.models import vae as wan_vae
+from wanact.weights import model_dir
+from wanact.world import stills
 
 WEIGHTS, CONFIG = "vae.safetensors", "vae_train_config.json"
 LOW_PASS = 8  # pixels; a box this wide sees drifting colours that single pixels hide

@@ -1,5 +1,8 @@
-"""`python -m wanact.bench`."""
+"""`python -m wanact.bench`: where it lives now."""
 
-from wanact.bench.clip import main
+import runpy
+import sys
 
-main()
+print("python -m wanact.bench is `python -m wanact bench` now", file=sys.stderr)
+sys.argv[1:1] = ["bench"]
+runpy.run_module("wanact", run_name="__main__")

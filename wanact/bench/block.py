@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wanact import shapes
 from wanact.bench.memory import peak_memory_gb
-from wanact.fit import Clip
+from wanact.flying.placement import Clip
 from wanact.models import presets
 from wanact.models.components import assemble
 from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, WanActionController

@@ -9,10 +9,10 @@ import torch
 
 from wanact import shapes
 from wanact.bench.block import CONTROLLERS
+from wanact.flying.rollout import CausalRollout, CausalSettings
 from wanact.models import presets
 from wanact.models.components import assemble
 from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, WanActionController
-from wanact.rollout import CausalRollout, CausalSettings
 
 SIZES = ((480, 832), (704, 1280))
 WINDOWS = (9, 21)

@@ -14,8 +14,8 @@ from wanact import shapes
 from wanact.actions import FULL_DEFLECTION, NUM_CHANNELS, OPPOSITE
 from wanact.bench.memory import held_memory_mb
 from wanact.bench.versus import PROMPT
-from wanact.pipeline import WanActPipeline
-from wanact.stream import WanActStream
+from wanact.flying.pipeline import WanActPipeline
+from wanact.flying.stream import WanActStream
 
 HELD = 8  # latent frames that a key of the flight is held
 ENDS = 0.1  # of the flight, compared at both ends

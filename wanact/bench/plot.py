@@ -12,7 +12,7 @@ WIDTH, BAR, GAP, LEFT = 760, 30, 18, 170
 
 
 def speed_plot(result: dict[str, Any]) -> str:
-    """The SVG of a result of `python -m wanact.bench clip`."""
+    """The SVG of a result of `python -m wanact bench clip`."""
     bars = [("WanAct", [(name, result[f"seconds_{name}"]) for name in STAGES])]
     for key, label in RIVALS.items():
         if runs := result.get(f"seconds_{key}_runs"):

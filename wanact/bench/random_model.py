@@ -9,11 +9,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from wanact.fit_options import NOTHING_SPECIAL, FitOptions
-from wanact.model_dir import DEFAULTS, Components
+from wanact.flying.pipeline import WanActPipeline
+from wanact.flying.placement_options import NOTHING_SPECIAL, FitOptions
 from wanact.models import presets
 from wanact.models.components import assemble, default_scheduler
-from wanact.pipeline import WanActPipeline
+from wanact.weights.model_dir import DEFAULTS, Components
 
 # What a clip of each size is by default; the 5B model's is DEFAULTS.
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from wanact import shapes
-from wanact.fit import Clip
+from wanact.flying.placement import Clip
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.models.vae import decode_raw
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from wanact.flying.pipeline import WanActPipeline
 from wanact.models import vae as vae_ops
 from wanact.models.stock import stock_pipeline
-from wanact.pipeline import WanActPipeline
 
 PROMPT = "a drone flies over green hills at noon"
 

@@ -1,6 +1,6 @@
 """What a checkpoint does with the controls: the motion that is seen in its frames, against the motion asked for.
 
-    python -m wanact.control_card RUN[@STEP] ... --model_dir DIR     # measures, and keeps cards beside the run
+    python -m wanact card RUN[@STEP] ... --model_dir DIR     # measures, and keeps cards beside the run
 
     load_card(run, step) -> ControlCard | None                       # what was measured; load_cards(run) has them all
     draw_card(card) -> PIL.Image                                     # one picture to be read at a glance

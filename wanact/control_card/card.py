@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wanact.checkpoints import CheckpointError, read_json, step_name, write_json
+from wanact.runs.store import CheckpointError, read_json, step_name, write_json
 
 VERSION = 1
 FOLDER = "control_card"

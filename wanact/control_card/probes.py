@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from wanact.actions import CHANNELS, FULL_DEFLECTION, ActionTrack, channel_track
-from wanact.video import open_image
+from wanact.media.video import open_image
 
 FIRST_FRAMES = Path(__file__).resolve().parents[2] / "assets" / "card"
 LIST = "first_frames.json"

@@ -5,11 +5,11 @@ from typing import Any
 
 import gradio as gr
 
-from wanact.run_index import Entry
-from wanact.ui.cards import card_seconds, quick_card
+from wanact.runs.index import Entry
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import on_gpu
-from wanact.ui.shelf import injection_of
+from wanact.ui.pages.checkpoints.cards import card_seconds, quick_card
+from wanact.ui.pages.checkpoints.desk import injection_of
 
 MAX_LISTED = 1_000
 SHOWN = ("flyable", "damaged", "all")

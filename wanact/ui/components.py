@@ -1,4 +1,4 @@
-"""The page's own components: thin Python around the html, css and js in assets/ui."""
+"""The page's own components: thin Python around html, css and js."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.data_classes import FileData, GradioModel
 
 from wanact.actions import CHANNELS, FULL_DEFLECTION, MAX_MAGNITUDE, ActionError, ActionTrack
-from wanact.flight import FlightError, FlightRecord
+from wanact.flying.record import FlightError, FlightRecord
 from wanact.ui.samples import Sample
 from wanact.ui.theme import asset
 
@@ -18,7 +18,7 @@ _PEAKS = {"move": FULL_DEFLECTION[0], "look": FULL_DEFLECTION[4]}
 
 
 class Component(gr.HTML):
-    """An HTML component whose template, style and script are the files assets/ui/<name>.*."""
+    """An HTML component whose template, style and script are the files <name>.* of web/ or a page."""
 
     schema: dict[str, Any] = {"type": "string"}
     example: Any = ""

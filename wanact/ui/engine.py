@@ -17,11 +17,11 @@ from PIL import Image
 
 from wanact import shapes
 from wanact.actions import ActionTrack
-from wanact.checkpoints import CheckpointError
-from wanact.flight import FlightRecord
-from wanact.pipeline import Cancelled, Progress
-from wanact.replay import replay
-from wanact.run_index import MAX_UNASKED_BYTES, Entry, RunIndex
+from wanact.flying.pipeline import Cancelled, Progress
+from wanact.flying.record import FlightRecord
+from wanact.flying.replay import replay
+from wanact.runs.index import MAX_UNASKED_BYTES, Entry, RunIndex
+from wanact.runs.store import CheckpointError
 from wanact.ui.uploads import PREFIX, Uploads
 
 BASE = "base"

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from wanact.fit import Clip, gpu_seconds, size_of
-from wanact.request import RequestError
-from wanact.ui.clip import FlyDesk
+from wanact.flying.placement import Clip, gpu_seconds, size_of
+from wanact.flying.request import RequestError
+from wanact.ui.pages.fly.desk import FlyDesk
 
 LONGEST = 300  # more is refused to any visitor
 

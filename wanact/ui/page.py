@@ -8,12 +8,12 @@ from typing import Any
 import gradio as gr
 
 from wanact.ui.api import expose
-from wanact.ui.checkpoints import build_checkpoints
-from wanact.ui.compare import build_compare
 from wanact.ui.engine import Engine
-from wanact.ui.fly import build_fly
-from wanact.ui.live import build_live
-from wanact.ui.theme import ASSETS, asset, theme
+from wanact.ui.pages.checkpoints.layout import build_checkpoints
+from wanact.ui.pages.compare.layout import build_compare
+from wanact.ui.pages.fly.layout import build_fly
+from wanact.ui.pages.live.layout import build_live
+from wanact.ui.theme import SHARED, asset, theme
 
 # A place is a name and a function that lays it out; the next one is one more line.
 # Each gets the engine and the state that holds the last frame of a visitor's clip.
@@ -52,7 +52,7 @@ def launch_options() -> dict[str, Any]:
     return {
         "theme": theme(),
         "css": asset("page.css"),
-        "favicon_path": ASSETS / "favicon.svg",
+        "favicon_path": SHARED / "favicon.svg",
         "max_file_size": MAX_UPLOAD,
         "footer_links": ["api", "settings"],
         "show_error": True,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from wanact.video import fit_image, open_image
+from wanact.media.video import fit_image, open_image
 
 SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 

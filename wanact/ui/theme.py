@@ -6,12 +6,18 @@ from pathlib import Path
 
 import gradio as gr
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
+UI = Path(__file__).resolve().parent
+SHARED = UI / "web"
+FOLDERS = (SHARED, *sorted(path for path in (UI / "pages").iterdir() if path.is_dir()))
 
 
 def asset(*names: str) -> str:
-    """The text of files under assets/ui, one after the other."""
-    return "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in names)
+    """The text of what the browser gets, one file after the other; each name is in one folder, web/ or a page's."""
+    return "\n".join(_place(name).read_text(encoding="utf-8") for name in names)
+
+
+def _place(name: str) -> Path:
+    return next((folder / name for folder in FOLDERS if (folder / name).is_file()), SHARED / name)
 
 
 def theme() -> gr.themes.Base:

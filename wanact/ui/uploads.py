@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wanact.checkpoints import CONTROLLER, LORA, RUN_CONFIG, TRANSFORMER, CheckpointError
-from wanact.weight_check import EXPORTED, check_flight_files
-from wanact.weight_files import check_safetensors, parse_json, read_bytes
+from wanact.files import check_safetensors, parse_json, read_bytes
+from wanact.runs.check import EXPORTED, check_flight_files
+from wanact.runs.store import CONTROLLER, LORA, RUN_CONFIG, TRANSFORMER, CheckpointError
 
 PREFIX = "upload/"
 MAX_FILES = 4

@@ -1,0 +1,201 @@
+"""A flight: it can be rewound and forked, and takes no more memory the longer it lasts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.models.test_transformer import make_controller
+from wanact.actions import ActionError
+from wanact.flying import stream
+from wanact.flying.pipeline import RequestError, WanActPipeline
+from wanact.flying.stream import WanActStream
+from wanact.runs import store
+
+LEFT, RIGHT = np.eye(8)[4] * 3, np.eye(8)[5] * 3
+
+
+def write_causal_run(run: Path) -> Path:
+    """A run with a random controller that is flown as a causal checkpoint with a window of 3."""
+    controller = make_controller("adaln_tmod")
+    run.mkdir()
+    save_file(controller.state_dict(), run / store.CONTROLLER)
+    config = {name: value for name, value in controller.config.items() if not name.startswith("_")}
+    settings = {
+        "action_controller_config": config,
+        "action_magnitude_scale": [100.0] * 4 + [1.0] * 4,
+        "injection_type": "adaln_tmod",
+        "causal": {"window": 3, "num_inference_steps": 2, "sampler": "consistency"},
+    }
+    (run / store.RUN_CONFIG).write_text(json.dumps(settings))
+    return run
+
+
+@pytest.fixture
+def pipe(tiny_model_dir, tmp_path) -> WanActPipeline:
+    pipe = WanActPipeline.from_model_dir(tiny_model_dir)
+    pipe.load_controller(write_causal_run(tmp_path / "run"))
+    return pipe
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
+
+
+def test_frames_decoded_in_the_background_are_those_of_steps(pipe, image):
+    one, other = (WanActStream(pipe, image, "hills", 1) for _ in range(2))
+    drawn = [other.draw(action) for action in (LEFT, RIGHT, LEFT)]  # none of them waited for
+    other.rewind(1)
+    assert all(np.array_equal(one.step(a), d.result()) for a, d in zip((LEFT, RIGHT, LEFT), drawn, strict=True))
+    one.rewind(1)
+    assert np.array_equal(one.step(RIGHT), other.step(RIGHT))
+    fork = other.fork()
+    assert np.array_equal(fork.draw(LEFT).result(), other.draw(LEFT).result())
+    other.land()
+    with pytest.raises(ActionError):
+        fork.draw([1.0])
+
+
+def test_pieces_are_the_frames_of_a_step_and_remembering_early_changes_nothing(pipe, image):
+    one, other = (WanActStream(pipe, image, "hills", 1) for _ in range(2))
+    for action in (LEFT, RIGHT, LEFT):
+        pieces = list(other.pieces(action))
+        assert [len(piece) for piece in pieces] == [1, 3]
+        assert np.array_equal(np.concatenate(pieces), one.step(action))
+        other.remember(), other.remember()
+    for flight in (one, other):
+        flight.prompt = "snow"
+    assert np.array_equal(one.step(RIGHT), other.step(RIGHT))
+    for flight in (one, other):
+        flight.land()
+        flight.remember()
+
+
+@pytest.mark.parametrize("steps_before", [0, 1, 2])
+def test_a_key_that_comes_while_a_frame_is_drawn_counts_for_it(pipe, image, steps_before):
+    flight, same = (WanActStream(pipe, image, "hills", 1, num_inference_steps=3) for _ in range(2))
+    answers = iter([None] * steps_before + [np.array(RIGHT)])
+    frames = np.concatenate(list(flight.pieces(LEFT, lambda: next(answers, None))))
+    assert np.array_equal(frames, same.step(RIGHT)) and flight.track == same.track
+    assert np.array_equal(flight.step(LEFT), same.step(LEFT)), "what was begun has left no trace"
+
+
+def test_a_withdrawn_frame_has_never_been(pipe, image):
+    flight, same = (WanActStream(pipe, image, "hills", 1) for _ in range(2))
+    assert not flight.withdraw(), "nothing has been drawn"
+    for num_pieces, action in enumerate((LEFT, RIGHT, LEFT)):
+        begun = flight.pieces(RIGHT)
+        _ = list(itertools.islice(begun, num_pieces))
+        assert flight.withdraw() and not flight.withdraw()
+        assert np.array_equal(flight.step(action), same.step(action))
+    assert flight.track == same.track and flight.num_frames == 3
+    flight.remember()
+    assert not flight.withdraw(), "its keys and values are kept already"
+    flight.rewind(1), same.rewind(1)
+    assert not flight.withdraw() and np.array_equal(flight.step(RIGHT), same.step(RIGHT))
+
+
+def test_keys_without_end_hold_no_frame_up(pipe, image):
+    flight = WanActStream(pipe, image, "hills", 1, num_inference_steps=3)
+    hasty = itertools.cycle([np.array(RIGHT), np.array(LEFT)])
+    assert [len(piece) for piece in flight.pieces(LEFT, lambda: next(hasty))] == [1, 3]
+
+
+def test_the_same_seed_and_actions_are_the_same_flight(pipe, image):
+    one, same, other = (WanActStream(pipe, image, "hills", seed) for seed in (1, 1, 2))
+    for action in (LEFT, RIGHT):
+        frames = one.step(action)
+        assert frames.dtype == np.uint8 and np.array_equal(frames, same.step(action))
+        assert not np.array_equal(frames, other.step(action))
+    assert len(one.track) == one.num_frames == 2
+    assert one.snapshot()["track"] == one.track.to_list()
+
+
+def test_actions_and_words_steer(pipe, image):
+    left, right = WanActStream(pipe, image), WanActStream(pipe, image)
+    assert not np.array_equal(left.step(LEFT), right.step(RIGHT))
+    asked, silent = WanActStream(pipe, image), WanActStream(pipe, image)
+    asked.step(LEFT), silent.step(LEFT)
+    asked.prompt = "snow"
+    assert asked.prompt == "snow" and not np.array_equal(asked.step(LEFT), silent.step(LEFT))
+
+
+def test_a_flight_taken_back_is_flown_as_if_it_had_not_been(pipe, image):
+    flight = WanActStream(pipe, image)
+    first = [flight.step(action) for action in (LEFT, LEFT, RIGHT)]
+    flight.step(RIGHT)
+    flight.rewind(2)
+    assert flight.num_frames == 2 and np.array_equal(flight.step(RIGHT), first[2])
+    flight.rewind(3)
+    assert flight.max_rewind == 0 and np.array_equal(flight.step(LEFT), first[0])
+    with pytest.raises(RequestError, match="2 latent frames cannot be rewound; 0 to 1 can"):
+        flight.rewind(2)
+
+
+def test_a_fork_shares_the_past_and_not_the_future(pipe, image):
+    flight = WanActStream(pipe, image)
+    flight.step(LEFT)
+    fork = flight.fork()
+    same = flight.step(LEFT)
+    assert np.array_equal(fork.step(LEFT), same)
+    fork.step(RIGHT)
+    assert (flight.num_frames, fork.num_frames) == (2, 3)
+    assert fork.track.magnitude[2].argmax() == 5
+
+
+def test_a_long_flight_keeps_the_memory_of_a_short_one(pipe, image, monkeypatch):
+    monkeypatch.setattr(stream, "MAX_HISTORY", 12)
+    flight = WanActStream(pipe, image)
+    held = flight._rollout.cache.keys.data_ptr()
+    for _ in range(20):
+        flight.step(LEFT)
+    assert (
+        len(flight._past) == 12
+        and len(flight.track) == flight.num_frames == 20
+        and flight._rollout.cache.keys.data_ptr() == held
+    )
+    assert flight.max_rewind == 6, "what the window saw is needed to go on"
+    flight.rewind(6)
+    assert flight.step(LEFT).shape == (4, 64, 96, 3)
+
+
+def test_a_landed_flight_is_taken_up_by_a_fork(pipe, image):
+    flight, same = WanActStream(pipe, image), WanActStream(pipe, image)
+    for one in (flight, same):
+        one.step(LEFT)
+    flight.land()
+    assert np.array_equal(flight.fork().step(RIGHT), same.fork().step(RIGHT))
+
+
+def test_flights_share_a_pipeline_and_keep_their_checkpoint(pipe, image):
+    flight, alone = WanActStream(pipe, image), WanActStream(pipe, image)
+    expected = alone.step(LEFT)
+    pipe.load_controller(None)
+    assert np.array_equal(flight.step(LEFT), expected)
+
+
+def test_what_cannot_be_flown_is_said(pipe, image):
+    flight = WanActStream(pipe, image)
+    with pytest.raises(ActionError, match=r"an action has shape \(3,\), expected \(8,\)"):
+        flight.step([1, 2, 3])
+    with pytest.raises(ActionError, match="yaw_left and yaw_right are active at once"):
+        flight.step(LEFT + RIGHT)
+    with pytest.raises(RequestError, match="seed"):
+        WanActStream(pipe, image, seed=-1)
+    pipe.load_controller(None)
+    with pytest.raises(RequestError, match="needs a causal one"):
+        WanActStream(pipe, image)
+
+
+def test_no_graph_is_kept(pipe, image):
+    flight = WanActStream(pipe, image)
+    flight.step(LEFT)
+    assert not flight._past[0].latent.requires_grad and torch.is_grad_enabled()

@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from wanact.media.likeness import gmsd, psnr_db, ssim
+
+
+@pytest.fixture
+def frames():
+    noise = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 3), np.uint8)
+    return np.stack([np.asarray(Image.fromarray(frame).resize((96, 64))) for frame in noise])
+
+
+def blurred(frames, radius):
+    return np.stack([np.asarray(Image.fromarray(f).filter(ImageFilter.GaussianBlur(radius))) for f in frames])
+
+
+def test_equal_clips_are_as_alike_as_can_be(frames):
+    assert (psnr_db(frames, frames) == 100).all() and np.allclose(ssim(frames, frames), 1)
+    assert (gmsd(frames, frames) == 0).all()
+
+
+def test_all_measures_order_blurs_by_their_strength(frames):
+    little, much = blurred(frames, 1), blurred(frames, 4)
+    assert (psnr_db(frames, little) > psnr_db(frames, much)).all()
+    assert (ssim(frames, little) > ssim(frames, much)).all()
+    assert (gmsd(frames, little) < gmsd(frames, much)).all()
+
+
+def test_gmsd_sees_edges_and_not_brightness(frames):
+    brighter = np.clip(frames.astype(int) // 2 + 60, 0, 255).astype(np.uint8)
+    same_contrast = np.clip(frames.astype(int) + 20, 0, 255).astype(np.uint8)
+    assert (gmsd(frames, np.minimum(same_contrast, 255)) < 0.1).all()
+    assert (gmsd(frames, brighter) > gmsd(frames, frames)).all()

@@ -1,0 +1,43 @@
+"""A published run flies as the one it came from, and holds nothing but what flies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wanact.runs import store
+from wanact.runs.publish import publish
+from wanact.runs.store import CheckpointError
+
+
+def test_published_steps_hold_the_same_weights_and_verify(run, tmp_path):
+    run("action", tmp_path / "run", "--max_steps", "3", "--save_steps", "1", "--save_full_state")
+    written = publish(tmp_path / "run", tmp_path / "small", [1, 3], base_model="nano")
+    assert [info.step for info in store.list_checkpoints(tmp_path / "small")] == [1, 3]
+    for path in written:
+        store.verify(path)
+        ours = store.load_flight_weights(path)
+        theirs = store.load_flight_weights(tmp_path / "run" / "checkpoints" / path.name)
+        assert ours.config["base_model"] == "nano"
+        assert all(torch.equal(value, theirs.controller[name]) for name, value in ours.controller.items())
+        assert not list(path.glob("optimizer*")) and not list(path.glob("trainable*"))
+    assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "small").rglob("*.json"))
+
+
+def test_a_new_run_begins_with_the_weights_of_a_published_one(run, tmp_path):
+    run("action", tmp_path / "run", "--max_steps", "2", "--export_dtype", "float32",
+        "--trainable_models", "action_controller,transformer")  # fmt: skip
+    publish(tmp_path / "run", tmp_path / "small", [2], base_model="nano")
+    causal = run("causal", tmp_path / "causal", "--max_steps", "1", "--learning_rate", "1e-12",
+                 "--init_from", str(tmp_path / "small"))  # fmt: skip
+    published = store.load_flight_weights(tmp_path / "small")
+    for name, value in causal.stage.controller.state_dict().items():
+        torch.testing.assert_close(value, published.controller[name])
+    for name, value in causal.stage.transformer.state_dict().items():
+        torch.testing.assert_close(value, published.transformer[name])
+
+
+def test_a_step_that_is_not_there_is_named(run, tmp_path):
+    run("action", tmp_path / "run", "--max_steps", "1")
+    with pytest.raises(CheckpointError, match="7"):
+        publish(tmp_path / "run", tmp_path / "small", [7])

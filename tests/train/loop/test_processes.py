@@ -1,0 +1,137 @@
+"""Two processes do what one does; a resume may change their number; networks may be sharded over them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.processes import run_processes, start, wait
+from wanact.runs import store
+
+STEPS = 6
+
+
+@pytest.fixture
+def launch(arguments):
+    """Train with so many processes: `launch(2, "action", output, "--max_steps", "4")`."""
+
+    def launch(count: int, stage: str, output: Path, *flags: str, steps: int = STEPS) -> str:
+        from train.commands.run import train
+
+        log = output.with_suffix(f".{count}.log")
+        argv = arguments(stage, output, "--max_steps", str(STEPS), *flags)
+        statuses = run_processes(count, lambda: _train_until(train, stage, argv, steps), log)
+        assert statuses == [0] * count, log.read_text()
+        return log.read_text()
+
+    return launch
+
+
+def _train_until(train, stage, argv, steps):
+    """Train, and let a signal to the last process stop all of them at `steps`."""
+    from train.loop.trainer import Trainer
+
+    train_step = Trainer._train_step
+
+    def interrupted(self):
+        if self.step + 1 == steps < STEPS and self.processes.rank == self.processes.count - 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return train_step(self)
+
+    Trainer._train_step = interrupted
+    try:
+        assert train(stage, argv).step == steps
+    finally:
+        Trainer._train_step = train_step
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in store.read_log(run)]
+
+
+def weights(run: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    return store.load_weights(run / "checkpoints" / store.step_name(step) / "trainable_full.safetensors")
+
+
+def rates(run: Path) -> list[float]:
+    return [row["learning_rate"] for row in store.read_log(run)]
+
+
+def test_one_process_with_four_rounds_learns_what_two_with_two_learn(launch, tmp_path):
+    launch(1, "action", tmp_path / "one", "--gradient_accumulation_steps", "4")
+    launch(2, "action", tmp_path / "two", "--gradient_accumulation_steps", "2")
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-6)
+    assert rates(tmp_path / "one") == rates(tmp_path / "two")
+    torch.testing.assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=0, atol=1e-6)
+
+
+def test_two_processes_resume_bit_for_bit_after_a_signal_to_one_of_them(launch, tmp_path):
+    launch(2, "action", tmp_path / "whole")
+    launch(2, "action", tmp_path / "parts", steps=3)
+    launch(2, "action", tmp_path / "parts")
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    torch.testing.assert_close(weights(tmp_path / "whole"), weights(tmp_path / "parts"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
+def test_a_resume_may_change_the_number_of_processes(before, after, launch, tmp_path):
+    def flags(count):
+        return ["--gradient_accumulation_steps", str(2 // count)]
+
+    launch(before, "action", tmp_path / "whole", *flags(before))
+    launch(before, "action", tmp_path / "parts", *flags(before), steps=3)
+    log = launch(after, "action", tmp_path / "parts", *flags(after))
+    assert f"processes were {before}, are {after}" in log
+    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "parts"), abs=1e-6)
+
+
+def test_a_sharded_transformer_trains_and_resumes_as_a_whole_one(launch, tmp_path):
+    full = ["--trainable_models", "action_controller,transformer", "--ema_decay", "0.9"]
+    launch(1, "action", tmp_path / "whole", *full, "--gradient_accumulation_steps", "2")
+    launch(2, "action", tmp_path / "shards", *full, "--fsdp", steps=3)
+    launch(2, "action", tmp_path / "shards", *full, "--fsdp")
+    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "shards"), abs=1e-5)
+    torch.testing.assert_close(weights(tmp_path / "whole"), weights(tmp_path / "shards"), rtol=0, atol=1e-5)
+    metadata = store.read_metadata(store.resolve(tmp_path / "shards"))
+    assert metadata["topology"] == {"processes": 2, "sharded": True}
+
+
+def test_a_sharded_checkpoint_continues_in_one_process(launch, tmp_path):
+    full = ["--trainable_models", "transformer"]
+    launch(1, "i2v", tmp_path / "whole", *full, "--gradient_accumulation_steps", "2")
+    launch(2, "i2v", tmp_path / "parts", *full, "--fsdp", steps=3)
+    launch(1, "i2v", tmp_path / "parts", *full, "--gradient_accumulation_steps", "2")
+    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "parts"), abs=1e-5)
+
+
+def test_the_processes_share_the_encoding_and_agree_on_what_is_skipped(arguments, dataset, tmp_path):
+    from train.commands.run import train
+
+    lines = (dataset / "clips.csv").read_text().splitlines()
+    (tmp_path / "clips.csv").write_text("\n".join([*lines, lines[-1].replace("clip4.mp4", "missing.mp4")]) + "\n")
+    argv = arguments("action", tmp_path / "run", "--max_steps", "1", "--max_skipped", "0.5")
+    argv += ["--dataset_metadata_path", str(tmp_path / "clips.csv"), "--cache_dir", str(tmp_path / "cache")]
+    log = tmp_path / "log"
+    assert run_processes(2, lambda: train("action", argv), log) == [0, 0], log.read_text()
+    assert "1 of 6 rows are left out" in log.read_text()
+    assert "missing.mp4" in (tmp_path / "run" / "skipped.csv").read_text()
+
+
+def test_sigterm_saves_and_ends_with_status_zero(arguments, tmp_path):
+    from train.__main__ import main
+
+    argv = ["action", *arguments("action", tmp_path / "run", "--max_steps", "100000")]
+    child = start(lambda: os._exit(main(argv)), tmp_path / "log")
+    import time
+
+    end = time.monotonic() + 120
+    while not (tmp_path / "run" / "log.jsonl").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(child, signal.SIGTERM)
+    assert wait(child) == 0, (tmp_path / "log").read_text()
+    (info,) = store.list_checkpoints(tmp_path / "run")
+    assert info.metadata["reason"] == "SIGTERM" and info.problem is None

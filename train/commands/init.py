@@ -1,0 +1,75 @@
+"""`python -m train init`: a model directory to train from nothing, with a tokenizer learnt from the data's captions."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from wanact.models import presets
+from wanact.models.components import load_component
+
+SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer, so that any text has tokens, ending each caption as UMT5 does."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write a model directory with random weights (and a trained VAE, if one is given)."""
+    parser = argparse.ArgumentParser(prog="python -m train init", description=main.__doc__)
+    parser.add_argument("--preset", choices=sorted(presets.PRESETS), default="nano")
+    parser.add_argument("--out", type=Path, required=True, help="model directory to write")
+    parser.add_argument("--captions", type=Path, required=True, help="metadata file of the data: a CSV with prompt")
+    parser.add_argument("--vae", type=Path, help="folder of a trained VAE; random weights if not given")
+    parser.add_argument("--vocab_size", type=int, default=640)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--height", type=int, default=96)
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--num_frames", type=int, default=81)
+    parser.add_argument("--num_inference_steps", type=int, default=8)
+    parser.add_argument("--guidance_scale", type=float, default=2.0)
+    parser.add_argument("--flow_shift", type=float, default=3.0)
+    parser.add_argument("--max_sequence_length", type=int, default=32)
+    args = parser.parse_args(argv)
+    if args.out.exists():
+        raise FileExistsError(f"{args.out} exists; name a new folder for --out")
+    with open(args.captions, newline="") as file:
+        captions = [row["prompt"] for row in csv.DictReader(file)]
+    tokenizer = train_tokenizer(captions, args.vocab_size)
+    torch.manual_seed(args.seed)
+    vae = load_component("vae", args.vae, torch.float32) if args.vae else presets.random_vae(args.preset)
+    pipeline = presets.pipeline_of(
+        presets.random_transformer(args.preset),
+        vae,
+        presets.random_text_encoder(args.preset, vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1),
+        tokenizer,
+        args.flow_shift,
+    )
+    pipeline.save_pretrained(args.out)
+    names = "height width num_frames num_inference_steps guidance_scale flow_shift max_sequence_length".split()
+    defaults = {name: getattr(args, name) for name in names} | {"fps": 16, "negative_prompt": ""}
+    (args.out / "metadata.json").write_text(json.dumps({"name": args.preset, "defaults": defaults}, indent=2) + "\n")
+    print(f"{args.out}: {args.preset}, {sum(p.numel() for p in pipeline.transformer.parameters()):,} parameters")

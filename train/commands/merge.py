@@ -1,0 +1,101 @@
+"""`python -m train merge-lora`: fuse a LoRA into its base model, as the base of the next stage."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from train.loop.export import replacing_folder
+from wanact.models.overlay import Overlay, OverlayError
+from wanact.runs import store
+from wanact.runs.store import CheckpointError
+from wanact.weights import model_dir
+from wanact.weights.convert import ConvertError, convert_lora
+
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Fuse a LoRA into the transformer of a model directory and write a new one."""
+    parser = argparse.ArgumentParser(prog="python -m train merge-lora", description=main.__doc__)
+    parser.add_argument("--model_dir", type=Path, required=True, help="the base model")
+    parser.add_argument(
+        "--lora_path", type=Path, required=True, help="lora.safetensors, or a run or checkpoint with one"
+    )
+    parser.add_argument("--alpha", type=float, default=1.0, help="strength of the LoRA")
+    parser.add_argument("--output_dir", type=Path, help="models/merged/<base>_merged if not given")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--dtype", choices=list(DTYPES.values()), help="of the new weights; the base's if not given")
+    args = parser.parse_args(argv)
+    output = args.output_dir or Path("models", "merged", f"{args.model_dir.resolve().name}_merged")
+    merge(args.model_dir, args.lora_path, output, args.alpha, args.overwrite, args.dtype)
+    print(f"wrote the model directory {output}")
+    return 0
+
+
+def merge(
+    base: Path, lora_path: Path, output: Path, alpha: float = 1.0, overwrite: bool = False, dtype: str | None = None
+) -> None:
+    """Write `output`: the base model with alpha times the LoRA in it.
+
+    Raises:
+        FileExistsError: if the output is there and `overwrite` is not set.
+        CheckpointError: if the LoRA does not fit the base.
+        ModelDirError: if the base cannot be read.
+    """
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists; --overwrite replaces it")
+    if output.exists() and output.resolve() == base.resolve():
+        raise FileExistsError(f"{output} is the base model itself; choose another --output_dir")
+    file = lora_path / store.LORA if lora_path.is_dir() else lora_path
+    lora = scaled(store.load_weights(file), alpha, file)
+    exact = model_dir.load_components(base, parts=("transformer",)).transformer  # float32: the sum is rounded once
+    try:
+        Overlay(exact).apply(lora=lora)
+    except OverlayError as error:
+        raise CheckpointError(f"{file} does not fit {base}: {error}") from error
+    # What diffusers keeps in float32 (norms, tables) is so in components loaded in the lower type, and stays so.
+    components = model_dir.load_components(base, dtype=getattr(torch, dtype or stored_dtype(base)))
+    components.transformer.load_state_dict(exact.state_dict())
+    components.metadata["merged_from"] = {
+        "base_model": str(base),
+        "base_fingerprint": model_dir.fingerprint(base),
+        "lora": str(file),
+        "lora_sha256": store.sha256(file),
+        "alpha": alpha,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    with replacing_folder(output) as temporary:
+        model_dir.save_components(components, temporary)
+
+
+def scaled(lora: dict[str, Tensor], alpha: float, file: Path) -> dict[str, Tensor]:
+    """A LoRA in any format under diffusers' names, its strength multiplied into the second of each pair of matrices.
+
+    Raises:
+        CheckpointError: if it is none of this transformer.
+    """
+    try:
+        named = convert_lora({name: value.float() for name, value in lora.items()})
+    except ConvertError as error:
+        raise CheckpointError(f"{file} holds no LoRA that is known here: {error}") from error
+    return {name: value * alpha if ".lora_B." in name else value for name, value in named.items()}
+
+
+def stored_dtype(directory: Path) -> str:
+    """Type of most weights in the largest .safetensors file of the transformer, float32 if that is unknown."""
+    folder = directory / "transformer"
+    files = [p for p in (folder if folder.is_dir() else directory).rglob("diffusion_pytorch_model*.safetensors")]
+    if not files:
+        return "float32"
+    header = store.check_safetensors(max(files, key=lambda p: p.stat().st_size))
+    sizes: dict[str, int] = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
+    return DTYPES.get(max(sizes, key=lambda name: sizes[name], default="F32"), "float32")

@@ -1,0 +1,1 @@
+"""The training loop, which knows no loss: settings, order of samples, optimizers, checkpoints, resuming."""

@@ -1,0 +1,107 @@
+"""What training writes to be used: trained networks of a checkpoint, and whole model directories."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wanact.runs import store
+from wanact.runs.store import CheckpointError
+from wanact.weights import model_dir
+
+ORIGIN = "exported_from.json"
+
+
+def trained_networks(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
+    """Trained weights of transformer and text encoder in a checkpoint; averaged ones where there are.
+
+    Raises:
+        CheckpointError: if it trained neither, or a LoRA only.
+    """
+    averaged = checkpoint / "ema.safetensors"
+    file = averaged if averaged.is_file() else checkpoint / "trainable_full.safetensors"
+    modules = split_modules(store.load_weights(file))
+    networks = {name: modules[name] for name in ("transformer", "text_encoder") if name in modules}
+    if not networks:
+        raise CheckpointError(f"{checkpoint} trained no transformer and no text encoder: there is nothing to put in")
+    if any(".lora_" in name for name in networks.get("transformer", {})):
+        raise CheckpointError(f"{checkpoint} holds a LoRA; `python -m train merge-lora` makes a model directory of it")
+    return networks
+
+
+def exported_from(folder: Path) -> dict[str, Any] | None:
+    """Run and step that a folder was exported from, None if it does not say."""
+    return store.read_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else None
+
+
+def require_free(folder: Path, run: str) -> None:
+    """Raise FileExistsError if something is there that this run did not export."""
+    if folder.is_dir() and any(folder.iterdir()) and (exported_from(folder) or {}).get("run") != run:
+        raise FileExistsError(f"{folder} holds a model already, or other files; choose another folder or remove it")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
+    """A folder to write into that takes its place when the block ends without an error.
+
+    Args:
+        origin: `run` and `step`, written beside; an older export of the same run is replaced.
+
+    Raises:
+        FileExistsError: if something else is there.
+    """
+    require_free(folder, origin["run"])
+    with replacing_folder(folder) as temporary:
+        yield temporary
+        store.write_json(temporary / ORIGIN, origin)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its place when the block ends without an error."""
+    temporary = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_model_dir(base: Path, folder: Path, trained: dict[str, dict[str, Tensor]], dtype: str) -> None:
+    """Write the base model with trained weights in their place.
+
+    Args:
+        base: the model directory that training began with.
+        folder: the new one.
+        trained: weights by component; a component may be there in part.
+        dtype: of transformer and text encoder.
+
+    Raises:
+        CheckpointError: if the weights do not belong to the base.
+    """
+    components = model_dir.load_components(base, dtype=getattr(torch, dtype))
+    for name, weights in trained.items():
+        network: nn.Module = getattr(components, name)
+        unexpected = network.load_state_dict(weights, strict=False).unexpected_keys
+        if unexpected:
+            raise CheckpointError(f"the {name} of {base} has no weight {unexpected[0]}: it is another model")
+    model_dir.save_components(components, folder)
+
+
+def split_modules(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Full-named weights by module: {"transformer": {"blocks.0...": ...}}."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, value in weights.items():
+        module, _, rest = name.partition(".")
+        modules.setdefault(module, {})[rest] = value
+    return modules

@@ -1,0 +1,188 @@
+"""Checkpoints of other trainers and of earlier layouts, and earlier ways to name the base model.
+
+Read, never written: step directories without a manifest, `checkpoint-epoch0-step100` and `checkpoint-best` with
+`trainer_state.pt`, state folders of accelerate, DiffSynth's `step-N.safetensors` and `epoch-N.safetensors`, and a bare
+`action_controller.safetensors`. They have no sums, so that damage shows only where a file cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.loop.config import ConfigError, ModelConfig
+from wanact.runs import store
+from wanact.runs.store import CheckpointError, load_state, load_weights
+from wanact.weights import layouts, transformer
+from wanact.weights.convert import ConvertError, convert_lora
+from wanact.weights.names import bare_name
+
+# Where weights lie in a folder, the fullest names first.
+WEIGHT_FILES = (
+    "trainable_full.safetensors",
+    "trainable.safetensors",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "adapter_model.safetensors",
+    store.CONTROLLER,
+    store.LORA,
+)
+OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
+_NUMBER = re.compile(r"(?:step|epoch|checkpoint)[-_]?(\d+)")
+
+# What peft calls an adapter that nobody named.
+ADAPTER = "default"
+
+
+def load(path: Path, shapes: dict[str, torch.Size]) -> tuple[int, dict[str, Tensor], dict[str, Any] | None, list[str]]:
+    """A checkpoint of another layout.
+
+    Args:
+        path: its folder or file.
+        shapes: shapes of the trained weights by full name.
+
+    Returns:
+        Step, weights by full name, optimizer states by phase (None if there are none that fit), and remarks.
+
+    Raises:
+        CheckpointError: if there are no weights, or a file is damaged or a pickle.
+    """
+    file = path if path.is_file() else _weight_file(path)
+    weights = full_names(load_weights(file), shapes)
+    step = _step_of(path)
+    if path.is_file():
+        return step, weights, None, [f"{path.name} holds weights only"]
+    optimizer, remarks = _optimizer(path, shapes)
+    return step, weights, optimizer, remarks
+
+
+def _weight_file(folder: Path) -> Path:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder} holds no weights that are known here ({', '.join(WEIGHT_FILES)})")
+
+
+def full_names(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Weights under the names of this run: what other trainers put before them taken off, ours put on.
+
+    Weights of a network that is trained here only in part are left out where they are not trained.
+    """
+    if any(".lora_" in name for name in weights):
+        return {f"transformer.{name}": value for name, value in adapter_weights(weights).items()}
+    modules = sorted({name.partition(".")[0] for name in shapes})
+
+    def translate(name: str) -> str | None:
+        names = [
+            name,
+            *(f"{module}.{name}" for module in modules),
+            f"transformer.{transformer.NAMES.to_diffusers(name)}",
+        ]
+        return next((candidate for candidate in names if candidate in shapes), None)
+
+    renamed = {bare_name(name, translate) or _guess(name, modules): value for name, value in weights.items()}
+    found = {name.partition(".")[0] for name in renamed if name in shapes}
+    return {n: v for n, v in renamed.items() if n in shapes or n.partition(".")[0] not in found}
+
+
+def _guess(name: str, modules: list[str]) -> str:
+    """A name that fits nothing, as it reads in a list of what does not fit."""
+    return name if name.partition(".")[0] in modules or len(modules) != 1 else f"{modules[0]}.{name}"
+
+
+def adapter_weights(lora: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A LoRA in any format under the names that peft gives it inside the transformer.
+
+    Raises:
+        CheckpointError: if it is none of this transformer.
+    """
+    try:
+        named = convert_lora(lora)
+    except ConvertError as error:
+        raise CheckpointError(f"this is no LoRA of the transformer: {error}") from error
+    return {
+        name.removeprefix("transformer.").removesuffix(".weight") + f".{ADAPTER}.weight": value
+        for name, value in named.items()
+    }
+
+
+def _step_of(path: Path) -> int:
+    for name in ("trainer_state.json", store.METADATA):
+        if path.is_dir() and (path / name).is_file():
+            state = store.read_json(path / name)
+            for key in ("global_step", "step"):
+                if isinstance(state.get(key), int):
+                    return state[key]
+    if path.is_dir() and (path / "trainer_state.pt").is_file():
+        state = load_state(path / "trainer_state.pt")
+        for key in ("global_step", "step"):
+            if isinstance(state, dict) and isinstance(state.get(key), int):
+                return state[key]
+    steps = re.findall(r"step-?(\d+)", path.name) or _NUMBER.findall(path.name)
+    # An epoch's number says nothing about the steps in it.
+    return int(steps[-1]) if steps and not path.name.startswith("epoch") else 0
+
+
+def _optimizer(folder: Path, shapes: dict[str, torch.Size]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The optimizer's state by parameter name, if it is there and its parameters are ours in number and shape."""
+    file = next((folder / name for name in OPTIMIZER_FILES if (folder / name).is_file()), None)
+    state = load_state(file) if file else None
+    if state is None and (folder / "trainer_state.pt").is_file():
+        content = load_state(folder / "trainer_state.pt")
+        keys = ("optimizer_state_dict", "optimizer")
+        state = next((content[key] for key in keys if isinstance(content, dict) and content.get(key)), None)
+    if state is None:
+        return None, [f"{folder.name} has no optimizer state: optimizer and scheduler start fresh"]
+    named = _by_name(state, shapes)
+    if named is None:
+        return None, [f"the optimizer state of {folder.name} is for other parameters: optimizer starts fresh"]
+    return {"main": {"state": named}}, []
+
+
+def _by_name(state: Any, shapes: dict[str, torch.Size]) -> dict[str, Any] | None:
+    """torch numbers parameters in the order they were given in, which is the order of the network."""
+    if not isinstance(state, dict) or not isinstance(state.get("state"), dict) or "param_groups" not in state:
+        return None
+    order = [index for group in state["param_groups"] for index in group["params"]]
+    if len(order) != len(shapes):
+        return None
+    named = {}
+    for index, (name, shape) in zip(order, shapes.items(), strict=True):
+        entry = state["state"].get(index)
+        if entry is None:
+            continue
+        if entry["exp_avg"].shape != shape:
+            return None
+        step = entry["step"]
+        named[name] = {**entry, "step": step if isinstance(step, Tensor) else torch.tensor(float(step))}
+    return named
+
+
+def base_model_dir(model: ModelConfig) -> Path:
+    """The model directory that `--model_dir`, `--model_paths` or `--model_id_with_origin_paths` means.
+
+    Raises:
+        ConfigError: if the files of `--model_paths` are not there.
+        ModelDirError: if a Hub id is neither on this machine nor can be fetched.
+    """
+    if model.model_paths:
+        return _common_folder(model.model_paths)
+    return layouts.resolve(model.model_id_with_origin_paths or model.model_dir or "")
+
+
+def _common_folder(text: str) -> Path:
+    try:
+        listed = json.loads(text) if text.lstrip().startswith("[") else text.split(",")
+    except ValueError as error:
+        raise ConfigError(f"--model_paths is not a JSON list: {error}") from error
+    files = [Path(str(f).strip()) for entry in listed for f in (entry if isinstance(entry, list) else [entry])]
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        raise ConfigError(f"--model_paths: {missing[0]} is missing")
+    return Path(os.path.commonpath([file.resolve().parent for file in files]))

@@ -1,0 +1,112 @@
+"""What is seen while a run goes on: a bar, log.jsonl, and a tracker's curves."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import resource
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from train.loop.config import TrainConfig
+from train.loop.dist import Processes
+from train.loop.sampler import StepSampler
+
+
+class Progress:
+    """Reports the steps of one run. Only the main process writes.
+
+    Args:
+        step: steps done before.
+        num_steps: steps of the whole run.
+        sampler: for the number of samples in a step.
+    """
+
+    def __init__(
+        self, processes: Processes, config: TrainConfig, run: Path, step: int, num_steps: int, sampler: StepSampler
+    ) -> None:
+        self.processes, self.samples_per_step = processes, sampler.global_batch
+        self.log_path = run / "log.jsonl"
+        self.since_log, self.logged_step = time.perf_counter(), step
+        self.norm = 0.0
+        self.bar = tqdm(total=num_steps, initial=step, unit="step", disable=not processes.is_main, mininterval=1.0)
+        self.tracker = config.log.tracker
+        if self.tracker != "none":
+            name = config.log.wandb_run_name
+            key = {"wandb": {"name": name, "resume": "allow"}, "trackio": {"name": name}}.get(self.tracker, {})
+            processes.accelerator.init_trackers(
+                config.log.wandb_project, config=_flat(config), init_kwargs={self.tracker: key} if name else {}
+            )
+
+    def step(self, step: int, losses: dict[str, Tensor], rate: float, norm: float) -> None:
+        """Move the bar by one step."""
+        self.norm = norm
+        if not self.bar.disable:
+            self.bar.set_postfix_str(
+                f"loss {float(losses['loss']):.4f}, lr {rate:.2e}, {self._speed():.2f} samples/s, {memory_gb():.1f} GB",
+                refresh=False,
+            )
+        self.bar.update(1)
+
+    def _speed(self) -> float:
+        """Samples a second since the last log line, over all processes."""
+        steps = self.bar.n - self.logged_step + 1
+        return steps * self.samples_per_step / max(1e-9, time.perf_counter() - self.since_log)
+
+    def log(self, step: int, epoch: int, means: dict[str, float], rate: float) -> None:
+        """Write a line of log.jsonl: means over the steps since the line before, and the rate of this step."""
+        if not self.processes.is_main:
+            return
+        now = time.perf_counter()
+        seconds, steps = now - self.since_log, max(1, step - self.logged_step)
+        self.since_log, self.logged_step = now, step
+        row = {
+            "step": step,
+            "epoch": epoch,
+            **{name: round(value, 6) for name, value in means.items()},
+            "learning_rate": rate,
+            "grad_norm": round(self.norm, 6),
+            "seconds": round(seconds, 3),
+            "samples_per_second": round(steps * self.samples_per_step / max(seconds, 1e-9), 3),
+            "memory_gb": round(memory_gb(), 3),
+        }
+        with open(self.log_path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.tracker != "none":
+            values = {name: value for name, value in row.items() if name != "step"}
+            self.processes.accelerator.log(values, step=step)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def available_tracker(name: str) -> str:
+    """The tracker that was asked for, or "none" with a warning if its package is not installed."""
+    if name == "none" or importlib.util.find_spec(name) is not None:
+        return name
+    warnings.warn(f"{name} is not installed, so that curves go to log.jsonl alone; pip install {name}", stacklevel=2)
+    return "none"
+
+
+def memory_gb() -> float:
+    """Most memory in use so far: on the accelerator if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _flat(config: TrainConfig) -> dict[str, str | int | float | bool]:
+    """Settings as trackers take them: one level, plain values."""
+    flat = {"stage": config.stage_name}
+    for section, values in config.to_dict().items():
+        if isinstance(values, dict):
+            flat |= {
+                f"{section}.{name}": v if isinstance(v, str | int | float | bool) else str(v)
+                for name, v in values.items()
+            }
+    return flat

@@ -1,0 +1,221 @@
+"""Where a run begins: at its newest sound checkpoint, at one that is named, at other weights, or at nothing."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.loop import legacy, saving
+from train.loop.config import TrainConfig
+from wanact.runs import store
+from wanact.runs.store import CheckpointError
+
+
+@dataclass
+class Loaded:
+    """What was found to continue from.
+
+    Attributes:
+        path: where it lay.
+        step: optimizer updates done.
+        weights: by full name.
+        optimizer: states by phase, None if the checkpoint has none.
+        ema, extra: {} if the checkpoint has none.
+        state: content of trainer_state.json, {} if there is none.
+        config: content of train_config.json, {} if there is none.
+    """
+
+    path: Path
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any] | None = None
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def find(config: TrainConfig, stage_name: str, shapes: dict[str, torch.Size]) -> tuple[Loaded | None, list[str]]:
+    """The checkpoint that this run continues from, read and checked, or None to start.
+
+    Args:
+        shapes: shapes of the trained weights by full name, which the checkpoint must have.
+
+    Returns:
+        What was loaded, and a line for each newer checkpoint that was passed over and for what else should be said.
+
+    Raises:
+        CheckpointError: if a checkpoint that was named cannot be used, or none of the run's can.
+    """
+    run, wanted = Path(config.checkpoint.output_path), config.checkpoint.resume_from
+    if wanted == "none":
+        if store.list_checkpoints(run):
+            raise CheckpointError(
+                f"{run} holds checkpoints already, and --resume_from none would mix two runs; "
+                "choose another --output_path"
+            )
+        return None, []
+    if wanted != "auto":
+        try:
+            return load(Path(wanted), stage_name, shapes, config), []
+        except CheckpointError as error:
+            if config.checkpoint.on_resume_error == "stop":
+                raise
+            return None, [f"{error}. Starting fresh, as --on_resume_error fresh says"]
+    return _newest(run, stage_name, shapes, config)
+
+
+def _newest(
+    run: Path, stage_name: str, shapes: dict[str, torch.Size], config: TrainConfig
+) -> tuple[Loaded | None, list[str]]:
+    passed: list[str] = []
+    found = store.list_checkpoints(run)
+    for info in _newest_first(found):
+        try:
+            if info.problem:
+                raise CheckpointError(info.problem)
+            return load(info.path, stage_name, shapes, config), passed
+        except CheckpointError as error:
+            passed.append(f"passed over {info.path.name}: {error}")
+    if found and config.checkpoint.on_resume_error == "stop":
+        raise CheckpointError(
+            f"none of the {len(found)} checkpoints in {run} can be used; --on_resume_error fresh starts anew\n"
+            + "\n".join(passed)
+        )
+    return None, passed
+
+
+def _newest_first(found: list[store.CheckpointInfo]) -> list[store.CheckpointInfo]:
+    """By order of saving; one whose metadata is damaged stands where its step would put it."""
+    known = [info for info in found if info.sequence >= 0][::-1]
+    for info in sorted((i for i in found if i.sequence < 0), key=lambda i: i.step):
+        place = next((k for k, other in enumerate(known) if other.step < info.step), len(known))
+        known.insert(place, info)
+    return known
+
+
+def load(
+    path: Path, stage_name: str, shapes: dict[str, torch.Size], config: TrainConfig, verified: bool = False
+) -> Loaded:
+    """Read a checkpoint whole and check that it fits.
+
+    Args:
+        verified: its sums have been checked already.
+
+    Raises:
+        CheckpointError: if it is damaged, of another stage, or its weights have other names or shapes.
+    """
+    path = store.resolve(path) if path.is_dir() else path
+    loaded = _load_legacy(path, shapes) if store.is_legacy(path) else _load_ours(path, verified)
+    found = loaded.state.get("stage", stage_name)
+    if found != stage_name and not _overridden(config, "stage"):
+        raise CheckpointError(
+            f"{path} is of stage {found}, this run is {stage_name}; --init_from takes its weights only"
+        )
+    problem = mismatch(loaded.weights, shapes)
+    if problem and not _overridden(config, "weights"):
+        raise CheckpointError(f"{path} does not fit the trained networks: {problem}")
+    if problem:
+        loaded.weights = {k: v for k, v in loaded.weights.items() if k in shapes and v.shape == shapes[k]}
+        loaded.optimizer = None
+    return loaded
+
+
+def _load_legacy(path: Path, shapes: dict[str, torch.Size]) -> Loaded:
+    step, weights, optimizer, remarks = legacy.load(path, shapes)
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
+    return Loaded(path=path, step=step, weights=weights, optimizer=optimizer)
+
+
+def _load_ours(path: Path, verified: bool = False) -> Loaded:
+    if not verified:
+        store.verify(path)
+    metadata = store.read_metadata(path)
+    files = metadata["files"]
+    optimizer = store.load_state(path / saving.OPTIMIZER, mmap=True) if saving.OPTIMIZER in files else None
+    return Loaded(
+        path=path,
+        step=int(metadata["step"]),
+        weights=store.load_weights(path / saving.FULL_WEIGHTS),
+        optimizer=optimizer,
+        ema=store.load_weights(path / saving.EMA) if saving.EMA in files else {},
+        extra=store.load_weights(path / saving.EXTRA) if saving.EXTRA in files else {},
+        state=store.read_json(path / saving.STATE),
+        config=store.read_json(path / saving.CONFIG),
+    )
+
+
+def mismatch(weights: dict[str, Tensor], shapes: dict[str, torch.Size], limit: int = 3) -> str | None:
+    """The first names or shapes that differ, or None."""
+    lines = [f"{name} is missing" for name in shapes if name not in weights]
+    lines += [f"{name} is not trained here" for name in weights if name not in shapes]
+    lines += [
+        f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(shape)}"
+        for name, shape in shapes.items()
+        if name in weights and weights[name].shape != shape
+    ]
+    if not lines:
+        return None
+    more = f"; and {len(lines) - limit} more" if len(lines) > limit else ""
+    return "; ".join(lines[:limit]) + more
+
+
+def changes(config: TrainConfig, loaded: Loaded) -> list[str]:
+    """Settings that differ from those of the checkpoint, one line each, without those in --override."""
+    now, then = config.to_dict(), loaded.config
+    unrelated = {"output_path", "resume_from", "on_resume_error", "override", "init_from", "export_model_dir"}
+    lines = []
+    for section, values in now.items():
+        before = then.get(section)
+        if not isinstance(values, dict) or not isinstance(before, dict):
+            continue
+        for name, value in values.items():
+            if name in unrelated or name not in before or before[name] == value or _overridden(config, name):
+                continue
+            lines.append(f"{name} was {before[name]}, is {value}")
+    return lines
+
+
+def _overridden(config: TrainConfig, name: str) -> bool:
+    overrides = config.checkpoint.override or []
+    return name in overrides or "all" in overrides
+
+
+def init_weights(path: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Weights for a new run from any run, checkpoint or weight file: those that fit by name and shape.
+
+    Raises:
+        CheckpointError: if none fits.
+    """
+    path = store.resolve(path) if path.is_dir() else path
+    if store.is_legacy(path):
+        weights = legacy.load(path, shapes)[1]
+    else:
+        weights = _exported_weights(path) or _load_ours(path).weights
+    fitting = {name: value for name, value in weights.items() if name in shapes and value.shape == shapes[name]}
+    if not fitting:
+        raise CheckpointError(f"--init_from {path}: no weight fits; {mismatch(weights, shapes)}")
+    left = mismatch(weights, shapes)
+    if left:
+        warnings.warn(f"--init_from {path}: {len(fitting)} of {len(shapes)} weights taken; {left}", stacklevel=2)
+    return fitting
+
+
+def _exported_weights(path: Path) -> dict[str, Tensor]:
+    """Weights by full name of a checkpoint that was published: only what it is flown with was kept. {} of others."""
+    store.verify(path)
+    if saving.FULL_WEIGHTS in store.read_metadata(path)["files"]:
+        return {}
+    networks = {"transformer": store.TRANSFORMER, "action_controller": store.CONTROLLER}
+    return {
+        f"{network}.{name}": value.float()
+        for network, file in networks.items()
+        if (path / file).is_file()
+        for name, value in store.load_weights(path / file).items()
+    }

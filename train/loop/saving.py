@@ -1,0 +1,200 @@
+"""From a training state to a checkpoint on disk: a copy to host memory now, the writing in a thread.
+
+Training waits for the copy, and for the write before it if that has not ended; never for the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wanact.runs import store
+
+WEIGHTS, FULL_WEIGHTS = "trainable.safetensors", "trainable_full.safetensors"
+OPTIMIZER, SCHEDULER, EMA = "optimizer.pt", "scheduler.pt", "ema.safetensors"
+STATE, CONFIG, EXTRA = "trainer_state.json", "train_config.json", "extra/state.safetensors"
+
+
+@dataclass
+class Snapshot:
+    """Everything a checkpoint holds, in host memory.
+
+    Attributes:
+        step: optimizer updates.
+        weights: trained weights by full name.
+        short_names: names for trainable.safetensors by full name.
+        optimizer: states by phase, None to leave them out.
+        scheduler: what scheduler.pt says.
+        ema: averaged weights by full name, {} without.
+        extra: the stage's own tensors.
+        state: content of trainer_state.json.
+        config: content of train_config.json.
+        metadata: for checkpoint_metadata.json.
+    """
+
+    step: int
+    weights: dict[str, Tensor]
+    short_names: dict[str, str]
+    optimizer: dict[str, Any] | None
+    scheduler: dict[str, Any]
+    ema: dict[str, Tensor]
+    extra: dict[str, Tensor]
+    state: dict[str, Any]
+    config: dict[str, Any]
+    metadata: dict[str, Any]
+
+    def num_bytes(self) -> int:
+        """About what the checkpoint takes on disk."""
+        tensors = [*self.weights.values(), *self.ema.values(), *self.extra.values()]
+        size = sum(t.numel() * t.element_size() for t in tensors) + sum(
+            t.numel() * t.element_size() for t in self.weights.values()
+        )
+        for phase in (self.optimizer or {}).values():
+            size += sum(t.numel() * t.element_size() for s in phase["state"].values() for t in s.values())
+        return size + 2**20
+
+
+# Files to fly with, from the weights; and the JSON file that belongs to them.
+Export = Callable[[dict[str, Tensor]], dict[str, dict[str, Tensor]]]
+
+
+@dataclass
+class Saver:
+    """Writes snapshots of one run, one at a time, in a background thread. Used by the main process only.
+
+    Attributes:
+        run: the run's folder.
+        export: makes the files to fly with.
+        export_config: name and content of the file that belongs to them, or None.
+        keep: checkpoints to keep, None for all.
+    """
+
+    run: Path
+    export: Export
+    export_config: tuple[str, dict[str, Any]] | None
+    keep: int | None
+    last_seconds: float = 0.0
+    _thread: threading.Thread | None = None
+    _error: BaseException | None = None
+    _verified: set[str] = field(default_factory=set)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Begin to write; waits for the write before."""
+        self.wait()
+        self._thread = threading.Thread(target=self._run, args=(snapshot,), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when everything is on disk. Raises what went wrong, unless it was the disk."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _run(self, snapshot: Snapshot) -> None:
+        began = time.perf_counter()
+        try:
+            self._write(snapshot)
+        except OSError as error:
+            warnings.warn(f"step {snapshot.step} was not saved: {_reason(error)}. Training goes on", stacklevel=1)
+        except BaseException as error:  # handed to the training thread by wait()
+            self._error = error
+        self.last_seconds = time.perf_counter() - began
+
+    def _write(self, snapshot: Snapshot) -> None:
+        needed, free = snapshot.num_bytes(), store.free_bytes(self.run)
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"it needs about {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free")
+        path = store.write_checkpoint(
+            self.run, snapshot.step, lambda folder: self._fill(folder, snapshot), snapshot.metadata
+        )
+        self._verified.add(path.name)
+        self._publish(path)
+        if self.keep is not None:
+            store.prune(self.run, self.keep, self._verified)
+
+    def _fill(self, folder: Path, snapshot: Snapshot) -> None:
+        full = {name: tensor.contiguous() for name, tensor in snapshot.weights.items()}
+        _save_tensors(full, folder / FULL_WEIGHTS)
+        short = {snapshot.short_names[name]: tensor for name, tensor in full.items()}
+        _save_tensors(short, folder / WEIGHTS)
+        exported = self.export(snapshot.ema or snapshot.weights)
+        for name, tensors in exported.items():
+            if _same(tensors, short):
+                _link_or_copy(folder / WEIGHTS, folder / name)
+            else:
+                _save_tensors(tensors, folder / name)
+        if snapshot.ema:
+            _save_tensors(snapshot.ema, folder / EMA)
+        if snapshot.extra:
+            (folder / EXTRA).parent.mkdir()
+            _save_tensors(snapshot.extra, folder / EXTRA)
+        if snapshot.optimizer is not None:
+            _save_state(snapshot.optimizer, folder / OPTIMIZER)
+            _save_state(snapshot.scheduler, folder / SCHEDULER)
+        store.write_json(folder / STATE, snapshot.state)
+        store.write_json(folder / CONFIG, snapshot.config)
+        if self.export_config is not None:
+            name, content = self.export_config
+            store.write_json(folder / name, content)
+
+    def _publish(self, path: Path) -> None:
+        """Put the newest files to fly with into the run's folder."""
+        if self.export_config is not None:
+            name, content = self.export_config
+            store.write_json(self.run / name, content)
+        for name in (store.CONTROLLER, store.LORA, store.TRANSFORMER):
+            if (path / name).is_file():
+                with store.replacing(self.run / name) as temporary:
+                    _link_or_copy(path / name, temporary)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        path.chmod(0o644)  # safetensors writes for its own user only
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error)) from error
+
+
+def _save_state(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # how torch reports a file that it cannot write to the end
+        raise OSError(errno.ENOSPC, f"{path.name} was not written to the end: {error}".splitlines()[0]) from error
+
+
+def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[name] is other[name] or one[name].data_ptr() == other[name].data_ptr() for name in one
+    )
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy where the file system has no hard links."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error.strerror})" if error.strerror else "the disk is full"
+    return str(error)

@@ -1,0 +1,152 @@
+"""What a stage is: what is trained, what one step's loss is, what it exports.
+
+The loop (`trainer.py`) knows optimizers, steps, checkpoints and processes; a stage knows networks, data and the
+loss. They meet in `Stage`, and nowhere else:
+
+    stage = MyStage(config, device)      # light: reads the configuration, builds nothing heavy
+    stage.setup(processes)               # builds `modules` (seeded) and the data, before any step
+    len(stage), stage.data_fingerprint   # rows of one epoch, and what they are
+    batch = stage.load(draws)            # CPU tensors of one micro-batch; may run in a background thread
+    out = stage.loss(batch, phase)       # `StepLoss` with one loss a sample
+    stage.export(weights)                # {file name: tensors} to fly with, from a CPU copy of the weights
+
+Randomness belongs to samples, not to processes: take it from `Draw.generator(purpose)`, whose seed is a function of
+(seed, stage, position, purpose). Then a run that is resumed, or split over more processes, draws the same numbers.
+
+A stage with several optimizers (a VAE with a discriminator) names them in `phases`. The loop runs the phases of a
+step in order on the same micro-batches: for each phase, `loss(batch, phase)` is averaged over the global batch and
+differentiated with respect to `phase_modules(phase)` alone, then that phase's optimizer steps. Phases before
+`start_step(phase)` are passed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from train.loop.seeding import Draw
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from train.loop.config import TrainConfig
+    from train.loop.dist import Processes
+
+
+@dataclass
+class StepLoss:
+    """What a stage hands to the loop for one micro-batch of one phase.
+
+    Attributes:
+        loss: one value a sample, [B], float32, with a graph.
+        metrics: further values to log, scalars or one a sample, without a graph; averaged like the loss.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Stage:
+    """Base of all stages. Override what differs; see the module's docstring for the order of calls.
+
+    Attributes:
+        name: the word on the command line.
+        options: dataclass of flags that only this stage has, or None. Its values are in `config.stage`.
+        phases: optimizers of a step, in order.
+        modules: trained networks by name, filled by `setup`. Parameters that require gradients when `setup` returns
+            are trained, counted and saved under "<module>.<parameter>".
+        base: what the trained networks started from (model directory, fingerprint), for the checkpoint's metadata.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[type | None] = None
+    phases: ClassVar[tuple[str, ...]] = ("main",)
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.modules: dict[str, nn.Module] = {}
+        self.base: dict[str, Any] = {}
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        """Raise ValueError for settings that this stage cannot use. Called before anything loads."""
+
+    def setup(self, processes: Processes) -> None:
+        """Build `modules` and the data. Collective: every process calls it."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        """Rows in one epoch."""
+        raise NotImplementedError
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Changes when the rows or their order change; compared on resume."""
+        return ""
+
+    def load(self, draws: list[Draw]) -> dict[str, Any]:
+        """Micro-batch for these samples, on the CPU. A function of `draws` alone."""
+        raise NotImplementedError
+
+    def loss(self, batch: dict[str, Any], phase: str) -> StepLoss:
+        """Loss of one micro-batch. Tensors of `batch` are already on `device`; runs under autocast."""
+        raise NotImplementedError
+
+    def phase_modules(self, phase: str) -> list[str]:
+        """Names in `modules` that this phase's optimizer updates."""
+        return list(self.modules)
+
+    def start_step(self, phase: str) -> int:
+        """First step in which the phase runs."""
+        return 0
+
+    def shard_units(self) -> list[nn.Module]:
+        """Modules that FSDP shards one by one (transformer blocks), inner ones first."""
+        return []
+
+    def export(self, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Files to use the result with: {"name.safetensors": tensors}. `weights` has full names, on the CPU."""
+        return {}
+
+    def export_config(self) -> tuple[str, dict[str, Any]] | None:
+        """Name and content of the JSON file that belongs to the exported weights, or None."""
+        return None
+
+    def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write a complete model directory in diffusers layout with these trained weights (full names, on the CPU)."""
+        raise ValueError(f"stage {self.name!r} does not export a model directory; use i2v or vae")
+
+    def sample(self, folder: Path, step: int) -> None:
+        """Write sample clips into `folder`, on fixed inputs, so that steps can be compared.
+
+        Called on the main process, or on all where networks are sharded; the main process writes.
+        """
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Tensors beside weights and optimizer that a resumed run needs (running statistics, temperatures)."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `extra_state` gave."""
+
+    def trainable(self, phase: str | None = None) -> dict[str, nn.Parameter]:
+        """Trained parameters by full name, of one phase or of all."""
+        names = list(self.modules) if phase is None else self.phase_modules(phase)
+        return {
+            f"{module}.{name}": parameter
+            for module in names
+            for name, parameter in self.modules[module].named_parameters()
+            if name not in self._frozen(module)
+        }
+
+    def _frozen(self, module: str) -> frozenset[str]:
+        """Parameters without gradients at the time of first asking; phases may toggle requires_grad afterwards."""
+        cache = self.__dict__.setdefault("_frozen_names", {})
+        if module not in cache:
+            parameters = self.modules[module].named_parameters()
+            cache[module] = frozenset(name for name, parameter in parameters if not parameter.requires_grad)
+        return cache[module]

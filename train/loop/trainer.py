@@ -1,0 +1,486 @@
+"""The loop: steps, accumulation, optimizers, checkpoints, signals. It knows no loss.
+
+One step is one optimizer update of each phase. Everything that a step does is a function of the step's number, the
+position in the data and the seed, so that resuming is running the same command again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.loop import export, resume, saving
+from train.loop.config import ConfigError, TrainConfig
+from train.loop.dist import Processes, clip_gradients, like, local, to_host
+from train.loop.optim import build_optimizer, learning_rate
+from train.loop.progress import Progress
+from train.loop.reader import Reader
+from train.loop.sampler import StepSampler
+from train.loop.seeding import derive_seed
+from train.loop.stage import Stage
+from wanact.runs import store
+from wanact.runs.store import CheckpointError
+
+MAX_BAD_STEPS = 10
+
+
+class Trainer:
+    """Trains one stage to its last step.
+
+    Args:
+        config: all settings.
+        stage: what is trained; not set up yet.
+        processes: who takes part.
+    """
+
+    def __init__(self, config: TrainConfig, stage: Stage, processes: Processes) -> None:
+        self.config, self.stage, self.processes = config, stage, processes
+        self.run_dir = Path(config.checkpoint.output_path)
+        self.step = 0
+        self.position = 0
+        self.window: dict[str, float] = {}  # sums of losses and metrics since the last log line
+        self.since_save = [0.0, 0]  # sum of losses since the last checkpoint, and their number
+        self.bad_steps = 0
+        self.is_set_up = False
+        self.blocked_seconds = 0.0  # how long the last save kept training waiting
+        self.stop_signal: str | None = None
+
+    def run(self) -> int:
+        """Train until the last step or a signal; returns the step reached."""
+        if not self.is_set_up:
+            self.setup()
+        resumed_at = self.step
+        progress = Progress(self.processes, self.config, self.run_dir, self.step, self.num_steps, self.sampler)
+        try:
+            with self._signals():
+                while self.step < self.num_steps:
+                    losses, rate, norm = self._train_step()
+                    progress.step(self.step, losses, rate, norm)
+                    reason = self._after_step(progress, losses, rate)
+                    if reason == "stop":
+                        break
+            if self.saver is not None:
+                self.saver.wait()
+            if self.step == self.num_steps and self.step > resumed_at:
+                self._require_last_checkpoint()
+        finally:
+            progress.close()
+            self.reader.close()
+        return self.step
+
+    def export_model_dir(self, folder: Path) -> None:
+        """Write the base model with the trained (or averaged) weights in it, unless it is there. Collective."""
+        if export.exported_from(folder) == self._origin():
+            return
+        weights = {name: to_host(value) for name, value in (self.ema or self.parameters).items()}
+        if self.processes.is_main:
+            with export.new_folder(folder, self._origin()) as temporary:
+                self.stage.export_model_dir(temporary, weights)
+            self.processes.print(f"wrote the model directory {folder}")
+        self.processes.barrier()
+
+    def _origin(self) -> dict[str, Any]:
+        return {"run": str(self.run_dir.resolve()), "step": self.step}
+
+    # Beginning
+
+    def setup(self) -> None:
+        """Build the stage and go to where the run continues. Collective."""
+        config, processes, stage = self.config, self.processes, self.stage
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        stage.setup(processes)
+        self.sampler = StepSampler(
+            len(stage),
+            config.data.dataset_repeat,
+            config.optim.seed,
+            stage.name,
+            config.optim.batch_size,
+            config.optim.gradient_accumulation_steps,
+            processes.count,
+        )
+        epochs = math.ceil(config.optim.num_epochs * self.sampler.epoch_length / self.sampler.global_batch)
+        self.num_steps = config.optim.max_steps or epochs
+        self.parameters = stage.trainable()
+        if not self.parameters:
+            raise ConfigError(f"--trainable_models {config.model.trainable_models} leaves nothing to train")
+        self.shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
+        if processes.is_main:
+            store.clean(self.run_dir)
+        processes.barrier()
+        self.reader = Reader(stage.load, self.sampler, processes.rank, ahead=config.data.dataset_num_workers > 0)
+        loaded = self._find()
+        if loaded is not None:
+            self._take_weights(loaded.weights)
+            loaded.weights = {}  # they have been copied; with a large model the memory is wanted
+        elif config.checkpoint.init_from:
+            self._take_weights(resume.init_weights(Path(config.checkpoint.init_from), self.shapes))
+        if processes.sharded:
+            self._shard()
+        self.optimizers = {
+            phase: build_optimizer(stage.trainable(phase), config.optim, processes.sharded) for phase in stage.phases
+        }
+        self.ema = self._initial_ema(loaded)
+        if loaded is not None:
+            self._continue(loaded)
+        self.saver = None
+        if processes.is_main:
+            self._trim_log()
+            self.saver = saving.Saver(
+                self.run_dir, stage.export, stage.export_config(), config.checkpoint.max_checkpoints
+            )
+        self.is_set_up = True
+        count = sum(shape.numel() for shape in self.shapes.values())
+        processes.print(
+            f"{stage.name}: {count / 1e6:,.2f} M parameters, {len(stage)} rows, {self.sampler.global_batch} samples a "
+            f"step, steps {self.step} to {self.num_steps}, {processes.count} x {processes.device.type}"
+        )
+
+    def _find(self) -> resume.Loaded | None:
+        """What to continue from. The main process chooses and verifies; the others read what it chose."""
+        loaded, remarks, problem = None, [], None
+        if self.processes.is_main:
+            try:
+                loaded, remarks = resume.find(self.config, self.stage.name, self.shapes)
+            except CheckpointError as error:
+                problem = str(error)
+        for remark in remarks:
+            self.processes.print(remark)
+        path, problem = self.processes.broadcast((loaded.path if loaded else None, problem))
+        if problem:
+            raise CheckpointError(problem)
+        if path is not None and loaded is None:
+            loaded = resume.load(path, self.stage.name, self.shapes, self.config, verified=True)
+        return loaded
+
+    def _take_weights(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in weights.items():
+                self.parameters[name].copy_(value)
+
+    def _shard(self) -> None:
+        """Shard the networks that have units; small ones (a controller) stay whole on every process."""
+        units = self.stage.shard_units()
+        for network in self.stage.modules.values():
+            inside = set(network.modules())
+            own = [unit for unit in units if unit in inside]
+            if own:
+                self.processes.shard(own, network)
+        self.parameters = self.stage.trainable()
+
+    def _initial_ema(self, loaded: resume.Loaded | None) -> dict[str, Tensor]:
+        if not self.config.optim.ema_decay:
+            return {}
+        source = loaded.ema if loaded is not None else {}
+        return {
+            name: like(source[name], parameter) if name in source else parameter.detach().clone()
+            for name, parameter in self.parameters.items()
+        }
+
+    def _continue(self, loaded: resume.Loaded) -> None:
+        self.step = loaded.step
+        state = loaded.state
+        self.position = int(state.get("position", self.step * self.sampler.global_batch))
+        self.window = dict(state.get("window", {}))
+        self.since_save = [0.0, 0]
+        self.stage.load_extra_state(loaded.extra)
+        say = self.processes.print
+        say(f"continuing from {loaded.path.name} at step {self.step}")
+        for line in resume.changes(self.config, loaded):
+            say(f"  changed since: {line}")
+        if state.get("num_processes", self.processes.count) != self.processes.count:
+            say(f"  changed since: processes were {state['num_processes']}, are {self.processes.count}")
+        if state.get("data_fingerprint", self.stage.data_fingerprint) != self.stage.data_fingerprint:
+            say("  changed since: the data; its order starts anew from the same position")
+        if loaded.optimizer is None:
+            say("  it has no optimizer state: the optimizer starts fresh (--save_full_state keeps it)")
+            return
+        for phase, optimizer in self.optimizers.items():
+            if phase in loaded.optimizer:
+                self._load_optimizer(phase, optimizer, loaded.optimizer[phase])
+
+    def _load_optimizer(self, phase: str, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+        """States are kept by parameter name, so that neither their order nor the grouping matters."""
+        fused = optimizer.defaults.get("fused")
+        for name, parameter in self.stage.trainable(phase).items():
+            state = saved["state"].get(name)
+            if state:
+                optimizer.state[parameter] = {
+                    # Counters stay in host memory unless the optimizer is one fused kernel.
+                    key: like(value, parameter) if value.ndim or fused else value.clone()
+                    for key, value in state.items()
+                }
+
+    def _trim_log(self) -> None:
+        """Drop the lines of steps that were lost, so that the log reads as if nothing had happened."""
+        rows = store.read_log(self.run_dir)
+        if any(row.get("step", 0) > self.step for row in rows):
+            kept = [row for row in rows if row.get("step", 0) <= self.step]
+            with store.replacing(self.run_dir / "log.jsonl") as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    # One step
+
+    def _train_step(self) -> tuple[dict[str, Tensor], float, float]:
+        """One update of every phase; mean losses and metrics of this process, the rate and the gradient norm."""
+        rate = learning_rate(self.step, self.num_steps, self.config.optim)
+        sums: dict[str, Tensor] = {}
+        norm = 0.0
+        phases = [phase for phase in self.stage.phases if self.step >= self.stage.start_step(phase)]
+        for phase in phases:
+            parameters = self.stage.trainable(phase)
+            if len(self.stage.phases) > 1:
+                for name, parameter in self.parameters.items():
+                    parameter.requires_grad_(name in parameters)
+            for batch in self._micro_batches():
+                self._accumulate(batch, phase, sums)
+            norm = self._update(phase, list(parameters.values()), rate)
+        self.step += 1
+        self.position += self.sampler.global_batch
+        return sums, rate, norm
+
+    def _micro_batches(self) -> Iterator[dict[str, Any]]:
+        for round_ in range(self.config.optim.gradient_accumulation_steps):
+            draws, batch = self.reader.read(self.position, self.step, round_)
+            # Dropout draws from the global generator; seeded like this it repeats itself after a resume.
+            torch.manual_seed(derive_seed(self.config.optim.seed, self.stage.name, draws[0].position, "global"))
+            yield _to(batch, self.processes.device)
+
+    def _accumulate(self, batch: dict[str, Any], phase: str, sums: dict[str, Tensor]) -> None:
+        accumulation = self.config.optim.gradient_accumulation_steps
+        with self.processes.autocast():
+            out = self.stage.loss(batch, phase)
+        loss = out.loss.mean() / accumulation
+        loss.backward()
+        label = "loss" if phase == self.stage.phases[0] else f"{phase}_loss"
+        for name, value in {label: loss.detach(), **out.metrics}.items():
+            share = value.double() if name == label else value.detach().double().mean() / accumulation
+            sums[name] = sums[name] + share if name in sums else share
+
+    def _update(self, phase: str, parameters: list[nn.Parameter], rate: float) -> float:
+        optimizer = self.optimizers[phase]
+        self.processes.average_gradients(parameters)
+        norm = float(clip_gradients(parameters, self.config.optim.max_grad_norm))
+        if math.isfinite(norm):
+            self.bad_steps = 0
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            self._average_weights(phase)
+        else:
+            self._bad_step(norm)
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _bad_step(self, norm: float) -> None:
+        self.bad_steps += 1
+        self.processes.print(f"step {self.step}: the gradient's norm is {norm}; this update is left out")
+        if self.bad_steps >= MAX_BAD_STEPS:
+            raise ConfigError(
+                f"{MAX_BAD_STEPS} updates in a row had no finite gradient; "
+                f"lower --learning_rate {self.config.optim.learning_rate:g}"
+            )
+
+    @torch.no_grad()
+    def _average_weights(self, phase: str) -> None:
+        if self.ema:
+            names = list(self.stage.trainable(phase))
+            averages = [local(self.ema[name]) for name in names]
+            current = [local(self.parameters[name]) for name in names]
+            torch._foreach_lerp_(averages, current, 1 - self.config.optim.ema_decay)
+
+    # Between steps
+
+    def _after_step(self, progress: Progress, losses: dict[str, Tensor], rate: float) -> str | None:
+        """Log, save and sample where it is time; "stop" when a signal asks for it."""
+        for name, value in losses.items():
+            self.window[name] = self.window.get(name, 0.0) + float(value)
+        self.window["steps"] = self.window.get("steps", 0) + 1
+        self.since_save = [self.since_save[0] + float(losses["loss"]), self.since_save[1] + 1]
+        last = self.step == self.num_steps
+        if self.step % self.config.log.log_steps == 0 or last:
+            self._log(progress, rate)
+        asked = self.run_dir / "save"
+        stop, save_now = self.processes.any([self.stop_signal is not None, self.processes.is_main and asked.exists()])
+        every = self.config.checkpoint.save_steps
+        if last or stop or save_now or (every is not None and self.step % every == 0):
+            reason = (
+                "end" if last else (self.stop_signal or "signal") if stop else "asked for" if save_now else "interval"
+            )
+            self._save(reason)
+            if save_now and self.processes.is_main:
+                asked.unlink(missing_ok=True)
+        every = self.config.log.sample_steps
+        if every is not None and (last or self.step % every == 0):
+            self._sample()
+        if stop and not last:
+            self.processes.print(f"stopped at step {self.step} ({self.stop_signal or 'by another process'})")
+            return "stop"
+        return None
+
+    def _log(self, progress: Progress, rate: float) -> None:
+        steps = self.window.pop("steps")
+        names = sorted(self.window)
+        means = self.processes.mean([self.window[name] / steps for name in names])
+        progress.log(self.step, self.position // self.sampler.epoch_length, dict(zip(names, means, strict=True)), rate)
+        self.window = {}
+
+    def _save(self, reason: str) -> None:
+        """Copy the state to host memory and let the saver write it. Collective."""
+        (loss,) = self.processes.mean([self.since_save[0] / max(1, self.since_save[1])])
+        names = sorted(self.window)
+        window = dict(zip(names, self.processes.mean([self.window[name] for name in names]), strict=True))
+        full = self.config.checkpoint.save_full_state
+        began = time.perf_counter()
+        weights = {name: to_host(parameter) for name, parameter in self.parameters.items()}
+        optimizer = {phase: self._optimizer_state(phase) for phase in self.stage.phases} if full else None
+        ema = {name: to_host(value) for name, value in self.ema.items()}
+        extra = {name: to_host(value) for name, value in self.stage.extra_state().items()}
+        self.since_save = [0.0, 0]
+        if self.saver is None:
+            return
+        rate = learning_rate(self.step - 1, self.num_steps, self.config.optim)
+        self.saver.save(
+            saving.Snapshot(
+                step=self.step,
+                weights=weights,
+                short_names=self._short_names(),
+                optimizer=optimizer,
+                scheduler={"step": self.step, "learning_rate": rate, "num_steps": self.num_steps},
+                ema=ema,
+                extra=extra,
+                state=self._state(window),
+                config=self.config.to_dict(),
+                metadata=self._metadata(loss, reason, rate),
+            )
+        )
+        self.blocked_seconds = time.perf_counter() - began
+
+    def _optimizer_state(self, phase: str) -> dict[str, Any]:
+        states = self.optimizers[phase].state
+        return {
+            "state": {
+                name: {key: to_host(value) for key, value in states[parameter].items()}
+                for name, parameter in self.stage.trainable(phase).items()
+                if parameter in states
+            }
+        }
+
+    def _short_names(self) -> dict[str, str]:
+        """Names for trainable.safetensors: without the module where only one is trained."""
+        modules = {name.partition(".")[0] for name in self.parameters}
+        return {name: name.partition(".")[2] if len(modules) == 1 else name for name in self.parameters}
+
+    def _state(self, window: dict[str, float]) -> dict[str, Any]:
+        return {
+            "format": store.FORMAT,
+            "global_step": self.step,
+            "epoch": self.position // self.sampler.epoch_length,
+            "position": self.position,
+            "stage": self.stage.name,
+            "seed": self.config.optim.seed,
+            "num_processes": self.processes.count,
+            "global_batch": self.sampler.global_batch,
+            "data_fingerprint": self.stage.data_fingerprint,
+            "window": window,
+        }
+
+    def _metadata(self, loss: float, reason: str, rate: float) -> dict[str, Any]:
+        optim = self.config.optim
+        return {
+            "epoch": self.position // self.sampler.epoch_length,
+            "loss": loss if math.isfinite(loss) else None,
+            "stage": self.stage.name,
+            "reason": reason,
+            "config_summary": {
+                "batch_size": optim.batch_size,
+                "gradient_accumulation_steps": optim.gradient_accumulation_steps,
+                "learning_rate": optim.learning_rate,
+                "current_learning_rate": rate,
+                "max_steps": self.num_steps,
+                "trained": sorted({name.partition(".")[0] for name in self.parameters}),
+                "parameters": sum(shape.numel() for shape in self.shapes.values()),
+            },
+            "base": self.stage.base,
+            "data": {
+                "position": self.position,
+                "rows": len(self.stage),
+                "fingerprint": self.stage.data_fingerprint,
+            },
+            "topology": {"processes": self.processes.count, "sharded": self.processes.sharded},
+            "versions": library_versions(),
+        }
+
+    def _sample(self) -> None:
+        """Sample clips, of the averaged weights if there are. Collective."""
+        folder = self.run_dir / "samples" / store.step_name(self.step)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.processes.is_main or self.processes.sharded:
+            with self._averaged():
+                self.stage.sample(folder, self.step)
+        self.processes.barrier()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the networks for a while."""
+        pairs = [(self.parameters[name], average) for name, average in self.ema.items()]
+        with torch.no_grad():
+            trained = [parameter.detach().clone() for parameter, _ in pairs]
+            for parameter, average in pairs:
+                parameter.copy_(average)
+            try:
+                yield
+            finally:
+                for (parameter, _), value in zip(pairs, trained, strict=True):
+                    parameter.copy_(value)
+
+    def _require_last_checkpoint(self) -> None:
+        """A run whose last state could not be written must not end as if it had been."""
+        path = self.run_dir / store.CHECKPOINTS / store.step_name(self.step)
+        if self.processes.is_main and not (path / store.METADATA).is_file():
+            raise OSError(f"the last checkpoint was not written: {path} is missing; free some space and run again")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM, SIGUSR1 and the first Ctrl-C finish the step and save; the second Ctrl-C is Python's own."""
+
+        def note(number: int, _frame: Any) -> None:
+            self.stop_signal = signal.Signals(number).name
+            if number == signal.SIGINT:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            print(f"{self.stop_signal}: saving after this step", file=sys.stderr, flush=True)
+
+        try:
+            previous = {
+                number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+            }
+        except ValueError:  # not the main thread: whoever started us keeps the signals
+            previous = {}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in batch.items()
+    }
+
+
+@lru_cache(maxsize=1)
+def library_versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "diffusers", "transformers", "accelerate", "peft")}

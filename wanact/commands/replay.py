@@ -1,0 +1,202 @@
+"""Fly records again, on one checkpoint or several.
+
+    python -m wanact replay FILE --checkpoints RUN RUN@552 base --out DIR
+    python -m wanact replay FOLDER --checkpoints A B --table
+
+FILE is a flight record; a folder of them is a benchmark. The same record on the same checkpoint, machine and build
+gives the same frames. RUN is a run (its newest checkpoint), RUN@552, RUN@best and RUN@latest name one, and `base` is
+the model without actions. Without --checkpoints a record is flown on what it was recorded with, found in --runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from wanact.actions import ActionError
+from wanact.control_card import measure_clip
+from wanact.flying.pipeline import OutOfMemory, WanActPipeline
+from wanact.flying.record import FlightError, FlightRecord
+from wanact.flying.replay import replay
+from wanact.flying.request import RequestError
+from wanact.media.video import write_mp4
+from wanact.runs import store
+from wanact.runs.store import CheckpointError
+from wanact.weights.layouts import ModelDirError
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+BASE = "base"
+COLUMNS = ("agreement", "likeness", "lag", "sharpness", "colour")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a record is flown on: a name for files and tables, and a folder, None for the base model."""
+
+    name: str
+    path: Path | None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Fly records again; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wanact replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("records", type=Path, metavar="FILE", help="a flight record, or a folder of them")
+    parser.add_argument("--checkpoints", nargs="+", metavar="RUN[@STEP]", help="what to fly them on; base for none")
+    parser.add_argument("--runs", type=Path, default=ASSETS / "runs", help="where a record's own checkpoint is found")
+    parser.add_argument("--model_dir", type=Path, default=ASSETS / "nano", help="the base model")
+    parser.add_argument("--out", type=Path, help="folder for one mp4 a record and checkpoint")
+    parser.add_argument("--from", dest="until", type=int, metavar="N", help="only up to latent frame N")
+    parser.add_argument("--frames", action="store_true", help="write every frame as lossless PNG too")
+    parser.add_argument("--table", action="store_true", help="print the control numbers of each checkpoint")
+    parser.add_argument("--json", type=Path, help="file for all numbers")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(argv)
+    if args.out is None and not args.table and args.json is None:
+        print("error: say what to do with the frames: --out DIR, --table or --json FILE", file=sys.stderr)
+        return 2
+    try:
+        flown = list(replay_all(args))
+    except (
+        *(FlightError, ActionError, CheckpointError, ModelDirError, RequestError, OutOfMemory),
+        OSError,
+    ) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if args.table:
+        print_table(flown)
+    if args.json is not None:
+        store.write_json(args.json, {"flights": flown})
+    return 0
+
+
+def replay_all(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Fly every record on every checkpoint; the numbers of one flight at a time."""
+    records = read_records(args.records)
+    pipe = WanActPipeline.from_model_dir(args.model_dir, args.device)
+    fingerprint = pipe.fingerprint()
+    for name, record in records:
+        record = record if args.until is None else record.until(args.until)
+        recorded = record.model.get("fingerprint")
+        if recorded and recorded != fingerprint:
+            print(
+                f"{name}: recorded on another model ({record.model.get('name')}); frames will differ", file=sys.stderr
+            )
+        wanted = [find(text) for text in args.checkpoints] if args.checkpoints else [own_checkpoint(record, args.runs)]
+        for checkpoint in wanted:
+            pipe.load_controller(checkpoint.path)
+            frames = replay(pipe, record)
+            if args.out is not None:
+                file = args.out / f"{name}--{checkpoint.name}.mp4"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_mp4(frames, file, fps=record.fps)
+                print(f"wrote {file}")
+                if args.frames:
+                    write_frames(frames, file.with_suffix(""))
+            numbers = measure_clip(frames, record.track) if len(record.track) else {}
+            digest = hashlib.sha256(frames.tobytes()).hexdigest()
+            yield {"record": name, "checkpoint": checkpoint.name, "frames_sha256": digest} | numbers
+
+
+def read_records(path: Path) -> list[tuple[str, FlightRecord]]:
+    """The record of a file, or all of a folder's `*.json`, each with the name of its file.
+
+    Raises:
+        FlightError: if there is none, or one of them cannot be used; the file is named.
+    """
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files:
+        raise FlightError(f"{path} holds no flight records (*.json)")
+    records = []
+    for file in files:
+        try:
+            records.append((file.stem, FlightRecord.load(file)))
+        except FlightError as error:
+            raise FlightError(f"{file.name}: {error}") from error
+    return records
+
+
+def find(text: str) -> Checkpoint:
+    """The checkpoint that RUN[@STEP] names, or the base.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    if text == BASE:
+        return Checkpoint(BASE, None)
+    run, at, which = text.rpartition("@")
+    if not at or Path(text).is_dir():
+        return _named(store.resolve(text))
+    for info in store.list_checkpoints(run):
+        if which in (str(info.step), "best" if info.is_best else "", "latest" if info.is_latest else ""):
+            if info.problem is not None:
+                raise CheckpointError(info.problem)
+            return _named(info.path)
+    raise CheckpointError(f"{run} has no checkpoint {which!r}")
+
+
+def _named(folder: Path) -> Checkpoint:
+    if folder.parent.name == store.CHECKPOINTS:
+        return Checkpoint(f"{folder.parent.parent.resolve().name}-{folder.name}", folder)
+    return Checkpoint(folder.resolve().name, folder)
+
+
+def own_checkpoint(record: FlightRecord, runs: Path) -> Checkpoint:
+    """What a record was flown on, among these runs.
+
+    Raises:
+        CheckpointError: if it is not there.
+    """
+    if record.checkpoint is None:
+        return Checkpoint(BASE, None)
+    name, step = record.checkpoint.get("run"), record.checkpoint.get("step")
+    for run in store.list_runs(runs):
+        if run.name == name:
+            return find(f"{run.path}@{step}" if step is not None else str(run.path))
+    raise CheckpointError(f"the record was flown on {name!r}, which is not in {runs}; name a checkpoint instead")
+
+
+def write_frames(frames: np.ndarray, folder: Path) -> None:
+    """Write every frame as a PNG, numbered from 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{number:06}.png")
+
+
+def print_table(flown: Sequence[dict[str, Any]]) -> None:
+    """The control numbers of each checkpoint, over all its records, the best agreement first."""
+    names = list(dict.fromkeys(str(flight["checkpoint"]) for flight in flown))
+    rows = [(name, *_means([flight for flight in flown if flight["checkpoint"] == name])) for name in names]
+    width = max(10, *(len(name) for name in names))
+    print(f"{'checkpoint':{width}}  flights  " + "  ".join(f"{column:>9}" for column in COLUMNS))
+    for name, count, *values in sorted(rows, key=lambda row: -(row[2] if row[2] is not None else -1)):
+        cells = "  ".join(f"{'-' if value is None else f'{value:.3f}':>9}" for value in values)
+        print(f"{name:{width}}  {count:7}  {cells}")
+
+
+def _means(flown: Sequence[dict[str, Any]]) -> tuple[int | float | None, ...]:
+    """How many flights, and the mean of each column over those that have it."""
+
+    def mean(values: list[Any]) -> float | None:
+        found = [float(value) for value in values if value is not None]
+        return float(np.mean(found)) if found else None
+
+    measured = [flight for flight in flown if "seen" in flight]
+    return (
+        len(flown),
+        mean([flight["mean_agreement"] for flight in measured]),
+        mean([flight["likeness"] for flight in measured]),
+        mean([flight["lag"] for flight in measured]),
+        mean([flight["sharpness"][-1] for flight in measured]),
+        mean([flight["colour"][-1] for flight in measured]),
+    )

@@ -1,0 +1,564 @@
+"""Fly a clip: a first frame, a prompt and an action track in, frames out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from torch import Tensor
+
+from wanact import flow, shapes
+from wanact.actions import ActionTrack
+from wanact.flying.placement import (
+    Clip,
+    Placement,
+    device_memory,
+    explain_shortage,
+    is_out_of_memory,
+    release_memory,
+    size_of,
+)
+from wanact.flying.placement_options import NOTHING_SPECIAL, FitOptions
+from wanact.flying.prompts import Prompts, PromptStore, encoder_identity
+from wanact.flying.request import Request, check_request
+from wanact.flying.request import RequestError as RequestError
+from wanact.flying.request import clean_prompt as clean_prompt
+from wanact.flying.rollout import CausalRollout, CausalSettings
+from wanact.media import video
+from wanact.models import vae as vae_ops
+from wanact.models.components import PARTS
+from wanact.models.controller import WanActionController
+from wanact.models.overlay import Overlay, OverlayError
+from wanact.models.transformer import Actions, PreparedText
+from wanact.runs import store
+from wanact.runs.store import CheckpointError, FlightWeights
+from wanact.weights.convert import ConvertError, convert, convert_lora
+from wanact.weights.finetuned import lay_on
+from wanact.weights.layouts import ModelDirError
+from wanact.weights.model_dir import Components, fingerprint, load_components
+
+# Clips with frames up to this size are decoded in one pass, which takes a third less time (nano, 96x160: 1.8 s of one
+# core instead of 2.8); larger ones frame by frame, whose memory does not grow with the clip.
+MAX_WHOLE_DECODE_PIXELS = 256 * 256
+PREVIEW_SCALE = 8
+
+
+class OutOfMemory(RequestError):
+    """Memory ran out while a clip was drawn; the message says what would fit. The pipeline stays usable."""
+
+
+class Cancelled(Exception):
+    """Raise it from `on_step` or `on_frames` to stop a clip; it reaches the caller, and the pipeline stays usable."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One denoising step is done; with a causal checkpoint, one latent frame.
+
+    Attributes:
+        step: how many are done, from 1.
+        total: how many there are.
+        latents_preview: the model's estimate of the clean clip so far, normalised latents [1, C, T, h, w]; zero where
+            a causal checkpoint has not come yet.
+    """
+
+    step: int
+    total: int
+    latents_preview: Tensor
+
+
+@dataclass(frozen=True)
+class FlownCheckpoint:
+    """What lies over the base model now."""
+
+    run: str
+    step: int | None
+    path: Path
+
+
+class WanActPipeline:
+    """Draws clips with one model. One call at a time: a call waits while another holds `lock`.
+
+    Several visitors choose different checkpoints; who loads one and flies it takes `lock` around both, so that nobody
+    swaps it in between:
+
+        with pipe.lock:
+            pipe.load_controller(run)
+            frames = pipe(prompt, image, track)
+
+    Attributes:
+        components: the model's parts; the transformer wears the loaded checkpoint.
+        checkpoint: the checkpoint flown, None for the base.
+        controller: its action controller, None for the base.
+        causal: how it is flown frame by frame, None for a checkpoint that draws all frames of a clip together.
+        timings: seconds that each stage of the last clip took.
+        lock: held during a call, reentrant.
+        notes: sentences for whoever started it: which fine-tuned weights fitted, which options could not be had.
+
+    Args:
+        components: the model's parts.
+        device: where they compute; None for where the transformer is.
+        fit: how a large model is made to fit.
+    """
+
+    def __init__(
+        self, components: Components, device: str | torch.device | None = None, fit: FitOptions = NOTHING_SPECIAL
+    ):
+        self.components = components
+        self.placement = Placement(components, torch.device(device or components.transformer.device), fit)
+        self.notes = list(self.placement.notes)
+        self.controller: WanActionController | None = None
+        self.checkpoint: FlownCheckpoint | None = None
+        self.causal: CausalSettings | None = None
+        self.timings: dict[str, float] = {}
+        self.lock = threading.RLock()
+        self._magnitude_scale: list[float] = []
+        self._overlay = Overlay(components.transformer)
+        self._loaded: tuple | None = None
+        self._fine_tuned: tuple[Path, ...] = ()
+        self._prompts = self._make_prompts()
+
+    @classmethod
+    def from_model_dir(
+        cls,
+        path: str | os.PathLike,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        *,
+        fit: FitOptions = NOTHING_SPECIAL,
+        fine_tuned: Sequence[str | os.PathLike] = (),
+    ) -> WanActPipeline:
+        """A pipeline on everything a model directory holds.
+
+        Args:
+            path: in any layout that `load_components` reads.
+            device: where the networks compute.
+            dtype: of transformer and text encoder; None for float32 on a CPU and bfloat16 elsewhere.
+            fit: how a large model is made to fit the device.
+            fine_tuned: files of weights or LoRA that change the base, in this order.
+
+        Raises:
+            ModelDirError: if the directory or one of the files cannot be used.
+        """
+        dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+        parts = [part for part in PARTS if part != "text_encoder" or fit.text_cache is None]
+        missing = [str(file) for file in fine_tuned if not Path(file).is_file()]
+        if missing:  # said before a model of gigabytes is loaded
+            raise ModelDirError(f"the fine-tuned weights {missing[0]} are missing")
+        start = device if fit.offload == "none" and not fine_tuned else "cpu"
+        components = load_components(path, device=start, dtype=dtype, parts=parts)
+        reports = [str(lay_on(components.transformer, file)) for file in fine_tuned]
+        pipe = cls(components, device, fit)
+        pipe.notes[:0] = reports
+        pipe._fine_tuned = tuple(Path(file) for file in fine_tuned)
+        return pipe
+
+    @property
+    def path(self) -> Path:
+        """The model directory."""
+        return self.components.path
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Content of its metadata.json, the defaults complete."""
+        return self.components.metadata
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What a clip gets where a call says None."""
+        return self.metadata["defaults"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute; offloaded ones are elsewhere in between."""
+        return self.placement.device
+
+    def fingerprint(self) -> str:
+        """What tells this model from others: of its directory, and of the fine-tuned weights on top."""
+        base = fingerprint(self.path)
+        if not self._fine_tuned:
+            return base
+        files = [store.sha256(file) for file in self._fine_tuned]
+        return hashlib.sha256("".join([base, *files]).encode()).hexdigest()
+
+    def load_controller(self, run_or_checkpoint: str | os.PathLike | None) -> None:
+        """Swap the action controller, and LoRA or full weights if the run trained them; the base stays loaded.
+
+        Args:
+            run_or_checkpoint: a run (its newest checkpoint), a checkpoint, or None for the base, which takes no
+                actions. What is loaded already and has not changed on disk is not loaded again.
+
+        Raises:
+            CheckpointError: if it is missing, damaged, or made for another model. The pipeline then flies what it
+                flew before, or the base if weights of the transformer turn out not to fit.
+        """
+        with self.lock:
+            if run_or_checkpoint is None:
+                with self.placement.changing_weights():
+                    self._overlay.remove()
+                self.controller, self.checkpoint, self.causal, self._loaded = None, None, None, None
+                return
+            folder = store.resolve(run_or_checkpoint)
+            stamp = (folder.resolve(), *_file_stamps(folder))
+            if stamp == self._loaded:
+                return
+            weights = store.load_flight_weights(folder)
+            controller, scale = self._build_controller(weights, folder)
+            causal = _causal_settings(weights, folder)
+            self.load_controller(None)
+            try:
+                replaced = convert("transformer", weights.transformer or {}, partial=True)
+                with self.placement.changing_weights():
+                    self._overlay.apply(replaced, convert_lora(weights.lora) if weights.lora else None)
+            except (OverlayError, ConvertError) as error:
+                raise CheckpointError(f"{folder} was made for another base model: {error}") from error
+            self.controller, self._magnitude_scale, self.causal = controller, scale, causal
+            self.checkpoint = FlownCheckpoint(weights.run, weights.step, folder)
+            self._loaded = stamp
+
+    def __call__(
+        self,
+        prompt: str,
+        image: Image.Image | str | os.PathLike | bytes,
+        track: ActionTrack | None = None,
+        negative_prompt: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+        on_step: Callable[[Progress], None] | None = None,
+        fit: Literal["crop", "pad"] = "crop",
+        on_frames: Callable[[np.ndarray], None] | None = None,
+    ) -> np.ndarray:
+        """Draw one clip. The same arguments give the same clip.
+
+        Args:
+            prompt: what is seen; up to 10,000 characters, of which the text encoder reads the first tokens.
+            image: the first frame, of any size and mode.
+            track: the actions, one for each latent frame after the first; None flies without a controller.
+            negative_prompt: what guidance leads away from.
+            height, width: in pixels, multiples of 32.
+            num_frames: in pixels, 4k+1.
+            num_inference_steps: denoising steps; of every latent frame, with a causal checkpoint.
+            guidance_scale: classifier-free guidance; 1 is none, and takes half the time. Actions reach both branches.
+                A causal checkpoint is drawn without.
+            seed: 0 to 2**31 - 1.
+            on_step: called after every step; may raise `Cancelled`.
+            fit: whether the image is cropped or padded to the clip's shape.
+            on_frames: called with frames as they are decoded, uint8 [n, H, W, 3]; may raise `Cancelled`.
+
+        Returns:
+            Frames, uint8 [F, H, W, 3].
+
+        Raises:
+            RequestError, ImageError, ActionError: if an argument cannot be used; nothing has been computed then.
+            OutOfMemory: if the device has too little memory for this clip.
+            Cancelled: if a callback did.
+        """
+        request = check_request(
+            self.defaults | ({} if self.causal is None else {"num_inference_steps": self.causal.num_inference_steps}),
+            shapes.num_pixel_frames(self.components.transformer.config.rope_max_seq_len),  # the rotary table's length
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            image=image,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            fit=fit,
+        )
+        if track is not None:
+            track.require_length(request.num_frames)
+        with self.lock, torch.no_grad(), self._explaining_shortage(request):
+            self.timings = {}
+            actions = self.model_actions(track)
+            with self._timed("text"):
+                context = self._encode_text(request)
+            with self._timed("encode"):
+                first_latent = self.encode_image(request.image)
+            with self._timed("denoise"):
+                draw = self._denoise if self.causal is None else self._roll_out
+                latents = draw(request, context, first_latent, actions, on_step)
+            with self._timed("decode"):
+                return self.decode(latents, on_frames)
+
+    def preview(self, latents: Tensor, scale: int = PREVIEW_SCALE) -> np.ndarray:
+        """Latents as small pictures, for a look while a clip is being drawn.
+
+        Args:
+            latents: normalised, [1, C, T, h, w].
+            scale: pixels that a latent becomes.
+
+        Returns:
+            uint8 [T, h*scale, w*scale, 3], by the small decoder if there is one, else by the linear map `latent_rgb`
+            of the model's metadata; grey without either.
+        """
+        if self.placement.small_decoder is not None:
+            frames = self.placement.small_decoder.decode(latents.to(self.device))[
+                0, :, :: shapes.TEMPORAL_STRIDE
+            ].float()
+            size = (latents.shape[3] * scale, latents.shape[4] * scale)
+            return video.to_uint8(torch.nn.functional.interpolate(frames, size, mode="bilinear", antialias=True))
+        latents = latents[0].float().cpu()
+        rgb = self.metadata.get("latent_rgb")
+        if rgb is None:
+            frames = latents.mean(dim=0, keepdim=True).expand(3, -1, -1, -1)
+        else:
+            weight, bias = torch.tensor(rgb["weight"]), torch.tensor(rgb["bias"])
+            frames = torch.einsum("cthw,cr->rthw", latents, weight) + bias.view(3, 1, 1, 1)
+        frames = torch.nn.functional.interpolate(frames, scale_factor=(scale, scale), mode="bilinear")
+        return video.to_uint8(frames)
+
+    def encode_image(self, image: Image.Image) -> Tensor:
+        """A first frame, already fitted, as the clip's clean first latent frame [1, C, 1, h, w]."""
+        frame = video.to_tensor(np.array(image)[None]).unsqueeze(0)  # [1, 3, 1, H, W]
+        with self.placement.using("vae") as vae:
+            return vae_ops.encode(vae, frame.to(self.device, vae.dtype)).float()
+
+    def decode(self, latents: Tensor, on_frames: Callable[[np.ndarray], None] | None = None) -> np.ndarray:
+        """Normalised latents [1, C, T, h, w] as frames, uint8 [F, H, W, 3]; `on_frames` gets them as they come."""
+        pixels = latents.shape[3] * latents.shape[4] * shapes.SPATIAL_STRIDE**2
+        frames = []
+        with self.placement.using("vae") as vae:
+            latents = latents.to(self.device, vae.dtype)
+            whole = pixels <= MAX_WHOLE_DECODE_PIXELS or vae.use_tiling  # tiles hold the whole clip, not frames of it
+            for chunk in [vae_ops.decode(vae, latents)] if whole else vae_ops.iter_decode(vae, latents):
+                frames.append(video.to_uint8(chunk[0]))
+                if on_frames is not None:
+                    on_frames(frames[-1])
+        return np.concatenate(frames)
+
+    def prepare_prompt(self, prompt: str) -> Tensor | PreparedText:
+        """What the transformer reads of a prompt, without guidance."""
+        with self.lock, torch.no_grad():
+            context = self._prompts.encode([prompt], self.device, self.components.transformer.dtype)
+            return self._read_text(self.components.transformer, context)
+
+    def model_actions(self, track: ActionTrack | None) -> Actions | None:
+        """Flags and scaled magnitudes [1, N, 8] on the device, as the loaded controller was trained on them."""
+        if track is None:
+            return None
+        if self.controller is None:
+            warnings.warn("no action controller is loaded, so the action track is ignored", stacklevel=3)
+            return None
+        binary, magnitude = (torch.from_numpy(x)[None] for x in track.to_model(self._magnitude_scale))
+        return binary.to(self.device), magnitude.to(self.device)
+
+    def forget_prompts(self) -> None:
+        """Empty the cache of text embeddings, so that the next call encodes its prompts again."""
+        with self.lock:
+            self._prompts.forget()
+
+    # The stages of a call
+
+    def _encode_text(self, request: Request) -> Tensor:
+        """Text embeddings [1, S, text_dim], or [2, S, text_dim] with the negative prompt second under guidance."""
+        prompts = [request.prompt]
+        if request.guidance_scale > 1:
+            prompts.append(request.negative_prompt)
+        return self._prompts.encode(prompts, self.device, self.components.transformer.dtype)
+
+    def _make_prompts(self) -> Prompts:
+        parts, length, folder = self.components, self.defaults["max_sequence_length"], self.placement.options.text_cache
+        dtype = parts.transformer.dtype
+        saved = None if folder is None else PromptStore(folder, encoder_identity(self.path, length, dtype))
+
+        def load() -> Any:
+            return self.placement.bring(load_components(self.path, dtype=dtype, parts=["text_encoder"]).text_encoder)
+
+        return Prompts(
+            parts.tokenizer,
+            parts.text_encoder,
+            length,
+            load=None if folder is None else load,
+            store=saved,
+            borrow=lambda: self.placement.using("text_encoder"),
+        )
+
+    def _denoise(
+        self,
+        request: Request,
+        context: Tensor,
+        first_latent: Tensor,
+        actions: Actions | None,
+        on_step: Callable[[Progress], None] | None,
+    ) -> Tensor:
+        """Noise -> latents [1, C, T, h, w], latent frame 0 kept clean under timestep 0."""
+        _, C, _, h, w = first_latent.shape
+        generator = torch.Generator().manual_seed(request.seed)  # on the CPU: the same noise on every device
+        latents = torch.randn(1, C, request.num_latent_frames, h, w, generator=generator).to(self.device)
+        scheduler = self._make_scheduler(request.num_inference_steps)
+        total = len(scheduler.timesteps)
+        with self.placement.using("transformer") as transformer:
+            apart = self.placement.splits_guidance(clip_of(request))
+            text, prepared = self._prepare(transformer, context.split(1 if apart else len(context)), actions, request)
+            for step, t in enumerate(scheduler.timesteps):
+                latents[:, :, :1] = first_latent
+                velocity = self._velocity(latents, t, text, prepared, request.guidance_scale)
+                noisy, latents = latents, scheduler.step(velocity, t, latents, return_dict=False)[0]
+                if on_step is not None:
+                    clean = flow.euler_step(noisy, velocity, scheduler.sigmas[step].to(noisy.device), 0.0)
+                    clean[:, :, :1] = first_latent
+                    on_step(Progress(step + 1, total, clean))
+        latents[:, :, :1] = first_latent
+        return latents
+
+    def _roll_out(
+        self,
+        request: Request,
+        context: Tensor,
+        first_latent: Tensor,
+        actions: Actions | None,
+        on_step: Callable[[Progress], None] | None,
+    ) -> Tensor:
+        """Latents [1, C, T, h, w] of a causal checkpoint: each frame in its turn."""
+        assert self.causal is not None
+        generator = torch.Generator().manual_seed(request.seed)
+
+        def draw_noise() -> Tensor:
+            return torch.randn(first_latent.shape, generator=generator).to(self.device)
+
+        latents = first_latent.repeat(1, 1, request.num_latent_frames, 1, 1)
+        latents[:, :, 1:] = 0.0
+        total = request.num_latent_frames - 1
+        sigmas = flow.inference_sigmas(request.num_inference_steps, self.defaults["flow_shift"]).tolist()
+        with self.placement.using("transformer") as transformer:
+            text = self._read_text(transformer, context[:1])
+            rollout = CausalRollout(transformer, self.controller, text, first_latent, sigmas, self.causal)
+            for frame, latent in enumerate(rollout.clip(actions, total, draw_noise), start=1):
+                latents[:, :, frame : frame + 1] = latent
+                if on_step is not None:
+                    on_step(Progress(frame, total, latents.clone()))
+        return latents
+
+    def _read_text(self, transformer: Any, context: Tensor) -> Tensor | PreparedText:
+        """What the layers read of text embeddings [B, S, text_dim], made now if it can be kept."""
+        return transformer.prepare_text(context) if self.placement.prepares_text else context
+
+    def _prepare(
+        self, transformer: Any, contexts: Sequence[Tensor], actions: Actions | None, request: Request
+    ) -> tuple[list[Tensor | PreparedText], Tensor | None]:
+        """What is the same in every step: what the layers read of the text, batch by batch, and of the actions."""
+        text = [self._read_text(transformer, context) for context in contexts]
+        if actions is None or self.controller is None:
+            return text, None
+        return text, transformer.prepare_actions(actions, self.controller, 1, request.num_latent_frames)
+
+    def _velocity(
+        self,
+        latents: Tensor,
+        t: Tensor,
+        text: list[Tensor | PreparedText],
+        actions: Tensor | None,
+        guidance_scale: float,
+    ) -> Tensor:
+        """Guided velocity [1, C, T, h, w], float32."""
+        transformer, branches = self.components.transformer, 1 if guidance_scale <= 1 else 2
+        batch = branches // len(text)
+        timestep = t.float().repeat(batch, latents.shape[2])  # [1 or 2, T]
+        timestep[:, 0] = 0.0
+        noisy = latents.to(transformer.dtype).expand(batch, -1, -1, -1, -1)
+        velocity = torch.cat(
+            [
+                transformer(noisy, timestep, context, return_dict=False, actions=actions, controller=self.controller)[
+                    0
+                ].float()
+                for context in text
+            ]
+        )
+        if branches == 1:
+            return velocity
+        positive, negative = velocity.split(1)
+        return negative + guidance_scale * (positive - negative)
+
+    def _make_scheduler(self, num_inference_steps: int) -> Any:
+        """The model's scheduler, fresh: it remembers the steps before."""
+        scheduler = type(self.components.scheduler).from_config(self.components.scheduler.config)
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+            # Its default grid is not Wan's. The shift is the scheduler's own.
+            grid = flow.inference_sigmas(num_inference_steps, shift=1.0)[:-1]
+            scheduler.set_timesteps(sigmas=grid.tolist(), device=self.device)
+        else:
+            scheduler.set_timesteps(num_inference_steps, device=self.device)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)  # or it looks the timestep up, which waits for the GPU
+        return scheduler
+
+    def _build_controller(self, weights: FlightWeights, folder: Path) -> tuple[WanActionController | None, list[float]]:
+        """The checkpoint's action controller and its magnitude scale; None and [] if it trained only the model."""
+        if weights.controller is None:
+            return None, []
+        transformer = self.components.transformer
+        try:
+            controller = WanActionController(**weights.config["action_controller_config"])
+            controller.load_state_dict(convert("controller", weights.controller, partial=True))
+            transformer.check_controller(controller)
+            scale = [float(factor) for factor in weights.config["action_magnitude_scale"]]
+            ActionTrack.zeros(1).to_model(scale)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"the action controller of {folder} cannot be used here: {reason}") from error
+        return controller.to(self.device, transformer.dtype).eval(), scale
+
+    @contextlib.contextmanager
+    def _explaining_shortage(self, request: Request) -> Iterator[None]:
+        """Turn running out of memory into a sentence, and leave the device as it was before."""
+        problem = ""
+        clip, size = clip_of(request), size_of(self.components)
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = explain_shortage(size, clip, self.placement.options, device_memory(self.device))
+        if problem:  # raised out here, where the error's frames no longer hold tensors
+            release_memory(self.device)
+            raise OutOfMemory(problem)
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.timings[stage] = time.perf_counter() - start
+
+
+def _causal_settings(weights: FlightWeights, folder: Path) -> CausalSettings | None:
+    settings = weights.config.get("causal")
+    if settings is None:
+        return None
+    try:
+        return CausalSettings(**settings)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the causal settings of {folder} cannot be used: {error}") from error
+
+
+def clip_of(request: Request) -> Clip:
+    """What the memory that a request takes is estimated from."""
+    branches = 2 if request.guidance_scale > 1 else 1
+    return Clip(request.image.height, request.image.width, request.num_frames, branches)
+
+
+def _file_stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """What changes when a checkpoint is written anew: names, sizes and times of its files and its run's settings."""
+    files = [*sorted(folder.glob("*.safetensors")), folder / store.RUN_CONFIG]
+    if folder.parent.name == store.CHECKPOINTS:
+        files.append(folder.parent.parent / store.RUN_CONFIG)
+    return [(file.name, stat.st_size, stat.st_mtime_ns) for file in files if file.exists() for stat in [file.stat()]]

@@ -1,0 +1,328 @@
+"""What a flight depends on, as a value and as JSON.
+
+Version 1 knew clips only; version 2 adds live flights, their changes of words, and pictures beside the record. Both
+are read, version 2 is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from wanact.actions import MAX_ACTIONS, ActionError, ActionTrack
+from wanact.media.video import ImageError, open_image
+from wanact.shapes import num_pixel_frames
+
+VERSION = 2
+READABLE = (1, 2)
+Kind = Literal["clip", "live"]
+MAX_BYTES = 32 * 2**20
+MAX_SEED = 2**31 - 1
+
+
+class FlightError(ValueError):
+    """A flight record that cannot be used; the message is one sentence for the person who opened it."""
+
+
+def image_sha256(image: Image.Image) -> str:
+    """A fingerprint of what is seen: of the size and the RGB pixels, whatever file they came in."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.convert("RGB").tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FlightRecord:
+    """Everything that a clip or a live flight depends on.
+
+    Args:
+        image: the first frame as the model saw it, RGB, already fitted to the clip's size.
+        prompt, negative_prompt: as they were typed; of a live flight, the words it began with.
+        seed: 0 to 2**31 - 1.
+        num_frames, fps: length of the clip in pixel frames, and its speed.
+        num_inference_steps, guidance_scale: the sampler's settings.
+        track: the actions, one for each latent frame after the first.
+        model: {"name", "fingerprint"} of the model directory.
+        checkpoint: {"run", "step"} of the action controller, or None for the base model, which takes no actions.
+        sampler: whatever else the sampler depends on, for example {"flow_shift": 5.0}.
+        kind: "clip", whose frames are drawn from one noise, or "live", whose noise is seeded latent frame by latent
+            frame as `WanActStream` does: such a flight has any length, and its beginning does not depend on its end.
+        prompt_changes: of a live flight, (n, prompt): after n latent frames had been flown the words became `prompt`.
+            In order, n from 0 to the length of the track.
+        taken_up: of a live flight, after how many latent frames it was rewound to or forked, in order; see
+            `WanActStream.taken_up`.
+
+    Raises:
+        FlightError: if length and track, or the changes of words, contradict each other.
+    """
+
+    image: Image.Image
+    prompt: str
+    seed: int
+    track: ActionTrack
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    negative_prompt: str = ""
+    fps: float = 16.0
+    model: dict[str, str] = field(default_factory=dict)
+    checkpoint: dict[str, Any] | None = None
+    sampler: dict[str, Any] = field(default_factory=dict)
+    kind: Kind = "clip"
+    prompt_changes: tuple[tuple[int, str], ...] = ()
+    taken_up: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise FlightError(f"The flight's kind is {str(self.kind)[:40]!r}, expected clip or live.")
+        object.__setattr__(self, "prompt_changes", tuple((int(at), str(words)) for at, words in self.prompt_changes))
+        object.__setattr__(self, "taken_up", tuple(map(int, self.taken_up)))
+        if self.kind == "clip" and (self.prompt_changes or self.taken_up):
+            raise FlightError("The flight is a clip, which is drawn at once; only a live flight changes on the way.")
+        for what, places in (("changes words", [at for at, _ in self.prompt_changes]), ("is taken up", self.taken_up)):
+            if list(places) != sorted(set(places)) or any(not 0 <= at <= len(self.track) for at in places):
+                raise FlightError(
+                    f"The flight {what} at {str(list(places))[:60]}, expected rising numbers up to {len(self.track)}."
+                )
+        if self.kind == "live" and self.num_frames != num_pixel_frames(len(self.track) + 1):
+            raise FlightError(f"The flight has {self.num_frames} frames, but {len(self.track)} actions.")
+
+    @classmethod
+    def from_stream(cls, stream: Any, checkpoint: dict[str, Any] | None = None) -> FlightRecord:
+        """The record of a live flight, as far as it has been flown; the flight may go on.
+
+        Args:
+            stream: a `WanActStream`, which stands above this floor.
+            checkpoint: how it is to be found again, {"run", "step", ...}; None for run and step of the stream's own.
+
+        Raises:
+            FlightError: if the flight is longer than a record holds (10,000 latent frames).
+        """
+        if stream.num_frames > MAX_ACTIONS:
+            raise FlightError(f"The flight has {stream.num_frames:,} latent frames; a record holds {MAX_ACTIONS:,}.")
+        (_, prompt), *changes = stream.prompts
+        flown = stream.checkpoint
+        return cls(
+            image=stream.image,
+            prompt=prompt,
+            prompt_changes=tuple(changes),
+            taken_up=tuple(stream.taken_up),
+            seed=stream.seed,
+            track=stream.track,
+            num_frames=num_pixel_frames(stream.num_frames + 1),
+            num_inference_steps=stream.num_inference_steps,
+            guidance_scale=1.0,
+            fps=float(stream.pipe.defaults["fps"]),
+            model={"name": str(stream.pipe.metadata.get("name", "")), "fingerprint": stream.pipe.fingerprint()},
+            checkpoint=checkpoint or {"run": flown.run, "step": flown.step},
+            sampler={"flow_shift": stream.pipe.defaults["flow_shift"], "name": stream.sampler},
+            kind="live",
+        )
+
+    def until(self, num_latent_frames: int) -> FlightRecord:
+        """The same flight up to this latent frame, to go on from there or to fly on otherwise.
+
+        A live flight's frames stay what they were; a clip's come from one noise for all, so that a shorter clip is
+        another clip along the beginning of the track.
+
+        Args:
+            num_latent_frames: actions that are kept, 0 to the length of the track.
+
+        Raises:
+            FlightError: if the flight is shorter than that.
+        """
+        if not 0 <= num_latent_frames <= len(self.track):
+            raise FlightError(f"The flight has {len(self.track)} latent frames to go back to, not {num_latent_frames}.")
+        return self.with_track(ActionTrack(self.track.magnitude[:num_latent_frames]))
+
+    def with_track(self, track: ActionTrack) -> FlightRecord:
+        """The same flight along another track, of any length; words that would change after its end are left out."""
+        return replace(
+            self,
+            track=track,
+            num_frames=num_pixel_frames(len(track) + 1),
+            prompt_changes=tuple(change for change in self.prompt_changes if change[0] <= len(track)),
+            taken_up=tuple(at for at in self.taken_up if at <= len(track)),
+        )
+
+    def continued(self, actions: ActionTrack | Sequence[Sequence[float]]) -> FlightRecord:
+        """A fork: this flight, and then these actions."""
+        more = actions if isinstance(actions, ActionTrack) else ActionTrack(np.asarray(actions, np.float32))
+        return self.with_track(ActionTrack(np.concatenate([self.track.magnitude, more.magnitude])))
+
+    @classmethod
+    def load(cls, path: str | Path) -> FlightRecord:
+        """Read a record's file; a picture beside it is found there.
+
+        Raises:
+            FlightError: as `parse`, or if the file cannot be read.
+        """
+        path = Path(path)
+        try:
+            source = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b" " * (MAX_BYTES + 1)
+        except OSError as error:
+            raise FlightError(f"The flight {path} cannot be read: {error.strerror}.") from error
+        return cls.parse(source, folder=path.parent)
+
+    def to_json(self, image_path: str | None = None) -> str:
+        """The record as JSON; `parse` gives an equal flight back.
+
+        Args:
+            image_path: where the picture lies, relative to the record's file; it is not written here. None puts the
+                picture itself into the record.
+        """
+        picture: dict[str, str] = {"sha256": image_sha256(self.image)}
+        if image_path is None:
+            png = io.BytesIO()
+            self.image.save(png, "PNG", optimize=True)
+            picture["png"] = base64.b64encode(png.getvalue()).decode()
+        else:
+            picture["path"] = image_path
+        record = {
+            "wanact_flight": VERSION,
+            "kind": self.kind,
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "seed": self.seed,
+            "size": {
+                "width": self.image.width,
+                "height": self.image.height,
+                "num_frames": self.num_frames,
+                "fps": self.fps,
+            },
+            "sampler": {
+                **self.sampler,
+                "num_inference_steps": self.num_inference_steps,
+                "guidance_scale": self.guidance_scale,
+            },
+            "model": self.model,
+            "checkpoint": self.checkpoint,
+            "prompt_changes": [list(change) for change in self.prompt_changes],
+            "taken_up": list(self.taken_up),
+            "actions": self.track.to_list(),
+            "image": picture,
+        }
+        return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, source: str | bytes, folder: Path | None = None) -> FlightRecord:
+        """Read a record of any version.
+
+        Args:
+            source: the JSON.
+            folder: where a picture that the record only names may lie. Without one such a record is refused: what a
+                visitor sends names no files here.
+
+        Raises:
+            FlightError: if it is no flight record, is from a newer version, was changed or breaks the format.
+        """
+        record = _decode(source)
+        sampler = _take(record, "sampler", dict)
+        size = _take(record, "size", dict)
+        try:
+            track = ActionTrack.parse(_take(record, "actions", list))
+        except ActionError as error:
+            raise FlightError(f"The flight's actions cannot be flown: {error}.") from error
+        seed = _take(record, "seed", int)
+        if not 0 <= seed <= MAX_SEED:
+            raise FlightError(f"The flight's seed is {seed}, expected 0 to {MAX_SEED}.")
+        checkpoint = record.get("checkpoint")
+        if checkpoint is not None and not isinstance(checkpoint, dict):
+            raise FlightError("The flight's checkpoint is damaged; expected a run and a step, or null.")
+        return cls(
+            image=_image(_take(record, "image", dict), size, folder),
+            prompt=_take(record, "prompt", str),
+            negative_prompt=_take(record, "negative_prompt", str, default=""),
+            seed=seed,
+            track=track,
+            num_frames=_take(size, "num_frames", int),
+            fps=_take(size, "fps", float, default=16.0),
+            num_inference_steps=_take(sampler, "num_inference_steps", int),
+            guidance_scale=_take(sampler, "guidance_scale", float),
+            model=_take(record, "model", dict, default={}),
+            checkpoint=checkpoint,
+            sampler={k: v for k, v in sampler.items() if k not in ("num_inference_steps", "guidance_scale")},
+            kind=_take(record, "kind", str, default="clip"),  # pyright: ignore[reportArgumentType]
+            prompt_changes=_prompt_changes(_take(record, "prompt_changes", list, default=[])),
+            taken_up=_whole_numbers(_take(record, "taken_up", list, default=[])),
+        )
+
+
+def _decode(source: str | bytes) -> dict:
+    if len(source) > MAX_BYTES:
+        raise FlightError(f"The flight has {len(source) / 2**20:.0f} MB, at most {MAX_BYTES / 2**20:.0f} MB are read.")
+    try:
+        record = json.loads(source)
+    except (ValueError, RecursionError) as error:
+        raise FlightError("The file is no flight record: it is not valid JSON.") from error
+    if not isinstance(record, dict) or "wanact_flight" not in record:
+        raise FlightError("The file is no flight record: choose a JSON that was saved with “Flight” under a clip.")
+    version = record["wanact_flight"]
+    if isinstance(version, bool) or version not in READABLE:
+        readable = " and ".join(map(str, READABLE))
+        raise FlightError(f"The flight has format version {version!r}; this version of WanAct reads {readable}.")
+    return record
+
+
+def _take(record: dict, key: str, kind: type, default: Any = None) -> Any:
+    """A value of the expected kind; an int passes where a float is asked for, a bool never does."""
+    value = record.get(key, default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or isinstance(value, bool) or (kind is float and not math.isfinite(value)):
+        found = "missing" if value is None else f"{str(value)[:40]!r}"
+        raise FlightError(f"The flight is damaged: “{key}” is {found}, expected {_KIND_NAMES[kind]}.")
+    return value
+
+
+_KIND_NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
+
+
+def _prompt_changes(entries: list) -> tuple[tuple[int, str], ...]:
+    for entry in entries:
+        is_pair = isinstance(entry, list) and len(entry) == 2
+        if not is_pair or type(entry[0]) is not int or not isinstance(entry[1], str):
+            raise FlightError("The flight is damaged: its changes of words are no pairs of a latent frame and a text.")
+    return tuple((at, words) for at, words in entries)
+
+
+def _whole_numbers(entries: list) -> tuple[int, ...]:
+    if any(type(entry) is not int for entry in entries):
+        raise FlightError("The flight is damaged: where it was taken up are no whole numbers.")
+    return tuple(entries)
+
+
+def _image(entry: dict, size: dict, folder: Path | None) -> Image.Image:
+    try:
+        if "png" not in entry and "path" in entry:
+            image = open_image(_beside(folder, _take(entry, "path", str)))
+        else:
+            image = open_image(base64.b64decode(_take(entry, "png", str), validate=True))
+    except (ImageError, binascii.Error) as error:
+        raise FlightError("The flight is damaged: its first frame cannot be read.") from error
+    if image.size != (_take(size, "width", int), _take(size, "height", int)):
+        raise FlightError(f"The flight is damaged: its first frame is {image.width} x {image.height} pixels.")
+    if image_sha256(image) != _take(entry, "sha256", str):
+        raise FlightError("The flight was changed: its first frame does not match its fingerprint.")
+    return image
+
+
+def _beside(folder: Path | None, name: str) -> Path:
+    """A picture in the record's folder or below; never one elsewhere."""
+    if folder is None:
+        raise FlightError("The flight's first frame lies in a file of its own; open a record that holds the picture.")
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise FlightError(f"The flight names a first frame outside its folder: “{name[:80]}”.")
+    return path

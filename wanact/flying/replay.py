@@ -1,0 +1,119 @@
+"""Fly a flight record again: the same frames on the same machine and build, or the same flight on another checkpoint.
+
+record = FlightRecord.load("flight.json")
+pipe.load_controller("runs/full")
+frames = replay(pipe, record)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from wanact.flying.pipeline import WanActPipeline
+from wanact.flying.record import FlightRecord
+from wanact.flying.request import RequestError
+from wanact.flying.stream import WanActStream
+
+
+def replay(
+    pipe: WanActPipeline,
+    record: FlightRecord,
+    on_frames: Callable[[np.ndarray], None] | None = None,
+    num_inference_steps: int | None = None,
+) -> np.ndarray:
+    """Fly a record on the checkpoint that is loaded.
+
+    A live flight needs a causal checkpoint and is flown step by step, as it was. A clip is drawn by any checkpoint; by
+    the base without actions, which it does not take.
+
+    Args:
+        pipe: with the checkpoint loaded.
+        record: what to fly.
+        on_frames: called with frames as they come, uint8 [n, H, W, 3].
+        num_inference_steps: instead of the record's.
+
+    Returns:
+        Frames, uint8 [F, H, W, 3], the first frame as the model sees it included.
+
+    Raises:
+        RequestError, OutOfMemory: if it cannot be flown here.
+    """
+    if record.kind == "live":
+        return _replay_live(pipe, record, on_frames, num_inference_steps)
+    return pipe(
+        record.prompt,
+        record.image,
+        record.track if pipe.controller is not None else None,
+        negative_prompt=record.negative_prompt,
+        height=record.image.height,
+        width=record.image.width,
+        num_frames=record.num_frames,
+        num_inference_steps=num_inference_steps or record.num_inference_steps,
+        guidance_scale=record.guidance_scale,
+        seed=record.seed,
+        on_frames=on_frames,
+    )
+
+
+def resume(pipe: WanActPipeline, record: FlightRecord, num_latent_frames: int | None = None) -> WanActStream:
+    """A stream that stands where a live flight stood after so many latent frames; it can be flown on from there.
+
+    Raises:
+        RequestError, FlightError: if it cannot be flown here, or is shorter than that.
+    """
+    record = record if num_latent_frames is None else record.until(num_latent_frames)
+    stream = _open(pipe, record)
+    _fly(stream, record)
+    return stream
+
+
+def _replay_live(
+    pipe: WanActPipeline,
+    record: FlightRecord,
+    on_frames: Callable[[np.ndarray], None] | None,
+    num_inference_steps: int | None,
+) -> np.ndarray:
+    stream = _open(pipe, record, num_inference_steps)
+    with pipe.lock:
+        pipe.load_controller(stream.checkpoint.path)
+        frames = [pipe.decode(pipe.encode_image(record.image))]  # the picture as a clip would show it
+    if on_frames is not None:
+        on_frames(frames[0])
+
+    def keep(drawn: np.ndarray) -> None:
+        frames.append(drawn)
+        if on_frames is not None:
+            on_frames(drawn)
+
+    _fly(stream, record, keep)
+    return np.concatenate(frames)
+
+
+def _open(pipe: WanActPipeline, record: FlightRecord, num_inference_steps: int | None = None) -> WanActStream:
+    if record.kind != "live":
+        raise RequestError("the record is of a clip, which cannot be flown on; fly its track live instead")
+    return WanActStream(
+        pipe,
+        record.image,
+        record.prompt,
+        record.seed,
+        num_inference_steps=num_inference_steps or record.num_inference_steps,
+        height=record.image.height,
+        width=record.image.width,
+    )
+
+
+def _fly(
+    stream: WanActStream, record: FlightRecord, on_frames: Callable[[np.ndarray], object] = lambda _: None
+) -> None:
+    """Fly all of a record; words change and the flight is taken up anew where they did and it was."""
+    changes, taken_up = dict(record.prompt_changes), set(record.taken_up)
+    for number in range(len(record.track) + 1):
+        if number in changes:
+            stream.prompt = changes[number]
+        if number in taken_up:
+            stream.rewind(0)
+        if number < len(record.track):
+            on_frames(stream.step(record.track.magnitude[number]))

@@ -1,0 +1,117 @@
+"""What a clip is asked for: checked, and filled up with the model's defaults, before anything is computed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from PIL import Image
+
+from wanact import shapes
+from wanact.media import video
+
+MAX_PROMPT_CHARACTERS = 10_000
+MAX_SEED = 2**31 - 1  # as in a flight record
+MAX_STEPS = 1000
+MAX_GUIDANCE = 30.0
+MAX_SIDE = 4096
+MAX_PIXELS = 1280 * 1280
+
+
+class RequestError(ValueError):
+    """A clip that cannot be drawn as asked; the message is one sentence for the person who asked."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked request, with the model's defaults filled in."""
+
+    prompt: str
+    negative_prompt: str
+    image: Image.Image
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int
+
+    @property
+    def num_latent_frames(self) -> int:
+        return shapes.num_latent_frames(self.num_frames)
+
+
+def check_request(
+    defaults: Mapping[str, Any],
+    max_frames: int,
+    *,
+    prompt: str,
+    negative_prompt: str | None,
+    image: Any,
+    height: int | None,
+    width: int | None,
+    num_frames: int | None,
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+    seed: int,
+    fit: Literal["crop", "pad"],
+) -> Request:
+    """A request that can be drawn; None stands for the model's default.
+
+    Args:
+        defaults: of the model.
+        max_frames: longest clip the model can place in time, in pixel frames.
+
+    Raises:
+        RequestError, ImageError: naming what cannot be used, and what could be.
+    """
+
+    def default(value: Any, name: str) -> Any:
+        return defaults[name] if value is None else value
+
+    height = _whole("height", default(height, "height"), shapes.SIZE_MULTIPLE, MAX_SIDE)
+    width = _whole("width", default(width, "width"), shapes.SIZE_MULTIPLE, MAX_SIDE)
+    num_frames = _whole("num_frames", default(num_frames, "num_frames"), 1, max_frames)
+    try:
+        shapes.check_size(height, width)
+        shapes.num_latent_frames(num_frames)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    if height * width > MAX_PIXELS:
+        raise RequestError(f"{width} x {height} is larger than the {MAX_PIXELS / 1e6:.1f} megapixels of a clip")
+    guidance_scale = default(guidance_scale, "guidance_scale")
+    if not isinstance(guidance_scale, (int, float)) or not 1 <= guidance_scale <= MAX_GUIDANCE:
+        raise RequestError(f"guidance_scale is {guidance_scale!r}, expected a number from 1 to {MAX_GUIDANCE:g}")
+    steps = default(num_inference_steps, "num_inference_steps")
+    return Request(
+        prompt=clean_prompt(prompt, "prompt"),
+        negative_prompt=clean_prompt(default(negative_prompt, "negative_prompt"), "negative prompt"),
+        image=video.fit_image(video.open_image(image), height, width, fit),
+        num_frames=num_frames,
+        num_inference_steps=_whole("num_inference_steps", steps, 1, MAX_STEPS),
+        guidance_scale=float(guidance_scale),
+        seed=_whole("seed", seed, 0, MAX_SEED),
+    )
+
+
+def clean_prompt(prompt: str, name: str = "prompt") -> str:
+    """A prompt without control characters and lone surrogates, which no tokenizer has; line breaks become spaces.
+
+    Raises:
+        RequestError: if it is no text or longer than 10,000 characters.
+    """
+    if not isinstance(prompt, str):
+        raise RequestError(f"the {name} is {type(prompt).__name__}, expected text")
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        raise RequestError(
+            f"the {name} has {len(prompt):,} characters, at most {MAX_PROMPT_CHARACTERS:,} are taken; shorten it"
+        )
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", prompt).strip()
+
+
+def _whole(name: str, value: Any, smallest: int, largest: int) -> int:
+    is_whole = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_whole or value != int(value) or not smallest <= value <= largest:
+        raise RequestError(f"{name} is {value!r}, expected a whole number from {smallest} to {largest}")
+    return int(value)

@@ -1,0 +1,1 @@
+"""Pictures and clips: in and out, side by side, and how alike they are."""

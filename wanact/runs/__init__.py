@@ -1,0 +1,1 @@
+"""Runs and their checkpoints: written whole, listed, checked, annotated, published."""

@@ -1,0 +1,73 @@
+"""The steps of a run that are worth keeping, as a smaller run that only flies."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from wanact.runs import store
+from wanact.runs.store import (
+    CONTROLLER,
+    LORA,
+    RUN_CONFIG,
+    TRANSFORMER,
+    CheckpointError,
+    CheckpointInfo,
+    FlightWeights,
+)
+
+# What a reader of a published checkpoint asks; settings of resuming, sums and machine paths stay behind.
+KEPT = ("epoch", "loss", "reason", "stage", "config_summary", "versions", "timestamp")
+
+
+def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: str | None = None) -> list[Path]:
+    """Copy what flies of some checkpoints of a run.
+
+    Args:
+        run: a run with verified checkpoints.
+        out: folder of the new run; must not exist.
+        steps: which checkpoints; all if not given.
+        base_model: written into the configuration instead of the path that the run was trained on.
+
+    Returns:
+        The new checkpoints.
+
+    Raises:
+        CheckpointError: if a step is not there, or a checkpoint is damaged.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists; name a new folder for --out")
+    found = {info.step: info for info in store.list_checkpoints(run)}
+    missing = [step for step in steps or [] if step not in found]
+    if missing or not found:
+        raise CheckpointError(f"{run} has no checkpoint of step {missing}; it has {sorted(found)}")
+    written = [_publish_one(found[step], out, base_model) for step in sorted(steps or found)]
+    shutil.copyfile(run / "log.jsonl", out / "log.jsonl")
+    weights = store.load_flight_weights(written[-1])
+    store.write_json(out / store.RUN_CONFIG, weights.config)
+    return written
+
+
+def _publish_one(info: CheckpointInfo, out: Path, base_model: str | None) -> Path:
+    store.verify(info.path)
+    weights = store.load_flight_weights(info.path)
+    if base_model is not None:
+        weights.config["base_model"] = base_model
+    metadata = {name: info.metadata[name] for name in KEPT if name in info.metadata}
+    return store.write_checkpoint(out, info.step, lambda folder: write_flight_files(weights, folder), metadata)
+
+
+def write_flight_files(weights: FlightWeights, folder: Path) -> list[Path]:
+    """Write the configuration and each kind of weights that there is; each file is whole or as before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store.write_json(folder / RUN_CONFIG, weights.config)
+    written = [folder / RUN_CONFIG]
+    for name, tensors in ((CONTROLLER, weights.controller), (LORA, weights.lora), (TRANSFORMER, weights.transformer)):
+        if tensors is not None:
+            with store.replacing(folder / name) as temporary:
+                save_file(tensors, temporary)
+                temporary.chmod(0o644)
+            written.append(folder / name)
+    return written

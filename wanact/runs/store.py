@@ -1,0 +1,531 @@
+"""Runs and checkpoints on disk: write, list, verify, resolve, prune, and load what flying needs.
+
+A checkpoint is a directory `RUN/checkpoints/step-000000552`. It exists when its `checkpoint_metadata.json`, written
+last, is there and the sums in it hold; the file holds a sum of itself as well. Saving fills a hidden directory and
+renames it once, links are swapped by `os.replace`, and pruning renames before it deletes, so that a process killed at
+any moment leaves only whole checkpoints and hidden rubbish, which `clean` removes.
+
+Nothing here knows of several processes: one process writes. Folders come from users, so names are taken only from the
+folder itself, links count only while they stay inside it, and weights are read without unpickling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from wanact.files import CheckpointError as CheckpointError
+from wanact.files import check_safetensors as check_safetensors
+from wanact.files import json_bytes, parse_json, read_bytes, sync
+from wanact.files import load_state as load_state
+from wanact.files import load_weights as load_weights
+from wanact.files import read_json as read_json
+from wanact.files import replacing as replacing
+from wanact.files import sha256 as sha256
+from wanact.files import write_json as write_json
+
+FORMAT = 1
+METADATA = "checkpoint_metadata.json"
+MAX_METADATA_BYTES = 4 * 2**20  # a few kilobytes in truth; it is parsed for every row of a list
+CHECKPOINTS = "checkpoints"
+RUN_CONFIG = "action_train_config.json"
+CONTROLLER, LORA, TRANSFORMER = "action_controller.safetensors", "lora.safetensors", "transformer.safetensors"
+LATEST, BEST = "latest", "checkpoint-best"
+
+# step-000000552 is ours; the others are what earlier trainers left.
+_STEP_NAME = re.compile(r"(?:step-(\d{8,9})|checkpoint-(?:epoch\d+-)?step(\d+)(?:-.*)?|checkpoint-best)")
+_LINK_NAME = re.compile(r"latest|checkpoint-best|checkpoint-step\d+-.+")
+_HIDDEN = (".saving-", ".replaced-", ".deleting-", ".link-")
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """One checkpoint as the metadata tells it; no weights are read.
+
+    Attributes:
+        step: optimizer updates.
+        loss: mean training loss since the checkpoint before, None if unknown.
+        path: its directory.
+        saved_at: local time, ISO 8601, "" if unknown.
+        is_best, is_latest: what the links of the run say now.
+        problem: why it cannot be used (file missing, size wrong, metadata damaged), else None.
+        metadata: content of checkpoint_metadata.json, {} for older layouts.
+        sequence: saves of the run before this one: the order in time, whatever the clock and the step say.
+    """
+
+    step: int
+    loss: float | None
+    path: Path
+    saved_at: str
+    is_best: bool
+    is_latest: bool
+    problem: str | None
+    metadata: dict[str, Any]
+    sequence: int = -1
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One run: its folder's name, its configuration ({} if it has none) and its checkpoints, oldest first."""
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+    checkpoints: list[CheckpointInfo] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FlightWeights:
+    """What a run or checkpoint adds to the base model.
+
+    Attributes:
+        config: content of action_train_config.json.
+        controller: weights of the action controller, None if the run has none (a base model's LoRA).
+        lora: weights with `transformer.` names, or None.
+        transformer: replacement weights of the transformer, complete or partial, or None.
+        step: optimizer updates, None if unknown.
+        run: name of the run.
+    """
+
+    config: dict[str, Any]
+    controller: dict[str, Tensor] | None
+    lora: dict[str, Tensor] | None
+    transformer: dict[str, Tensor] | None
+    step: int | None
+    run: str
+
+
+# Listing
+
+
+def list_runs(root: str | os.PathLike) -> list[RunInfo]:
+    """The runs in a folder, by name; links that lead out of the folder are left out. [] if there is no folder."""
+    root = Path(root)
+    if not root.is_dir():
+        return []
+    folders = [entry for entry in sorted(root.iterdir()) if not entry.name.startswith(".") and entry.is_dir()]
+    return [run_info(entry) for entry in folders if _is_inside(entry, root) and is_run(entry)]
+
+
+def is_step_name(name: str) -> bool:
+    """Whether a name in a checkpoints folder is that of a checkpoint, in this layout or an older one."""
+    return _STEP_NAME.fullmatch(name) is not None
+
+
+def step_of(name: str) -> int | None:
+    """The step in the name of a checkpoint, None if it has none."""
+    match = _STEP_NAME.fullmatch(name)
+    step = next((group for group in match.groups() if group), None) if match else None
+    return None if step is None else int(step)
+
+
+def is_run(path: Path) -> bool:
+    """Whether the folder holds checkpoints, or exported weights to fly with."""
+    return (path / CHECKPOINTS).is_dir() or (path / CONTROLLER).is_file() or (path / RUN_CONFIG).is_file()
+
+
+def run_info(run: Path) -> RunInfo:
+    """One run's configuration and checkpoints; a damaged configuration counts as none."""
+    try:
+        config = read_json(run / RUN_CONFIG)
+    except CheckpointError:
+        config = {}
+    return RunInfo(run.name, run, config, list_checkpoints(run))
+
+
+def list_checkpoints(run: str | os.PathLike) -> list[CheckpointInfo]:
+    """The checkpoints of a run, oldest first. Reads metadata and file sizes only; `verify` reads the rest."""
+    folder = Path(run) / CHECKPOINTS
+    if not folder.is_dir():
+        return []
+    latest, best = (_link_target(folder, name) for name in (LATEST, BEST))
+    infos = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _STEP_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                infos.append(checkpoint_info(Path(entry.path), latest=latest, best=best))
+    return sorted(infos, key=lambda info: (info.sequence, info.step, info.path.name))
+
+
+def checkpoint_info(path: Path, latest: str | None = None, best: str | None = None) -> CheckpointInfo:
+    """What one checkpoint's metadata and file sizes say; never raises for a damaged one."""
+    step = step_of(path.name) or 0
+    metadata, problem = {}, None
+    if (path / METADATA).exists() or not is_legacy(path):
+        try:
+            metadata = read_metadata(path, to_the_byte=False)
+            problem = _find_problem(path, metadata, sums=False)
+        except CheckpointError as error:
+            problem = str(error)
+    loss = metadata.get("loss")
+    return CheckpointInfo(
+        step=int(metadata.get("step", step)),
+        loss=float(loss) if isinstance(loss, int | float) else None,
+        path=path,
+        saved_at=str(metadata.get("timestamp", "")),
+        is_best=path.name == best,
+        is_latest=path.name == latest,
+        problem=problem,
+        metadata=metadata,
+        sequence=int(metadata.get("sequence", -1)),
+    )
+
+
+def is_legacy(path: Path) -> bool:
+    """Whether a checkpoint, folder or file, was written in a layout without a manifest.
+
+    One of ours that has lost its manifest is none of these: its trainer_state.json carries a format.
+    """
+    if path.is_file():
+        return True
+    if (path / METADATA).exists():
+        return False
+    try:
+        return "format" not in read_json(path / "trainer_state.json")
+    except CheckpointError:
+        return True
+
+
+def resolve(path: str | os.PathLike) -> Path:
+    """The directory that a run or checkpoint stands for.
+
+    A checkpoint, or a link to one, is itself; a run is its newest checkpoint without a problem, or the run's own
+    folder if it holds exported weights only.
+
+    Raises:
+        CheckpointError: if nothing is there, or a link leads out of its folder.
+    """
+    given = Path(path)
+    if not given.is_dir():
+        raise CheckpointError(f"{given} is not a folder; expected a run or one of its checkpoints")
+    if given.is_symlink() and given.parent.name == CHECKPOINTS:
+        if _link_target(given.parent, given.name) is None:
+            raise CheckpointError(f"{given} is a link out of its folder; it is not followed")
+        return given.parent / os.readlink(given)
+    if not (given / CHECKPOINTS).is_dir():
+        return given
+    usable = [info for info in list_checkpoints(given) if info.problem is None]
+    if usable:
+        return usable[-1].path
+    if (given / CONTROLLER).is_file() or (given / LORA).is_file() or (given / TRANSFORMER).is_file():
+        return given
+    raise CheckpointError(f"{given} has no usable checkpoint; `python -m train verify {given}` names the damage")
+
+
+def read_log(run: str | os.PathLike) -> list[dict[str, Any]]:
+    """The lines of log.jsonl, oldest first; a half-written last line is left out. [] if there is no log."""
+    path = Path(run) / "log.jsonl"
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                rows.append(row)
+    return rows
+
+
+# Verifying
+
+
+def verify(path: str | os.PathLike) -> None:
+    """Read every file of a checkpoint and compare it with its sum.
+
+    Raises:
+        CheckpointError: naming the first file that is missing, of another size, or damaged.
+    """
+    path = Path(path)
+    problem = _find_problem(path, read_metadata(path), sums=True)
+    if problem:
+        raise CheckpointError(problem)
+
+
+def read_metadata(path: Path, to_the_byte: bool = True) -> dict[str, Any]:
+    """Content of checkpoint_metadata.json, with its own sum checked.
+
+    Args:
+        path: the checkpoint's directory.
+        to_the_byte: refuse a file that is not as it was written even where JSON forgives it. Lists of thousands go
+            without, which takes half the time; `verify` never does.
+
+    Raises:
+        CheckpointError: if it is missing, no valid JSON, or changed after it was written.
+    """
+    file = path / METADATA
+    data = read_bytes(file, MAX_METADATA_BYTES)
+    metadata = parse_json(file, data)
+    is_intact = metadata.get("manifest_sha256") == _manifest_sum(metadata)
+    if not is_intact or (to_the_byte and data != json_bytes(metadata)):
+        raise CheckpointError(f"{file} is damaged: its own checksum does not match")
+    files = metadata.get("files")
+    entries = files.values() if isinstance(files, dict) else [None]
+    if not isinstance(metadata.get("step"), int) or not isinstance(metadata.get("sequence"), int):
+        raise CheckpointError(f"{file} names no step or sequence")
+    if not all(isinstance(e, dict) and isinstance(e.get("bytes"), int) and "sha256" in e for e in entries):
+        raise CheckpointError(f"{file} lists no files with their sums")
+    return metadata
+
+
+def _find_problem(path: Path, metadata: dict[str, Any], sums: bool) -> str | None:
+    for name, entry in metadata["files"].items():
+        file = path / name
+        # A plain name stays in its folder unless it is a link; only the others need every link resolved.
+        plain = os.sep not in name and name not in ("", ".", "..")
+        if file.is_symlink() or not (plain or _is_inside(file, path)):
+            return f"{file} leads out of the checkpoint"
+        if not file.is_file():
+            return f"{file} is missing"
+        size = file.stat().st_size
+        if size != entry["bytes"]:
+            return f"{file} has {size} bytes, expected {entry['bytes']}: it is truncated or was changed"
+        if sums and sha256(file) != entry["sha256"]:
+            return f"{file} is damaged: its checksum does not match"
+    return None
+
+
+def _manifest_sum(metadata: dict[str, Any]) -> str:
+    content = {key: value for key, value in metadata.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+# Writing
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:09d}"
+
+
+def write_checkpoint(run: Path, step: int, write: Callable[[Path], None], metadata: dict[str, Any]) -> Path:
+    """Write one checkpoint whole, or leave nothing of it.
+
+    Args:
+        run: the run's folder.
+        step: optimizer updates; an older checkpoint of this step is replaced.
+        write: fills the directory it is given.
+        metadata: for checkpoint_metadata.json; `files`, `sequence`, `step`, `timestamp` and `is_best` are filled in
+            here. Its `loss` decides whether the checkpoint is the best so far.
+
+    Returns:
+        The checkpoint's directory.
+
+    Raises:
+        OSError: if the disk is full or cannot be written; what was written is removed and older ones are untouched.
+    """
+    folder = run / CHECKPOINTS
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden = folder / f".saving-{step_name(step)}"
+    final = folder / step_name(step)
+    _remove(hidden)
+    try:
+        hidden.mkdir()
+        write(hidden)
+        existing = [info for info in list_checkpoints(run) if info.path != final]
+        is_best = _is_best(metadata.get("loss"), existing)
+        metadata = {
+            "format": FORMAT,
+            "step": step,
+            "timestamp": datetime.now().astimezone().isoformat(timespec="seconds"),
+            **metadata,
+            "is_best": is_best,
+            "sequence": 1 + max((info.sequence for info in list_checkpoints(run)), default=-1),
+            "files": _file_sums(hidden),
+        }
+        metadata["manifest_sha256"] = _manifest_sum(metadata)
+        write_json(hidden / METADATA, metadata)
+        sync(hidden)
+        if final.exists():
+            os.rename(final, folder / f".replaced-{final.name}")
+        os.rename(hidden, final)
+        sync(folder)
+    except BaseException:
+        shutil.rmtree(hidden, ignore_errors=True)
+        replaced = folder / f".replaced-{final.name}"
+        if replaced.exists() and not final.exists():
+            os.rename(replaced, final)
+        raise
+    _remove(folder / f".replaced-{final.name}")
+    _link(folder / LATEST, final.name)
+    _link(folder / _readable_name(step, metadata), final.name)
+    if is_best:
+        _link(folder / BEST, final.name)
+    return final
+
+
+def _is_best(loss: Any, existing: list[CheckpointInfo]) -> bool:
+    """Lowest loss so far. NaN and infinity are never best; without any loss the first one stands."""
+    if not isinstance(loss, int | float) or not abs(loss) < float("inf"):
+        return False
+    losses = [info.loss for info in existing if info.loss is not None and info.problem is None]
+    return all(not other < loss for other in losses)
+
+
+def _file_sums(folder: Path) -> dict[str, dict[str, Any]]:
+    files: dict[str, dict[str, Any]] = {}
+    sums: dict[tuple[int, int], str] = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        stat = file.stat()
+        inode = (stat.st_dev, stat.st_ino)
+        if inode not in sums:  # hard links share content
+            sync(file)
+            sums[inode] = sha256(file)
+        files[file.relative_to(folder).as_posix()] = {"bytes": stat.st_size, "sha256": sums[inode]}
+    return files
+
+
+def _readable_name(step: int, metadata: dict[str, Any]) -> str:
+    stamp = re.sub(r"\D", "", metadata["timestamp"][:19])
+    loss = metadata.get("loss")
+    return f"checkpoint-step{step}-loss{loss if loss is None else f'{loss:.4f}'}-{stamp[:8]}_{stamp[8:]}"
+
+
+def _link(link: Path, target: str) -> None:
+    """Point a link to a name in the same folder, atomically. Without links on the file system, there are none."""
+    temporary = link.with_name(f".link-{link.name}")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.symlink(target, temporary)
+        os.replace(temporary, link)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOSPC):
+            raise
+
+
+def clean(run: Path) -> list[str]:
+    """Finish or remove what a killed process left; returns the names of what was removed."""
+    folder = run / CHECKPOINTS
+    removed = []
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not entry.name.startswith(_HIDDEN):
+            continue
+        original = folder / entry.name.removeprefix(".replaced-")
+        if entry.name.startswith(".replaced-") and not original.exists():
+            os.rename(entry, original)
+            continue
+        _remove(entry)
+        removed.append(entry.name)
+    _drop_dangling_links(folder)
+    return removed
+
+
+def prune(run: Path, keep: int, verified: set[str] | None = None) -> list[Path]:
+    """Delete the oldest checkpoints beyond `keep`.
+
+    The best, the latest and the last two that verify always stay, whatever `keep` says.
+
+    Args:
+        run: the run's folder.
+        keep: newest checkpoints to keep.
+        verified: names known to verify, so that they are not read again; grows.
+
+    Returns:
+        What was deleted.
+    """
+    verified = set() if verified is None else verified
+    newest_first = list_checkpoints(run)[::-1]
+    protected = {info.path for info in newest_first if info.is_best or info.is_latest}
+    sound = 0
+    for info in newest_first:
+        if sound == 2:
+            break
+        if info.problem is None and info.metadata and _verifies(info.path, verified):
+            protected.add(info.path)
+            sound += 1
+    # Only what this project wrote is pruned; other directories belong to someone else.
+    doomed = [
+        info.path for info in newest_first[keep:] if info.path not in protected and info.path.name.startswith("step-")
+    ]
+    for path in doomed:
+        hidden = path.with_name(f".deleting-{path.name}")
+        _remove(hidden)
+        os.rename(path, hidden)
+        shutil.rmtree(hidden)
+    _drop_dangling_links(run / CHECKPOINTS)
+    return doomed
+
+
+def _verifies(path: Path, verified: set[str]) -> bool:
+    if path.name not in verified:
+        try:
+            verify(path)
+        except CheckpointError:
+            return False
+        verified.add(path.name)
+    return True
+
+
+def _drop_dangling_links(folder: Path) -> None:
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.is_symlink() and _LINK_NAME.fullmatch(entry.name) and not entry.exists():
+            entry.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+# Flying
+
+
+def load_flight_weights(path: str | os.PathLike) -> FlightWeights:
+    """Everything a run or checkpoint adds to its base model.
+
+    Args:
+        path: a run, a checkpoint, or a folder with action_train_config.json and exported weights.
+
+    Raises:
+        CheckpointError: if there is nothing to fly with, or a file is damaged or leads elsewhere.
+    """
+    folder = resolve(path)
+    run = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
+    config_file = next((f for f in (folder / RUN_CONFIG, run / RUN_CONFIG) if f.is_file()), None)
+    config = read_json(config_file) if config_file else {}
+    weights = {name: _exported(folder, run, name) for name in (CONTROLLER, LORA, TRANSFORMER)}
+    if all(value is None for value in weights.values()):
+        raise CheckpointError(f"{folder} holds no exported weights ({CONTROLLER}, {LORA} or {TRANSFORMER})")
+    if weights[CONTROLLER] is not None and not isinstance(config.get("action_controller_config"), dict):
+        raise CheckpointError(f"{run / RUN_CONFIG} is missing or names no action_controller_config")
+    step = checkpoint_info(folder).step if folder != run else None
+    return FlightWeights(config, weights[CONTROLLER], weights[LORA], weights[TRANSFORMER], step, run.name)
+
+
+def _exported(folder: Path, run: Path, name: str) -> dict[str, Tensor] | None:
+    file = folder / name
+    if not file.exists() and not file.is_symlink():
+        return None
+    if not _is_inside(file, run):
+        raise CheckpointError(f"{file} is a link out of its run; it is not followed")
+    return load_weights(file)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _link_target(folder: Path, name: str) -> str | None:
+    """Name in the same folder that a link points to, None if it is no such link."""
+    try:
+        target = os.readlink(folder / name)
+    except OSError:
+        return None
+    return target if "/" not in target and target not in (".", "..") else None
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that can still be written under a folder."""
+    return shutil.disk_usage(path).free

@@ -1,0 +1,233 @@
+"""Control cards on the page: those that were measured, and a quick one on request."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from wanact import control_card
+from wanact.control_card import ControlCard, card_path, load_card, load_cards, save_card
+from wanact.flying.pipeline import Cancelled
+from wanact.flying.request import RequestError
+from wanact.runs.store import CHECKPOINTS, CheckpointError
+from wanact.ui.components import Component
+from wanact.ui.engine import BASE, CheckpointChoice, Engine
+from wanact.ui.gpu import on_gpu
+from wanact.ui.pages.fly.desk import sentence
+
+QUICK_FRAMES, QUICK_DOSES = 2, 0  # first frames of a quick card, and how many of them are flown at every magnitude
+LARGEST_MODEL = 50_000_000  # parameters of a transformer whose card is measured while somebody waits
+
+logger = logging.getLogger(__name__)
+
+
+class CardPanel(Component):
+    """Shows the control card of a checkpoint, and asks for one to be measured; the value is what it shows."""
+
+    schema = {"type": "object", "description": "title, picture, curves, note, progress"}
+    example: Any = {}
+
+    def __init__(self, **kwargs: Any):
+        super().__init__("card", {}, label="Control card", **kwargs)
+
+    def preprocess(self, payload: Any) -> str | None:
+        """The id of the checkpoint whose card is shown."""
+        wanted = payload.get("id") if isinstance(payload, dict) else None
+        return wanted if isinstance(wanted, str) else None
+
+
+class CardDesk:
+    """Looks cards up beside their runs and measures quick ones.
+
+    Args:
+        engine: the shared model. Between two clips of a card other visitors fly.
+    """
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        parameters = sum(weight.numel() for weight in engine.pipe.components.transformer.parameters())
+        self.can_measure = parameters <= LARGEST_MODEL
+
+    def show(self, checkpoint_id: str | None) -> dict[str, Any]:
+        """What the panel shows of a checkpoint: its card and the curves of its run, where they were measured."""
+        if not checkpoint_id:
+            return {}
+        try:
+            choice = self.engine.find(checkpoint_id)
+        except CheckpointError as error:
+            return {"id": checkpoint_id, "title": checkpoint_id, "note": sentence(error)}
+        card = self.find_card(choice)
+        state = {"id": choice.id, "title": _title(choice), "can_measure": self.can_measure and choice.id != BASE}
+        if card is None:
+            state["note"] = "No control card has been measured for this checkpoint." + (
+                "" if self.can_measure else " For a model of this size, python -m wanact card measures one."
+            )
+            return state | self._curves(choice)
+        return state | self._picture(card) | self._curves(choice)
+
+    def find_card(self, choice: CheckpointChoice) -> ControlCard | None:
+        """The card that lies beside the run, None if none was measured."""
+        if choice.path is None:
+            return None
+        return load_card(_run_of(choice), choice.step)
+
+    def measure(self, checkpoint_id: str | None) -> Iterator[dict[str, Any]]:
+        """Measure a quick card; yields what the panel shows meanwhile, last the card."""
+        state: dict[str, Any] = {"id": checkpoint_id or ""}
+        try:
+            if not self.can_measure:
+                raise RequestError("a model of this size takes too long here; use python -m wanact card")
+            choice = self.engine.find(checkpoint_id)
+            state |= {"title": _title(choice)}
+            yield state | {"progress": 0.0, "note": "Waiting for the model…"}
+            for event in measure_quickly(self.engine, choice):
+                if isinstance(event, ControlCard):
+                    kept = self._keep(choice, event)
+                    yield state | self._picture(event) | {"note": kept, "can_measure": True} | self._curves(choice)
+                    return
+                done, total = event
+                yield state | {"progress": done / total, "note": f"Flying probe {done} of {total}"}
+        except (CheckpointError, RequestError) as error:
+            yield state | {"note": sentence(error), "can_measure": self.can_measure}
+        except Exception:
+            logger.exception("a control card failed")
+            note = "Something went wrong while the card was measured; nothing was changed."
+            yield state | {"note": note, "can_measure": self.can_measure}
+
+    def _keep(self, choice: CheckpointChoice, card: ControlCard) -> str:
+        quick = f"A quick card from {QUICK_FRAMES} first frames: read it for signs, not for decimals. "
+        if not self.engine.notes_with_runs or choice.entry is None:
+            return quick + "It is not kept."
+        try:
+            save_card(card, card_path(_run_of(choice), choice.step))
+        except OSError:
+            return quick + "It could not be kept with the run."
+        return quick + "It is kept with the run."
+
+    def _picture(self, card: ControlCard) -> dict[str, Any]:
+        draw = getattr(control_card, "draw_card", None)
+        numbers = [(control_card.card.CURVES[name][1], card.number(name)) for name in control_card.card.CURVES]
+        shown = [[label, round(number, 3)] for label, number in numbers if number is not None]
+        return {"picture": _url(draw(card)) if draw else None, "numbers": shown}
+
+    def _curves(self, choice: CheckpointChoice) -> dict[str, Any]:
+        draw = getattr(control_card, "draw_curves", None)
+        if draw is None or choice.path is None or choice.entry is None:
+            return {}
+        cards = load_cards(_run_of(choice))
+        return {"curves": _url(draw(cards))} if len(cards) > 1 else {}
+
+
+def measure_quickly(engine: Engine, choice: CheckpointChoice) -> Iterator[tuple[int, int] | ControlCard]:
+    """Measure a card in a thread of its own: (clips done, clips in all), and last the card.
+
+    Closing the iterator stops it after the clip in hand.
+
+    Raises:
+        CheckpointError, RequestError: if the checkpoint cannot be flown.
+    """
+    events: queue.SimpleQueue = queue.SimpleQueue()
+    abandoned = threading.Event()
+    result: Future = Future()
+
+    def on_clip(done: int, total: int) -> None:
+        if abandoned.is_set():
+            raise Cancelled("nobody waits for the card any more")
+        events.put((done, total))
+
+    def work() -> None:
+        try:
+            pipe = _TakingTurns(engine, choice)
+            result.set_result(
+                control_card.measure_card(pipe, first_frames=QUICK_FRAMES, dose_frames=QUICK_DOSES, on_clip=on_clip)
+            )
+        except BaseException as error:
+            result.set_exception(error)
+        events.put(None)
+
+    threading.Thread(target=work, name="wanact-card", daemon=True).start()
+    try:
+        while (event := events.get()) is not None:
+            yield event
+        yield result.result()
+    finally:
+        abandoned.set()
+
+
+class _TakingTurns:
+    """A pipeline that wears one checkpoint for each clip and lets others fly in between."""
+
+    def __init__(self, engine: Engine, choice: CheckpointChoice):
+        self.engine, self.choice = engine, choice
+        with engine.pipe.lock:
+            engine.load(choice)
+            pipe = engine.pipe
+            self.controller, self.checkpoint, self.causal = pipe.controller, pipe.checkpoint, pipe.causal
+        self.defaults, self.metadata, self.fingerprint = pipe.defaults, pipe.metadata, engine.fingerprint
+
+    def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        with self.engine.pipe.lock:
+            self.engine.load(self.choice)
+            return self.engine.pipe(*args, **kwargs)
+
+
+def _run_of(choice: CheckpointChoice) -> Path:
+    path = choice.path or Path()
+    return path.parent.parent if path.parent.name == CHECKPOINTS else path
+
+
+def _title(choice: CheckpointChoice) -> str:
+    step = "" if choice.step is None else f" · step {choice.step:,}"
+    return f"{choice.label if choice.run in (None, 'upload') else choice.run}{step}"
+
+
+def _url(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def card_seconds(_checkpoint: Any) -> int:
+    """How long a quick card may take on a GPU that is lent."""
+    return 120
+
+
+def build_card(engine: Engine, elem_id: str) -> tuple[CardPanel, CardDesk]:
+    """A panel with its measuring, inside the current gr.Blocks; who selects a checkpoint writes to its value."""
+    desk = CardDesk(engine)
+    panel = CardPanel(elem_id=elem_id)
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    panel.wanted(desk.show, panel, panel, **quiet)
+    panel.measure(on_gpu(desk.measure, card_seconds), panel, panel, concurrency_id="card", concurrency_limit=1, **quiet)
+    return panel, desk
+
+
+def quick_card(engine: Engine, checkpoint_id: str) -> ControlCard:
+    """The card of a checkpoint for a program: the one that was measured, else a quick one.
+
+    Raises:
+        gr.Error: in one sentence.
+    """
+    desk = CardDesk(engine)
+    try:
+        choice = engine.find(checkpoint_id)
+        card = desk.find_card(choice)
+        if card is not None:
+            return card
+        if not desk.can_measure:
+            raise RequestError("no card has been measured, and a model of this size takes too long while one waits")
+        *_, last = measure_quickly(engine, choice)
+        return last  # pyright: ignore[reportReturnType]
+    except (CheckpointError, RequestError) as error:
+        raise gr.Error(sentence(error), print_exception=False) from error

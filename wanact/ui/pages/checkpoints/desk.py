@@ -1,0 +1,289 @@
+"""What the Checkpoints page asks of the server: lists, curves, one checkpoint in full, notes, and what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from wanact.runs.index import Entry, Run
+from wanact.runs.log import read_curve
+from wanact.runs.notes import NoteError, read_notes, write_note
+from wanact.runs.store import CHECKPOINTS, CheckpointError
+from wanact.ui.engine import Engine
+from wanact.ui.pages.fly.desk import sentence
+from wanact.ui.uploads import PREFIX, Upload
+
+STATES = ("verified", "whole", "unsummed", "weightless", "damaged")
+MAX_CURVES = 12
+MAX_SHOWN_CHARACTERS = 200_000
+MAX_DIFFERENCES = 400
+_LISTING_LASTS_S = 2.0  # every visitor's page asks anew every few seconds
+
+logger = logging.getLogger(__name__)
+
+
+class Shelf:
+    """The handlers of the Checkpoints page. Every message comes from a visitor and is checked.
+
+    Args:
+        engine: the shared model, with its index of runs.
+    """
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self._lock = threading.Lock()
+        self._listing: tuple[float, dict[str, Any]] | None = None
+
+    def server_functions(self) -> list[Callable[[Any], dict[str, Any]]]:
+        """What the page's script may call; each takes one message and answers {"problem": sentence} if it cannot."""
+        return [
+            _answering(function)
+            for function in (
+                self.list_shelf,
+                self.read_curves,
+                self.show_checkpoint,
+                self.compare_settings,
+                self.keep_note,
+                self.verify_checkpoint,
+                self.find_uploads,
+            )
+        ]
+
+    # ---- the list ------------------------------------------------------------------------------------------
+
+    def list_shelf(self, message: dict[str, Any]) -> dict[str, Any]:
+        """All runs and checkpoints, column by column; {"same": True} if the page has them already."""
+        with self._lock:
+            if self._listing is None or time.monotonic() - self._listing[0] > _LISTING_LASTS_S:
+                self._listing = (time.monotonic(), self._list())
+            listing = self._listing[1]
+        self.engine.index.verify_in_background()
+        return {"same": True} if message.get("version") == listing["version"] else listing
+
+    def forget_listing(self) -> None:
+        """Look at the disk again for the next answer."""
+        with self._lock:
+            self._listing = None
+
+    def _list(self) -> dict[str, Any]:
+        runs = self.engine.index.runs()
+        rows = [(number, entry) for number, run in enumerate(runs) for entry in run.entries]
+        notes = [read_notes(run.path) if not run.problem else {} for run in runs]
+        columns: dict[str, Any] = {
+            "run": [number for number, _ in rows],
+            "name": [_name(entry) for _, entry in rows],
+            "step": [entry.step for _, entry in rows],
+            "loss": [entry.loss for _, entry in rows],
+            "saved": [_seconds(entry.saved_at) for _, entry in rows],
+            "bytes": [entry.num_bytes for _, entry in rows],
+            "state": [STATES.index(entry.state) for _, entry in rows],
+            "best": [index for index, (_, entry) in enumerate(rows) if entry.is_best],
+            "latest": [index for index, (_, entry) in enumerate(rows) if entry.is_latest],
+            "problems": {str(index): entry.problem for index, (_, entry) in enumerate(rows) if entry.problem},
+            "notes": {
+                str(index): notes[number][_name(entry)]
+                for index, (number, entry) in enumerate(rows)
+                if _name(entry) in notes[number]
+            },
+        }
+        answer = {
+            "runs": [_describe(run) for run in runs],
+            "columns": columns,
+            "notes_with_runs": self.engine.notes_with_runs,
+            "damaged": sum(entry.state == "damaged" for _, entry in rows),
+        }
+        digest = hashlib.sha256(json.dumps(answer, sort_keys=True).encode())
+        return answer | {"version": digest.hexdigest()[:16]}
+
+    def read_curves(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Loss and learning rate of the named runs, of a dozen at most."""
+        names = message.get("runs")
+        wanted = {name for name in names[:MAX_CURVES] if isinstance(name, str)} if isinstance(names, list) else set()
+        runs = [run for run in self.engine.index.runs() if run.name in wanted and not run.problem]
+        return {"curves": {run.name: read_curve(run.path) for run in runs}}
+
+    # ---- one checkpoint ------------------------------------------------------------------------------------
+
+    def show_checkpoint(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Metadata, configuration and files of a checkpoint, and whether it can be flown here and live."""
+        found = self._find(message.get("id"))
+        if isinstance(found, Upload):
+            settings, num_files = found.config, len(list(found.path.iterdir()))
+            return _facts(settings) | {
+                "config": _shown(settings),
+                "metadata": None,
+                "files": [],
+                "summary": f"{num_files} files, kept for you for an hour",
+            }
+        config = self._config(found)
+        metadata = {key: value for key, value in found.metadata.items() if key not in ("files", "manifest_sha256")}
+        files = found.metadata.get("files", {})
+        base = config.get("base_fingerprint")
+        return _facts(config) | {
+            "metadata": _shown(metadata) if metadata else None,
+            "config": _shown(config),
+            "files": [{"name": str(name)[:200], "bytes": file["bytes"]} for name, file in list(files.items())[:200]],
+            "fits": None if not isinstance(base, str) else base == self.engine.fingerprint(),
+            "here": self.engine.name,
+        }
+
+    def compare_settings(self, message: dict[str, Any]) -> dict[str, Any]:
+        """What differs between the configurations and metadata of two checkpoints: [[name, a, b]]."""
+        sides = []
+        for key in ("a", "b"):
+            found = self._find(message.get(key))
+            if isinstance(found, Upload):
+                sides.append(_flat({"config": found.config}))
+                continue
+            metadata = {k: v for k, v in found.metadata.items() if k not in ("files", "manifest_sha256", "sequence")}
+            sides.append(_flat({"config": self._config(found), "checkpoint": metadata}))
+        names = sorted({*sides[0], *sides[1]})
+        differ = [[name, *(side.get(name, "–") for side in sides)] for name in names]
+        rows = [row for row in differ if row[1] != row[2]]
+        return {"rows": rows[:MAX_DIFFERENCES], "total": len(rows), "equal": len(differ) - len(rows)}
+
+    def keep_note(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Keep a star and a note with the run."""
+        if not self.engine.notes_with_runs:
+            raise NoteError("This page is public, so notes stay in your browser.")
+        found = self._find(message.get("id"))
+        if isinstance(found, Upload):
+            raise NoteError("Notes on an upload stay in your browser.")
+        note = message.get("note")
+        run = found.path.parent.parent if found.path.parent.name == CHECKPOINTS else found.path
+        write_note(run, _name(found), message.get("star") is True, note if isinstance(note, str) else "")
+        self.forget_listing()
+        return {"kept": True}
+
+    def verify_checkpoint(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Read every file of a checkpoint, whatever its size."""
+        found = self._find(message.get("id"))
+        if isinstance(found, Upload):
+            return {"state": "verified"}
+        entry = self.engine.index.verify(found)
+        self.forget_listing()
+        return {"state": entry.state, "why": entry.problem}
+
+    def find_uploads(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Of the uploads that a visitor's page remembers, those that are still kept."""
+        ids = message.get("ids")
+        kept = [self.engine.uploads.find(upload) for upload in (ids if isinstance(ids, list) else [])[:50]]
+        return {"uploads": [describe_upload(upload) for upload in kept if upload is not None]}
+
+    def add_upload(self, files: list[str] | None) -> dict[str, Any]:
+        """Check and keep the files that a visitor has chosen, as Gradio has received them."""
+        try:
+            upload = self.engine.uploads.add([(Path(file).name, Path(file)) for file in files or []])
+        except (CheckpointError, OSError) as error:
+            return {"problem": sentence(error if isinstance(error, CheckpointError) else "the upload cannot be read")}
+        return {"upload": describe_upload(upload)}
+
+    # ---- helpers -------------------------------------------------------------------------------------------
+
+    def _find(self, checkpoint_id: Any) -> Entry | Upload:
+        if isinstance(checkpoint_id, str) and checkpoint_id.startswith(PREFIX):
+            upload = self.engine.uploads.find(checkpoint_id)
+            if upload is None:
+                raise CheckpointError("the upload is not kept any more; upload it again")
+            return upload
+        return self.engine.index.find(checkpoint_id)
+
+    def _config(self, entry: Entry) -> dict[str, Any]:
+        try:
+            return self.engine.index.config_of(entry)
+        except CheckpointError:
+            return {}
+
+
+def describe_upload(upload: Upload) -> dict[str, Any]:
+    """An upload as a row of its visitor's list."""
+    return {"id": upload.id, "label": upload.label, "bytes": upload.num_bytes, "injection": injection_of(upload.config)}
+
+
+def injection_of(config: dict[str, Any]) -> str:
+    """How the controller of a configuration reaches the transformer, "" if it is not said."""
+    settings = config.get("action_controller_config")
+    settings = settings if isinstance(settings, dict) else {}
+    return str(config.get("injection_type") or settings.get("injection_type") or "")[:40]
+
+
+def _describe(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "problem": run.problem,
+        "base": str(run.config.get("base_model") or "")[:60],
+        "injection": injection_of(run.config),
+        "stage": str(run.config.get("stage") or "")[:20],
+    }
+
+
+def _facts(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "injection": injection_of(config),
+        "base": str(config.get("base_model") or "")[:60],
+        "stage": str(config.get("stage") or "")[:20],
+        "live": isinstance(config.get("causal"), dict),
+    }
+
+
+def _name(entry: Entry) -> str:
+    return entry.id.partition("/")[2]
+
+
+def _seconds(saved_at: str) -> float | None:
+    try:
+        return datetime.fromisoformat(saved_at).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _shown(content: dict[str, Any]) -> dict[str, Any]:
+    """Content of sensible size, with every number that JSON has no word for as text."""
+    text = json.dumps(_plain(content))
+    if len(text) > MAX_SHOWN_CHARACTERS:
+        return {"": f"{len(text):,} characters, too many to show here"}
+    return json.loads(text)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()} if depth < 12 else "…"
+    if isinstance(value, list):
+        return [_plain(item, depth + 1) for item in value] if depth < 12 else "…"
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return str(value)
+    return value
+
+
+def _flat(content: Any, name: str = "") -> dict[str, str]:
+    if isinstance(content, dict) and content and name.count(".") < 12:
+        rows: dict[str, str] = {}
+        for key, value in content.items():
+            rows |= _flat(value, f"{name}.{key}" if name else str(key))
+        return rows
+    return {name[:200]: json.dumps(_plain(content))[:300]}
+
+
+def _answering(function: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """The function with its errors as {"problem": sentence}, whatever the message is."""
+
+    def answer(message: Any) -> dict[str, Any]:
+        try:
+            return function(message if isinstance(message, dict) else {})
+        except (CheckpointError, NoteError) as error:
+            return {"problem": sentence(error)}
+        except OSError as error:
+            return {"problem": sentence(error.strerror or "the disk did not answer")}
+        except Exception:
+            logger.exception("the checkpoints page")
+            return {"problem": "Something went wrong on the server; nothing was changed."}
+
+    answer.__name__ = function.__name__
+    return answer

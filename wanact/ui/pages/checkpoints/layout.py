@@ -1,0 +1,72 @@
+"""The Checkpoints page: every step of every run, its curve, its settings, its notes, and how well it obeys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from wanact.ui.components import Component
+from wanact.ui.engine import Engine
+from wanact.ui.pages.checkpoints.cards import build_card
+from wanact.ui.pages.checkpoints.desk import Shelf
+
+_SCRIPTS = ("channels.js", "tray.js", "curve.js", "rows.js", "checkpoint_detail.js")
+# What the server says of an upload goes to the list, which keeps it in this tab.
+_TELL = """(answer) => {
+  if (answer?.upload) document.dispatchEvent(new CustomEvent('wanact:uploaded', {detail: {upload: answer.upload}}));
+  return [answer];
+}"""
+
+
+class Ledger(Component):
+    """Curves, list and details of all checkpoints; the value is the id of the selected one."""
+
+    schema = {"type": "string", "description": "id of a checkpoint"}
+
+    def __init__(self, shelf: Shelf, **kwargs: Any):
+        super().__init__(
+            "ledger",
+            None,
+            scripts=_SCRIPTS,
+            label="Checkpoints",
+            server_functions=shelf.server_functions(),
+            **kwargs,
+        )
+
+    def preprocess(self, payload: Any) -> str | None:
+        return payload if isinstance(payload, str) else None
+
+
+def build_checkpoints(engine: Engine, _last_frame: gr.State) -> None:
+    """Lay out the page and connect it, inside the current gr.Blocks."""
+    shelf = Shelf(engine)
+    with gr.Column(elem_id="checkpoints"):
+        with gr.Row(elem_id="shelf-head"):
+            remark = gr.Markdown(
+                "Every kept step of every run. Pick one to fly it, or up to four to see side by side.",
+                elem_id="shelf-remark",
+            )
+            upload = gr.UploadButton(
+                "Open a checkpoint of yours",
+                file_count="multiple",
+                file_types=[".safetensors", ".json"],
+                type="filepath",
+                size="sm",
+                elem_id="shelf-upload",
+                scale=0,
+                min_width=210,
+            )
+        ledger = Ledger(shelf, elem_id="ledger")
+        panel, desk = build_card(engine, "card")
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    answer = gr.JSON(visible=False)
+    ledger.input(desk.show, ledger, panel, trigger_mode="always_last", **quiet)
+    upload.upload(shelf.add_upload, upload, answer, **quiet).then(_remark, answer, remark, js=_TELL, **quiet)
+
+
+def _remark(answer: dict[str, Any]) -> str:
+    if answer.get("problem"):
+        gr.Warning(answer["problem"], title="This checkpoint cannot be used")
+        return f"⚠ {answer['problem']}"
+    return "Your checkpoint is in the list, for you alone and for an hour. Choose it below, on Fly, or to compare."

@@ -1,0 +1,461 @@
+"""What the Compare page asks of the server: check the flight and its lanes, fly them in turn, put numbers to them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.data_classes import FileData, GradioModel
+
+from wanact.actions import ActionError, ActionTrack
+from wanact.control_card import measure_clip
+from wanact.flying.comparison import TRUTH, Comparison, ComparisonError, Lane, Link, is_comparison
+from wanact.flying.pipeline import Cancelled
+from wanact.flying.record import FlightError, FlightRecord, image_sha256
+from wanact.flying.request import RequestError
+from wanact.media.likeness import gmsd, psnr_db, ssim
+from wanact.media.tiles import TileLayout, tile_clips
+from wanact.media.video import ImageError, fit_image, open_image, write_mp4
+from wanact.runs.store import CheckpointError
+from wanact.ui.engine import Decoded, Denoised, Engine
+from wanact.ui.pages.fly.desk import FlyDesk, read_prompt, sentence
+from wanact.ui.samples import Sample, load_samples, read_upload
+
+MAX_ACTIONS = 240  # of a live flight that is compared: a minute
+LETTERS = "ABCD"
+_BAD_REQUESTS = (RequestError, ImageError, ActionError, CheckpointError, ComparisonError, FlightError)
+
+logger = logging.getLogger(__name__)
+
+
+class LaneState(GradioModel):
+    """What one lane shows: its status is waiting, drawing, done or failed."""
+
+    letter: str
+    label: str
+    checkpoint: str = ""
+    status: str = "waiting"
+    message: str = ""
+    progress: float = 0.0
+    video: FileData | None = None
+    numbers: dict[str, float | None] = {}
+    curves: dict[str, list[float]] = {}
+
+
+class CompareState(GradioModel):
+    """What the stage shows. Lanes appear as they finish: `tiled` holds all that are done, and `layout` where."""
+
+    status: str = "idle"
+    message: str = ""
+    lanes: list[LaneState] = []
+    tiled: FileData | None = None
+    layout: dict[str, Any] | None = None
+    record: FileData | None = None
+    track: list | None = None
+    fps: float = 16.0
+    num_frames: int = 0
+    link: str = ""
+    link_problem: str = ""
+
+
+@dataclass
+class _Lane:
+    """A lane while it is flown."""
+
+    lane: Lane
+    state: LaneState
+    frames: np.ndarray | None = None
+    record: FlightRecord | None = field(default=None, repr=False)
+
+
+class CompareDesk:
+    """The handlers of the Compare page. It remembers nothing of a visitor.
+
+    Args:
+        engine: the shared model.
+        flights: reads what a visitor sends of a flight.
+    """
+
+    def __init__(self, engine: Engine, flights: FlyDesk | None = None):
+        self.engine = engine
+        self.flights = flights or FlyDesk(engine)
+        self.samples: list[Sample] = load_samples()[0]
+
+    # ---- flying --------------------------------------------------------------------------------------------
+
+    def compare(
+        self,
+        first_frame: str | None,
+        prompt: str,
+        plan: Any,
+        lanes: Any,
+        seed: float = 0,
+        negative_prompt: str = "",
+        steps: float | None = None,
+        guidance: float | None = None,
+        size: str | None = None,
+    ) -> Iterator[Any]:
+        """Fly one flight with two to four checkpoints or settings, side by side.
+
+        Args:
+            first_frame: picture to start from; not needed if the plan is a flight record.
+            prompt: what the scene is.
+            plan: actions of shape (steps, 2, 8), or a flight record.
+            lanes: two to four of {"checkpoint": id, "base" or "truth"; "seed", "guidance", "scale", "prompt" if they
+                differ from the others}.
+            seed: 0 to 2147483647, of every lane that has none of its own.
+            negative_prompt: what the scene is not.
+            steps: denoising steps.
+            guidance: how closely the clips follow the prompt.
+            size: width × height.
+
+        Yields:
+            State of the stage: clips, numbers and the tiled clip of the lanes that are done.
+        """
+        try:
+            comparison = self.read(first_frame, prompt, plan, lanes, seed, negative_prompt, steps, guidance, size)
+            with tempfile.TemporaryDirectory(prefix="wanact-") as folder:
+                yield from self._fly(comparison, Path(folder))
+        except Cancelled:
+            yield CompareState(status="cancelled", message="Cancelled. Everything is as you left it.")
+        except _BAD_REQUESTS as error:
+            yield from _fail(sentence(error))
+        except OSError as error:
+            logger.exception("a comparison could not be written")
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            yield from _fail("The server's disk is full." if full else sentence(error.strerror or error))
+        except Exception:
+            logger.exception("a comparison failed")
+            yield from _fail("Something went wrong while the lanes were flown; nothing was lost, try again.")
+
+    def read(
+        self,
+        first_frame: str | None,
+        prompt: Any,
+        plan: Any,
+        lanes: Any,
+        seed: Any = 0,
+        negative_prompt: Any = "",
+        steps: Any = None,
+        guidance: Any = None,
+        size: str | None = None,
+    ) -> Comparison:
+        """Check everything that a visitor sends.
+
+        Raises:
+            RequestError, ImageError, ActionError, CheckpointError, ComparisonError, FlightError: in one sentence.
+        """
+        if not isinstance(lanes, list):
+            raise ComparisonError("The lanes are no list; expected two to four checkpoints.")
+        chosen = tuple(map(Lane.parse, lanes[:9]))
+        record = self._read_flight(first_frame, plan, size)
+        defaults = self.engine.defaults
+        flight = replace(
+            record,
+            prompt=read_prompt(prompt),
+            negative_prompt=read_prompt(negative_prompt, "negative prompt"),
+            seed=_whole("seed", seed, 0, 2**31 - 1),
+            num_inference_steps=_whole("steps", defaults["num_inference_steps"] if steps is None else steps, 1, 60),
+            guidance_scale=_number("guidance", defaults["guidance_scale"] if guidance is None else guidance, 1, 12),
+            model={"name": self.engine.name, "fingerprint": self.engine.fingerprint()},
+        )
+        return Comparison(flight, chosen)
+
+    def _read_flight(self, first_frame: str | None, plan: Any, size: str | None) -> FlightRecord:
+        """The flight without prompt, seed and sampler; a record brings its own picture, length and kind."""
+        if isinstance(plan, dict):
+            content = plan.get("flight", plan)
+            record = FlightRecord.parse(json.dumps(content))
+            if len(record.track) > MAX_ACTIONS:
+                raise ComparisonError(f"The flight has {len(record.track)} actions; up to {MAX_ACTIONS} are compared.")
+            if record.kind == "clip":
+                record.track.require_length(record.num_frames)
+            self.flights.read_size(f"{record.image.width} × {record.image.height}")
+            if plan.get("own_picture") is not False:
+                return record
+            picture = read_upload(self._path(first_frame))
+            return replace(record, image=fit_image(picture, record.image.height, record.image.width))
+        height, width = self.flights.read_size(size)
+        track = ActionTrack.parse(plan)
+        track.require_length(self.engine.defaults["num_frames"])
+        return FlightRecord(
+            image=fit_image(read_upload(self._path(first_frame)), height, width),
+            prompt="",
+            seed=0,
+            track=track,
+            num_frames=self.engine.defaults["num_frames"],
+            num_inference_steps=1,
+            guidance_scale=1.0,
+            fps=float(self.engine.defaults["fps"]),
+            sampler={key: self.engine.defaults[key] for key in ("flow_shift",) if key in self.engine.defaults},
+        )
+
+    def _path(self, first_frame: str | None) -> str:
+        if not first_frame:
+            raise RequestError("there is no first frame yet: upload a picture, or choose one of the samples")
+        return first_frame
+
+    def _fly(self, comparison: Comparison, folder: Path) -> Iterator[CompareState]:
+        flight = comparison.flight
+        lanes = [_Lane(lane, self._start(index, lane)) for index, lane in enumerate(comparison.lanes)]
+        state = CompareState(
+            status="working",
+            lanes=[lane.state for lane in lanes],
+            track=flight.track.to_list(),
+            fps=flight.fps,
+            num_frames=flight.num_frames,
+        )
+        yield state
+        truth: np.ndarray | None = None
+        # The truth first: the others are measured against it.
+        for lane in sorted(lanes, key=lambda lane: lane.lane.checkpoint != TRUTH):
+            lane.state.status = "drawing"
+            try:
+                yield from self._fly_lane(lane, flight, state)
+                if lane.lane.checkpoint == TRUTH:
+                    truth = lane.frames
+                self._finish(lane, truth, folder, flight.fps)
+            except Cancelled:
+                raise
+            except (*_BAD_REQUESTS, ValueError) as error:
+                lane.state.status, lane.state.message = "failed", sentence(error)
+            except Exception:
+                logger.exception("a lane failed")
+                lane.state.status, lane.state.message = "failed", "Something went wrong while this lane was flown."
+            self._tile(lanes, folder, state)
+            yield _light(state) if lane is not lanes[-1] else state
+        self._sign_off(comparison, folder, state)
+        yield state
+
+    def _start(self, index: int, lane: Lane) -> LaneState:
+        return LaneState(letter=LETTERS[index], label=self._label(lane), checkpoint=lane.checkpoint)
+
+    def _label(self, lane: Lane) -> str:
+        if lane.checkpoint == TRUTH:
+            return "the simulator's truth"
+        try:
+            choice = self.engine.find(lane.checkpoint)
+            name = choice.label if choice.step is None else f"{choice.run} · step {choice.step:,}"
+        except CheckpointError:
+            name = lane.checkpoint
+        parts = [
+            f"seed {lane.seed}" if lane.seed is not None else "",
+            f"guidance {lane.guidance:g}" if lane.guidance is not None else "",
+            f"{lane.scale:g} × the controls" if lane.scale != 1 else "",
+            f"“{lane.prompt[:40]}”" if lane.prompt is not None else "",
+        ]
+        return " · ".join([name, *filter(None, parts)])
+
+    def _fly_lane(self, lane: _Lane, flight: FlightRecord, state: CompareState) -> Iterator[CompareState]:
+        started, told = time.monotonic(), 0.0
+        lane.record = lane.lane.flight(flight)
+        if lane.lane.checkpoint == TRUTH:
+            lane.state.message = "The simulator flies the plan"
+            yield _light(state)
+            lane.frames = self._truth(flight)
+            return
+        choice = self.engine.find(lane.lane.checkpoint)
+        lane.record = replace(
+            lane.record,
+            checkpoint={"id": choice.id, "run": choice.run, "step": choice.step} if choice.path else None,
+        )
+        events = self.engine.replay(lane.record, choice)
+        with closing(events):  # type: ignore[type-var]
+            for event in events:
+                if isinstance(event, np.ndarray):
+                    lane.frames = event
+                    return
+                if isinstance(event, Denoised):
+                    lane.state.progress = 0.8 * event.step / event.total
+                elif isinstance(event, Decoded):
+                    live = flight.kind == "live"
+                    share = min(1.0, event.num_frames / flight.num_frames)
+                    lane.state.progress = share if live else 0.8 + 0.2 * share
+                lane.state.message = f"{time.monotonic() - started:.0f} s"
+                if time.monotonic() - told > 0.3:
+                    told = time.monotonic()
+                    yield _light(state)
+
+    def sample_of(self, record: FlightRecord) -> Sample | None:
+        """The sample frame that a flight begins with, None if it is another picture."""
+        wanted = image_sha256(record.image)
+        for sample in self.samples:
+            fitted = fit_image(open_image(sample.path), record.image.height, record.image.width)
+            if image_sha256(fitted) == wanted:
+                return sample
+        return None
+
+    def _truth(self, flight: FlightRecord) -> np.ndarray:
+        sample = self.sample_of(flight)
+        if self.engine.truth is None or sample is None or sample.world is None:
+            raise ComparisonError(
+                "The truth is known for the simulator's own sample frames only; begin with one of those."
+            )
+        return self.engine.truth(sample, flight.track, flight.image.height, flight.image.width)
+
+    def _finish(self, lane: _Lane, truth: np.ndarray | None, folder: Path, fps: float) -> None:
+        """Write the lane's clip and measure it."""
+        frames, state = lane.frames, lane.state
+        assert frames is not None and lane.record is not None
+        video = folder / f"wanact-compare-{state.letter}.mp4"
+        write_mp4(frames, video, fps=fps)
+        state.video = FileData(path=str(video), orig_name=video.name)
+        takes_actions = lane.record.checkpoint is not None
+        seen = measure_clip(frames, lane.record.track if takes_actions else None)
+        state.numbers = {
+            "control": _rounded(seen.get("mean_agreement")),
+            "likeness": _rounded(seen.get("likeness")),
+            "lag": _rounded(seen.get("lag")),
+            "sharpness at the end": _rounded(np.mean(seen["sharpness"][-8:])),
+            "colour shift at the end": _rounded(np.mean(seen["colour"][-8:])),
+        }
+        state.curves = {name: [round(float(value), 4) for value in seen[name]] for name in ("sharpness", "colour")}
+        if truth is not None and truth is not frames and truth.shape == frames.shape:
+            state.numbers |= {
+                "PSNR to the truth": _rounded(np.mean(psnr_db(frames[1:], truth[1:]))),
+                "SSIM to the truth": _rounded(np.mean(ssim(frames[1:], truth[1:]))),
+                "GMSD to the truth": _rounded(np.mean(gmsd(frames[1:], truth[1:]))),
+            }
+        state.status, state.progress, state.message = "done", 1.0, ""
+
+    def _tile(self, lanes: list[_Lane], folder: Path, state: CompareState) -> None:
+        """One clip of all lanes that are done: what the page plays, and what a visitor keeps."""
+        clips = [lane.frames if lane.state.status == "done" else None for lane in lanes]
+        if not any(clip is not None for clip in clips):
+            return
+        labels = [f"{lane.state.letter}  {lane.state.label}" for lane in lanes]
+        tiled, layout = tile_clips(clips, labels)
+        number = sum(clip is not None for clip in clips)
+        video = folder / f"wanact-compare-{number}.mp4"
+        write_mp4(tiled, video, fps=state.fps)
+        state.tiled = FileData(path=str(video), orig_name="wanact-compare.mp4")
+        state.layout = _where(layout, clips)
+        state.num_frames = len(tiled)
+
+    def _sign_off(self, comparison: Comparison, folder: Path, state: CompareState) -> None:
+        record = folder / "wanact-comparison.json"
+        record.write_text(comparison.to_json(), encoding="utf-8")
+        state.record = FileData(path=str(record), orig_name=record.name)
+        sample = self.sample_of(comparison.flight)
+        try:
+            if sample is None:
+                raise ComparisonError("A link cannot carry a picture of yours; the JSON can.")
+            state.link = Link.of(comparison, sample.id).encode()
+        except ComparisonError as error:
+            state.link_problem = sentence(error)
+        failed = [lane.letter for lane in state.lanes if lane.status == "failed"]
+        state.status = "failed" if len(failed) == len(state.lanes) else "done"
+        state.message = "No lane could be flown." if state.status == "failed" else ""
+
+    # ---- opening -------------------------------------------------------------------------------------------
+
+    def open(self, message: Any) -> dict[str, Any]:
+        """What a file or a link sets on the page.
+
+        Args:
+            message: {"text": a comparison, flight records or one flight record as JSON} or {"link": text}.
+
+        Returns:
+            first_frame, prompt, negative_prompt, seed, steps, guidance, plan, lanes (None keeps those on the page) and
+            sample.
+
+        Raises:
+            gr.Error: in one sentence.
+        """
+        try:
+            text, link = (message.get("text"), message.get("link")) if isinstance(message, dict) else (None, None)
+            return self._open_link(link) if isinstance(link, str) else self._open_text(text)
+        except _BAD_REQUESTS as error:
+            raise gr.Error(sentence(error), title="It was not opened", print_exception=False) from error
+
+    def _open_text(self, text: Any) -> dict[str, Any]:
+        if not isinstance(text, str):
+            raise ComparisonError("The file is no comparison and no flight.")
+        several = is_comparison(text)
+        comparison = Comparison.parse(text) if several else None
+        flight = comparison.flight if comparison else FlightRecord.parse(text)
+        if len(flight.track) > MAX_ACTIONS:
+            raise ComparisonError(f"The flight has {len(flight.track)} actions; up to {MAX_ACTIONS} are compared.")
+        sample = self.sample_of(flight)
+        return {
+            "first_frame": flight.image,
+            "sample": sample.id if sample else None,
+            "prompt": flight.prompt,
+            "negative_prompt": flight.negative_prompt,
+            "seed": flight.seed,
+            "steps": flight.num_inference_steps,
+            "guidance": max(1.0, flight.guidance_scale),
+            "plan": {"flight": json.loads(flight.to_json()), "own_picture": True},
+            "lanes": [lane.to_dict() for lane in comparison.lanes] if comparison else None,
+            "flown_with": (flight.checkpoint or {}).get("id"),
+        }
+
+    def _open_link(self, text: str) -> dict[str, Any]:
+        link = Link.decode(text)
+        link.track.require_length(self.engine.defaults["num_frames"])
+        sample = next((sample for sample in self.samples if sample.id == link.sample), None)
+        if sample is None:
+            raise ComparisonError(f"The link begins with the sample “{link.sample[:40]}”, which is not here.")
+        return {
+            "first_frame": str(sample.path),
+            "sample": sample.id,
+            "prompt": link.prompt,
+            "negative_prompt": link.negative_prompt,
+            "seed": link.seed,
+            "steps": link.num_inference_steps,
+            "guidance": link.guidance_scale,
+            "plan": link.track.to_list(),
+            "lanes": [lane.to_dict() for lane in link.lanes],
+        }
+
+
+def compare_seconds(one: Callable[..., int]) -> Callable[..., int]:
+    """How long the desk's `compare` may take, from the arguments of a call and the seconds of one clip."""
+
+    def seconds(first_frame: Any, prompt: Any, plan: Any, lanes: Any, *rest: Any, **more: Any) -> int:
+        count = len(lanes) if isinstance(lanes, list) else 2
+        return min(300, max(1, min(count, 4)) * one(first_frame, prompt, plan, None, 0))
+
+    return seconds
+
+
+def _where(layout: TileLayout, clips: list[np.ndarray | None]) -> dict[str, Any]:
+    return layout.to_dict() | {"shown": [clip is not None for clip in clips]}
+
+
+def _light(state: CompareState) -> CompareState:
+    """The state as it is now, so that what is sent does not change on the way."""
+    return state.model_copy(deep=True)
+
+
+def _fail(message: str) -> Iterator[Any]:
+    yield CompareState(status="failed", message=message)
+    raise gr.Error(message, title="No comparison this time", print_exception=False, duration=8)
+
+
+def _rounded(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(float(value), 4)
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    if not is_number or not low <= value <= high:
+        raise RequestError(f"{name} is {str(value)[:40]}, expected a number from {low:,.0f} to {high:,.0f}")
+    return float(value)
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    number = _number(name, value, low, high)
+    if number != int(number):
+        raise RequestError(f"{name} is {value}, expected a whole number from {low} to {high}")
+    return int(number)

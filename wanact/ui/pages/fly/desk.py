@@ -1,0 +1,321 @@
+"""What the Fly page asks of the server: check what a visitor sends, draw the clip, open a flight, go on from a clip."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import io
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from wanact import shapes
+from wanact.actions import ActionError, ActionTrack
+from wanact.flying.pipeline import Cancelled
+from wanact.flying.record import FlightError, FlightRecord
+from wanact.flying.request import RequestError, clean_prompt
+from wanact.media.video import ImageError, fit_image, write_mp4
+from wanact.runs.store import CheckpointError
+from wanact.ui.components import ClipState
+from wanact.ui.engine import CheckpointChoice, Decoded, Denoised, Engine, Flight
+from wanact.ui.samples import read_upload
+
+MAX_PROMPT_CHARACTERS = 2_000
+MAX_STEPS = 60
+MAX_GUIDANCE = 12.0
+_LARGEST_AREA = 4  # times the model's own size: more would keep the other visitors waiting
+_DISK_FULL = "The clip was drawn but could not be kept, because the server's disk is full; tell whoever runs it."
+
+logger = logging.getLogger(__name__)
+
+
+def read_prompt(text: Any, name: str = "prompt") -> str:
+    """The prompt without control characters.
+
+    Raises:
+        RequestError: if it is longer than 2,000 characters, of which no text encoder reads the end.
+    """
+    if isinstance(text, str) and len(text) > MAX_PROMPT_CHARACTERS:
+        raise RequestError(
+            f"the {name} has {len(text):,} characters, at most {MAX_PROMPT_CHARACTERS:,} are read; shorten it"
+        )
+    return clean_prompt(text or "", name)
+
+
+def size_choices(height: int, width: int) -> list[str]:
+    """The model's own size first, then turned by a quarter, then a square of about the same area."""
+    step = shapes.SIZE_MULTIPLE
+    side = max(step, round(math.sqrt(height * width) / step) * step)
+    sizes = [(height, width), (width, height), (side, side)]
+    return list(dict.fromkeys(size_label(*size) for size in sizes))
+
+
+def size_label(height: int, width: int) -> str:
+    """A size as the page writes it, width first."""
+    return f"{width} × {height}"
+
+
+def preview_url(clip: np.ndarray, fps: float) -> str:
+    """A small uint8 clip [T, h, w, 3], one picture a latent frame, as an animated WebP data URL."""
+    pictures = [Image.fromarray(picture) for picture in clip]
+    file = io.BytesIO()
+    milliseconds = round(1000 * shapes.TEMPORAL_STRIDE / fps)
+    pictures[0].save(
+        file, "WEBP", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, quality=60, method=0
+    )
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+class FlyDesk:
+    """The handlers of the Fly page. It remembers nothing of a visitor: what they have is in their own page.
+
+    Args:
+        engine: the shared model.
+    """
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+
+    # ---- drawing a clip ------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        first_frame: str | None,
+        prompt: str,
+        plan: Any,
+        checkpoint: str | None,
+        seed: float,
+        negative_prompt: str = "",
+        steps: float | None = None,
+        guidance: float | None = None,
+        size: str | None = None,
+    ) -> Iterator[tuple[Any, Any]]:
+        """Draw a clip from a first frame, a prompt and a flight plan.
+
+        Args:
+            first_frame: picture to start from.
+            prompt: what the scene is.
+            plan: actions of shape (steps, 2, 8): flags and magnitudes of the eight channels.
+            checkpoint: id of a checkpoint, or "base" for the model without actions.
+            seed: 0 to 2147483647; the same seed gives the same clip.
+            negative_prompt: what the scene is not.
+            steps: denoising steps.
+            guidance: how closely the clip follows the prompt.
+            size: width × height.
+
+        Yields:
+            State of the viewer, and the last frame for going on from it.
+        """
+        try:
+            flight = self.read_flight(
+                first_frame, prompt, plan, checkpoint, seed, negative_prompt, steps, guidance, size
+            )
+            yield from self._draw(flight)
+        except Cancelled:
+            yield ClipState(status="cancelled", message="Cancelled. Everything is as you left it."), gr.skip()
+        except (RequestError, ImageError, ActionError, CheckpointError) as error:
+            yield from _fail(sentence(error))
+        except OSError as error:
+            logger.exception("a clip could not be written")
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            yield from _fail(_DISK_FULL if full else sentence(error.strerror or error))
+        except MemoryError:
+            logger.exception("out of memory")
+            yield from _fail("There is not enough memory for this clip; choose a smaller size and try again.")
+        except Exception:
+            logger.exception("a flight failed")
+            yield from _fail("Something went wrong while the clip was drawn; nothing was lost, try again.")
+
+    def read_flight(
+        self,
+        first_frame: str | None,
+        prompt: Any,
+        plan: Any,
+        checkpoint: str | None,
+        seed: Any,
+        negative_prompt: Any = "",
+        steps: Any = None,
+        guidance: Any = None,
+        size: str | None = None,
+    ) -> Flight:
+        """Check everything that a visitor sends; None stands for the model's default.
+
+        Raises:
+            RequestError, ImageError, ActionError, CheckpointError: in one sentence.
+        """
+        defaults = self.engine.defaults
+        if not first_frame:
+            raise RequestError("there is no first frame yet: upload a picture, or choose one of the samples")
+        height, width = self.read_size(size)
+        track = ActionTrack.parse(plan)
+        track.require_length(defaults["num_frames"])
+        return Flight(
+            image=fit_image(read_upload(first_frame), height, width),
+            prompt=read_prompt(prompt),
+            negative_prompt=read_prompt(negative_prompt, "negative prompt"),
+            track=track,
+            seed=seed,
+            height=height,
+            width=width,
+            num_inference_steps=defaults["num_inference_steps"] if steps is None else steps,
+            guidance_scale=defaults["guidance_scale"] if guidance is None else guidance,
+            checkpoint=self.engine.find(checkpoint),
+        )
+
+    def read_size(self, size: str | None) -> tuple[int, int]:
+        """Height and width from “width × height”.
+
+        Raises:
+            RequestError: if it is no such text, no multiple of 32, or too large.
+        """
+        own = self.engine.defaults["height"], self.engine.defaults["width"]
+        if size is None:
+            return own
+        try:
+            width, height = (int(part) for part in str(size).replace("x", "×").split("×"))
+            shapes.check_size(height, width)
+        except ValueError:
+            raise RequestError(
+                f"the size is {str(size)[:40]}, expected width × height in multiples of 32, as in {size_label(*own)}"
+            ) from None
+        if height * width > _LARGEST_AREA * own[0] * own[1]:
+            raise RequestError(f"the size {size} is too large for this model; {size_label(*own)} is its own")
+        return height, width
+
+    def _draw(self, flight: Flight) -> Iterator[tuple[Any, Any]]:
+        started = time.monotonic()
+        fps = self.engine.defaults["fps"]
+        num_frames = self.engine.defaults["num_frames"]
+        message, progress = "Reading the frame and the prompt", 0.02
+        yield ClipState(status="working", message=message, progress=progress), gr.skip()
+        for event in self.engine.fly(flight):
+            preview = None
+            if isinstance(event, np.ndarray):
+                yield from self._deliver(flight, event, time.monotonic() - started)
+                return
+            if isinstance(event, Denoised):
+                message, progress = f"Denoising: step {event.step} of {event.total}", 0.8 * event.step / event.total
+                preview = preview_url(event.preview, fps)
+            elif isinstance(event, Decoded):
+                message = f"Decoding: frame {event.num_frames} of {num_frames}"
+                progress = 0.8 + 0.2 * event.num_frames / num_frames
+            seconds = f" · {time.monotonic() - started:.0f} s"
+            yield ClipState(status="working", message=message + seconds, progress=progress, preview=preview), gr.skip()
+
+    def _deliver(self, flight: Flight, frames: np.ndarray, seconds: float) -> Iterator[tuple[Any, Any]]:
+        """Write the clip and its record, hand them to Gradio, which keeps its own copies, and take ours away."""
+        fps = self.engine.defaults["fps"]
+        with tempfile.TemporaryDirectory(prefix="wanact-") as folder:
+            name = "-".join(["wanact", *_slug(flight.checkpoint), f"seed{flight.seed:.0f}"])
+            video, record = Path(folder, f"{name}.mp4"), Path(folder, f"{name}.json")
+            write_mp4(frames, video, fps=fps)
+            record.write_text(self._record(flight, len(frames)).to_json(), encoding="utf-8")
+            caption = f"{flight.checkpoint.label} · seed {flight.seed:.0f} · drawn in {seconds:.1f} s"
+            state = {
+                "status": "done",
+                "progress": 1.0,
+                "video": {"path": str(video), "orig_name": video.name},
+                "record": {"path": str(record), "orig_name": record.name},
+                "track": flight.track.to_list(),
+                "fps": fps,
+                "caption": caption,
+            }
+            yield ClipState(**state), frames[-1]
+
+    def _record(self, flight: Flight, num_frames: int) -> FlightRecord:
+        choice, defaults = flight.checkpoint, self.engine.defaults
+        return FlightRecord(
+            image=flight.image,
+            prompt=flight.prompt,
+            negative_prompt=flight.negative_prompt,
+            seed=int(flight.seed),
+            track=flight.track,
+            num_frames=num_frames,
+            fps=float(defaults["fps"]),
+            num_inference_steps=int(flight.num_inference_steps),
+            guidance_scale=float(flight.guidance_scale),
+            model={"name": self.engine.name, "fingerprint": self.engine.fingerprint()},
+            checkpoint={"id": choice.id, "run": choice.run, "step": choice.step} if choice.path else None,
+            sampler={key: defaults[key] for key in ("flow_shift",) if key in defaults},
+        )
+
+    # ---- around a clip -------------------------------------------------------------------------------------
+
+    def check_frame(self, path: str | None, last_good: Image.Image | str | None) -> tuple[Any, Any, str]:
+        """Look at a picture as soon as it is chosen; a bad one is refused and the one before it comes back.
+
+        Returns:
+            The picture as it will be used (upright, RGB), the same to keep, and a note on how it is cut.
+        """
+        if not path:
+            return gr.skip(), None, "Choose a first frame: upload, paste, take a photo, or pick a sample."
+        try:
+            image = read_upload(path)
+        except ImageError as error:
+            gr.Warning(sentence(error), title="This picture cannot be used")
+            return last_good, gr.skip(), f"⚠ {sentence(error)}"
+        return image, image, ""
+
+    def go_on(self, last_frame: np.ndarray | None) -> tuple[Any, Any, str]:
+        """The last frame of the clip as the next first frame."""
+        if last_frame is None:
+            raise gr.Error("There is no clip to go on from; generate one first.", print_exception=False)
+        image = Image.fromarray(last_frame)
+        return image, image, "The last frame of your clip. Change the plan and generate again to fly on."
+
+    def list_checkpoints(self) -> dict[str, Any]:
+        """What there is to fly now: ids and labels, the default's id, and how many are damaged."""
+        choices, damaged = self.engine.checkpoints()
+        entries = [{"id": choice.id, "label": choice.label} for choice in choices]
+        return {"choices": entries, "default": self.engine.default_checkpoint(), "damaged": damaged}
+
+    def open_flight(self, path: str) -> dict[str, Any]:
+        """Everything that a flight record sets, by the name of the field.
+
+        Raises:
+            gr.Error: in one sentence, if the file is no flight that can be flown here.
+        """
+        try:
+            flight = FlightRecord.parse(Path(path).read_bytes())
+            if flight.kind == "live":
+                raise RequestError("this flight was flown live, and is no clip; open it on Compare to fly it again")
+            flight.track.require_length(self.engine.defaults["num_frames"])
+            label = size_label(flight.image.height, flight.image.width)
+            self.read_size(label)
+        except (FlightError, ActionError, RequestError) as error:
+            raise gr.Error(sentence(error), title="The flight was not opened", print_exception=False) from error
+        fields = asdict(flight) | {"image": flight.image, "track": flight.track, "size": label}
+        choices, _ = self.engine.checkpoints()
+        wanted = flight.checkpoint["id"] if flight.checkpoint and "id" in flight.checkpoint else "base"
+        fields["checkpoint"] = wanted if any(choice.id == wanted for choice in choices) else None
+        if fields["checkpoint"] is None:
+            gr.Warning(f"The flight was flown with “{str(wanted)[:80]}”, which is not here; another one is selected.")
+        return fields
+
+
+def _fail(message: str) -> Iterator[tuple[Any, Any]]:
+    """Show the message where the clip would be, and raise it, for the toast and for programs."""
+    yield ClipState(status="failed", message=message), gr.skip()
+    raise gr.Error(message, title="No clip this time", print_exception=False, duration=8)
+
+
+def sentence(error: Any) -> str:
+    """An error's message as a sentence: a capital first, a full stop last, on one line."""
+    text = " ".join(str(error).split())
+    if text.split(" ", 1)[0].isalpha():  # the name of a file keeps its spelling
+        text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _slug(choice: CheckpointChoice) -> list[str]:
+    parts = [choice.run or "base", f"step{choice.step}" if choice.step is not None else ""]
+    return ["".join(char if char.isalnum() else "_" for char in part)[:40] for part in parts if part]

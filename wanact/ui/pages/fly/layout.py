@@ -1,0 +1,174 @@
+"""The Fly page: a first frame, a prompt, a flight plan, and the clip that comes of them."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import gradio as gr
+
+from wanact.actions import PRESETS
+from wanact.flying.record import MAX_SEED
+from wanact.shapes import TEMPORAL_STRIDE
+from wanact.ui.components import (
+    ActionPad,
+    CheckpointPicker,
+    Chips,
+    ClipState,
+    ClipViewer,
+    FlightPlan,
+    FrameInput,
+    OpenDropdown,
+    SampleGallery,
+    picked,
+    step_heading,
+)
+from wanact.ui.engine import Engine
+from wanact.ui.gpu import clip_seconds, on_gpu
+from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, FlyDesk, size_choices
+from wanact.ui.samples import load_samples
+
+FIRST_PRESET = "Fly-through"
+# The viewer answers the press at once; the server follows.
+_ANNOUNCE = "(...inputs) => { document.dispatchEvent(new CustomEvent('wanact:generate')); return inputs; }"
+_FAILED = "() => { document.dispatchEvent(new CustomEvent('wanact:failed')); }"
+
+
+def build_fly(engine: Engine, last_frame: gr.State) -> None:
+    """Lay out the page and connect it, inside the current gr.Blocks.
+
+    Args:
+        engine: the shared model.
+        last_frame: where the last frame of the visitor's newest clip goes, uint8 [H, W, 3].
+    """
+    desk = FlyDesk(engine)
+    samples, prompts = load_samples()
+    first = samples[0] if samples else None
+    presets = {name: make(engine.num_actions) for name, make in PRESETS.items()}
+    defaults = engine.defaults
+
+    last_good = gr.State(str(first.path) if first else None, time_to_live=3600)
+    with gr.Column(elem_id="fly"):
+        with gr.Column(elem_id="scene", elem_classes="card"):
+            gr.HTML(step_heading(1, "First frame", "Upload, paste, snap or pick one"))
+            frame = FrameInput(
+                value=str(first.path) if first else None,
+                type="filepath",
+                sources=["upload", "clipboard", "webcam"],
+                label="First frame",
+                show_label=False,
+                height=270,
+                elem_id="frame",
+                buttons=[],
+            )
+            frame_note = gr.Markdown("", elem_id="frame-note")
+            gallery = SampleGallery([s.entry() for s in samples], first.id if first else None, elem_id="samples")
+            gr.HTML(step_heading(2, "Prompt", "What the scene is"))
+            prompt = gr.Textbox(
+                value=first.prompt if first else "",
+                label="Prompt",
+                show_label=False,
+                placeholder="for example: snowy mountains at dusk",
+                lines=2,
+                max_lines=4,
+                elem_id="prompt",
+            )
+            chips = Chips(prompts, "Example prompts", elem_id="prompts", visible=bool(prompts))
+            with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+                with gr.Row():
+                    steps = gr.Slider(
+                        1, MAX_STEPS, defaults["num_inference_steps"], step=1, label="Steps", min_width=140
+                    )
+                    guidance = gr.Slider(
+                        1, MAX_GUIDANCE, defaults["guidance_scale"], step=0.1, label="Guidance", min_width=140
+                    )
+                with gr.Row():
+                    seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
+                    dice = gr.Button("New seed", size="sm", min_width=90, elem_id="dice")
+                    size = OpenDropdown(
+                        choices=size_choices(defaults["height"], defaults["width"]),
+                        value=size_choices(defaults["height"], defaults["width"])[0],
+                        label="Size (width × height)",
+                        filterable=False,
+                        min_width=140,
+                        elem_id="size",
+                    )
+                negative = gr.Textbox(
+                    defaults["negative_prompt"], label="Negative prompt: what the scene is not", lines=1, max_lines=3
+                )
+        with gr.Column(elem_id="stage", elem_classes="card"):
+            viewer = ClipViewer(elem_id="viewer")
+            with gr.Row(elem_id="launch"):
+                checkpoint = CheckpointPicker(
+                    desk.list_checkpoints, engine.default_checkpoint(), scale=3, min_width=180, elem_id="checkpoint"
+                )
+                generate = gr.Button(
+                    "Generate", variant="primary", size="lg", scale=2, min_width=160, elem_id="generate"
+                )
+        with gr.Column(elem_id="plan-card", elem_classes="card"):
+            with gr.Row(elem_id="plan-head"):
+                gr.HTML(step_heading(3, "Flight plan", f"What the drone does in {_seconds(defaults)} seconds"))
+                open_flight = gr.UploadButton(
+                    "Open a flight", file_types=[".json"], size="sm", elem_id="open-flight", scale=0, min_width=130
+                )
+            with gr.Row(elem_id="plan-row"):
+                ActionPad(elem_id="pad")
+                plan = FlightPlan(
+                    presets[FIRST_PRESET],
+                    presets,
+                    TEMPORAL_STRIDE / defaults["fps"],
+                    elem_id="plan",
+                )
+
+    drawing = generate.click(
+        on_gpu(desk.generate, clip_seconds(desk)),
+        [frame, prompt, plan, checkpoint, seed, negative, steps, guidance, size],
+        [viewer, last_frame],
+        api_name="generate",
+        js=_ANNOUNCE,
+        concurrency_id="model",
+        concurrency_limit=1,
+        show_progress="minimal",
+        show_progress_on=[viewer],
+        trigger_mode="once",
+    )
+    drawing.failure(None, js=_FAILED)
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    viewer.cancel(_cancelled, None, viewer, cancels=[drawing], queue=False, **quiet)
+    viewer.extend(desk.go_on, last_frame, [frame, last_good, frame_note], **quiet).then(
+        lambda: None, None, gallery, **quiet
+    )
+    frame.input(desk.check_frame, [frame, last_good], [frame, last_good, frame_note], **quiet).then(
+        lambda: None, None, gallery, **quiet
+    )
+    by_id = {sample.id: sample for sample in samples}
+    gallery.select(lambda chosen: picked(by_id.get(chosen)), gallery, [frame, last_good, prompt, frame_note], **quiet)
+    chips.select(lambda text: text, chips, prompt, **quiet)
+    dice.click(lambda: secrets.randbelow(MAX_SEED + 1), None, seed, **quiet)
+    settings = [frame, last_good, prompt, negative, seed, steps, guidance, size, plan, checkpoint, frame_note]
+    open_flight.upload(lambda path: _lay_out(desk.open_flight(path)), open_flight, settings, **quiet)
+
+
+def _seconds(defaults: dict[str, Any]) -> str:
+    return f"{(defaults['num_frames'] - 1) / defaults['fps']:g}"
+
+
+def _cancelled() -> Any:
+    return ClipState(status="cancelled", message="Cancelled. Everything is as you left it.")
+
+
+def _lay_out(fields: dict[str, Any]) -> tuple[Any, ...]:
+    note = "The first frame of the flight that you opened."
+    return (
+        fields["image"],
+        fields["image"],
+        fields["prompt"],
+        fields["negative_prompt"],
+        fields["seed"],
+        fields["num_inference_steps"],
+        fields["guidance_scale"],
+        gr.update(choices=[fields["size"]], value=fields["size"]),
+        fields["track"],
+        fields["checkpoint"] or gr.skip(),
+        note,
+    )

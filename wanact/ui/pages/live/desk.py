@@ -1,0 +1,559 @@
+"""What the Live page asks of the server: take off, fly while somebody listens, hear the keys, save what was flown.
+
+One call of `fly` is one flight. It yields small messages (dicts with a `kind`) that the browser's script reads:
+
+    line     {place}                       on the ground; `place` visitors leave before, this one included
+    start    {flight, fps, first, ...}     the flight's id, which the browser needs to steer, and its first picture
+    frames   {i, t, k, f, a, n, ...}       pictures f (base64 JPEG), the first of a latent frame's four ahead of the
+                                           others; i numbers the first of f over the whole call, k within its latent
+                                           frame t; a is the action they obey, n the number of the message it came in
+    state    {state, ...}                  nothing new to see, and why: paused, busy, lost
+    rewound  {t}                           taken back to latent frame t
+    end      {reason, message}             landed; the flight can be gone on with
+    failed   {message}                     nothing was flown
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wanact.actions import ActionError
+from wanact.flying.pipeline import OutOfMemory
+from wanact.flying.record import MAX_SEED, FlightError, FlightRecord
+from wanact.flying.replay import resume
+from wanact.flying.request import RequestError
+from wanact.flying.stream import WanActStream
+from wanact.media.video import ImageError
+from wanact.runs.store import CHECKPOINTS, RUN_CONFIG, CheckpointError, read_json
+from wanact.shapes import TEMPORAL_STRIDE
+from wanact.ui.engine import CheckpointChoice, Engine
+from wanact.ui.gpu import is_lent
+from wanact.ui.mailbox import Mailbox, Told, new_flight
+from wanact.ui.pages.fly.desk import read_prompt, sentence
+from wanact.ui.pages.live.flight import Hangar, LiveFlight, action_of
+from wanact.ui.samples import read_upload
+from wanact.ui.turns import Line, Turns
+
+MESSAGE_BYTES = 24_000  # of JPEG: a latent frame of nano goes at once, one of 832x480 frame by frame
+POLL_S = 0.005
+BEAT_S = 1.0
+HOW_TO_MAKE = "python -m train causal --config train/configs/nano/causal.yaml (see docs/training.md)"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LiveLimits:
+    """What one visitor may take of the others.
+
+    Attributes:
+        turn_s: a flight lands after so long if somebody waits; else it goes on.
+        longest_s: a flight lands after so long in any case.
+        max_flights: in the air together.
+        window: frames on their way to the browser; more wait until it has shown some.
+        silence_s: without a sign of the browser for so long, nothing is drawn.
+        lost_s: without one for so long, the flight lands. Paused flights too, after `paused_s`.
+        max_landed, keep_s: landed flights that are kept for saving and going on, and how long.
+    """
+
+    turn_s: float = 180.0
+    longest_s: float = 1800.0
+    max_flights: int = 3
+    window: int = 8
+    silence_s: float = 1.5
+    lost_s: float = 30.0
+    paused_s: float = 300.0
+    max_landed: int = 12
+    keep_s: float = 1200.0
+
+
+@dataclass
+class _Clock:
+    """When the next latent frame is due. A key that goes down or up does not wait for it; the time is made up after."""
+
+    period: float
+    due: float = 0.0
+
+    def start_step(self) -> None:
+        self.due = max(self.due, time.monotonic() - self.period) + self.period
+
+    def take_back(self) -> None:
+        self.due -= self.period
+
+    def is_due(self, changed: bool) -> bool:
+        left = self.due - time.monotonic()
+        return left <= 0 or (changed and left <= self.period)
+
+
+@dataclass
+class _OnItsWay:
+    """A latent frame whose pictures go to the browser as they become ready.
+
+    Attributes:
+        base: what all of its messages say.
+        before: pictures of this call before its own.
+        start: when it began to be drawn.
+        waited: seconds before that, for the model.
+        num_sent: pictures of its own that have left.
+        sending: seconds until the page could go on after them.
+    """
+
+    base: dict[str, Any]
+    before: int
+    start: float = 0.0
+    waited: float = 0.0
+    num_sent: int = 0
+    sending: float = 0.0
+
+    @property
+    def end(self) -> int:
+        """Pictures of this call up to now."""
+        return self.before + self.num_sent
+
+    def messages(self, pictures: list[bytes], timings: dict[str, float]) -> Iterator[dict[str, Any]]:
+        """Messages with these pictures; the last of the latent frame says how long everything took."""
+        for some in _split(pictures):
+            encoded = [base64.b64encode(picture).decode() for picture in some]
+            message = self.base | {"i": self.end + 1, "k": self.num_sent, "f": encoded}
+            self.num_sent += len(some)
+            if self.num_sent == TEMPORAL_STRIDE:
+                step = time.perf_counter() - self.start
+                taken = timings | {"step": step, "waited": self.waited, "sent": self.sending}
+                message["ms"] = {name: round(1000 * value, 1) for name, value in taken.items()}
+            begun = time.perf_counter()
+            yield message
+            self.sending += time.perf_counter() - begun
+
+
+class _Keys:
+    """What is held when a latent frame begins to be drawn, and until it has been drawn."""
+
+    def __init__(self, mailbox: Mailbox):
+        self._mailbox = mailbox
+        self.told = mailbox.read()
+
+    @property
+    def action(self) -> np.ndarray:
+        """Magnitudes [8]."""
+        return action_of(self.told.held)
+
+    @property
+    def down(self) -> tuple[bool, ...]:
+        """Which keys are held at all."""
+        return _down(self.told)
+
+    def newer(self) -> np.ndarray | None:
+        """The action, if a key has gone down or up since."""
+        told = self._mailbox.read()
+        if _down(told) == self.down:
+            return None
+        self.told = told
+        return self.action
+
+
+class LiveDesk:
+    """The handlers of the Live page.
+
+    Args:
+        engine: the shared model.
+        limits: what one visitor may take.
+    """
+
+    def __init__(self, engine: Engine, limits: LiveLimits | None = None):
+        self.engine = engine
+        self.limits = limits or LiveLimits()
+        self.line = Line(self.limits.max_flights)
+        self.turns = Turns(engine.pipe.lock)
+        self.folder = Path(tempfile.mkdtemp(prefix="wanact-flights-"))  # 0700: other users see no mailbox
+        limits, fps = self.limits, float(engine.defaults["fps"])
+        self.hangar = Hangar(self.folder, limits.max_landed, limits.keep_s, is_lent(), fps)
+        owner = os.getpid()
+        atexit.register(lambda: os.getpid() == owner and shutil.rmtree(self.folder, ignore_errors=True))
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------
+
+    def choices(self) -> list[CheckpointChoice]:
+        """The checkpoints that can be flown live, the recommended one first."""
+        choices, _ = self.engine.checkpoints()
+        causal = [choice for choice in choices if choice.path is not None and _is_causal(choice.path)]
+        wanted = self.engine.defaults.get("live_checkpoint")
+        newest = max((choice.saved_at for choice in causal), default="")
+        run = next((choice.run for choice in causal if choice.saved_at == newest), None)
+        return sorted(causal, key=lambda c: (c.id != wanted, c.run != run, not c.is_best))
+
+    def listing(self) -> dict[str, Any]:
+        """The same for the page's list."""
+        choices = self.choices()
+        entries = [{"id": choice.id, "label": choice.label} for choice in choices]
+        return {"choices": entries, "default": choices[0].id if choices else "", "damaged": 0}
+
+    def find(self, checkpoint_id: str | None) -> CheckpointChoice:
+        """The causal checkpoint with this id; without one, the recommended.
+
+        Raises:
+            CheckpointError: if there is none to fly.
+        """
+        choices = self.choices()
+        if not choices:
+            raise CheckpointError(f"there is no causal checkpoint to fly live yet; this makes one: {HOW_TO_MAKE}")
+        if not checkpoint_id:
+            return choices[0]
+        choice = next((choice for choice in choices if choice.id == checkpoint_id), None)
+        if choice is None:
+            raise CheckpointError(
+                f"the checkpoint “{str(checkpoint_id)[:80]}” cannot be flown live; choose another one in the list"
+            )
+        return choice
+
+    # ---- the browser's messages ------------------------------------------------------------------------------
+
+    def control(self, message: Any) -> dict[str, bool]:
+        """Take what a browser tells its flight: keys, acknowledgements, wishes.
+
+        Args:
+            message: {"flight": id, ...}, as `Mailbox.tell` reads it.
+
+        Returns:
+            {"known": whether such a flight is in the air or in line}.
+        """
+        if not isinstance(message, dict):
+            return {"known": False}
+        try:
+            mailbox = Mailbox(self.folder, message.get("flight", ""))
+        except KeyError:
+            return {"known": False}
+        try:
+            mailbox.tell(message)
+        finally:
+            mailbox.close()
+        return {"known": True}
+
+    # ---- flying ----------------------------------------------------------------------------------------------
+
+    def fly(
+        self, order: Any, first_frame: str | None, prompt: str, checkpoint: str | None, seed: float
+    ) -> Iterator[dict[str, Any]]:
+        """Fly live. See the module for what is yielded.
+
+        Args:
+            order: {} for a new flight, or {"from": id of a flight, "at": latent frame to go on from, None for its end}.
+            first_frame, prompt, checkpoint, seed: of a new flight.
+        """
+        order = order if isinstance(order, dict) else {}
+        flight_id = new_flight()
+        mailbox = Mailbox(self.folder, flight_id, create=True)
+        ticket = None
+        try:
+            before = self._before(order)
+            if isinstance(before, FlightRecord):
+                choice = self.find((before.checkpoint or {}).get("id"))
+            else:
+                choice = before.choice if before else self.find(checkpoint)
+            ticket = self.line.enter(choice.id)
+            yield {"kind": "line", "place": self.line.place(ticket), "flight": flight_id}
+            yield from self._stand_in_line(flight_id, ticket, mailbox)
+            flight = yield from self._take_off(flight_id, before, order, choice, first_frame, prompt, seed)
+            yield from self._fly(flight_id, flight, mailbox)
+        except (RequestError, ImageError, ActionError, CheckpointError, FlightError, OutOfMemory) as error:
+            yield {
+                "kind": "failed",
+                "flight": flight_id,
+                "message": sentence(self.engine.index.plain(str(error))),
+            }
+        except MemoryError:
+            logger.exception("out of memory")
+            message = "There is not enough memory for a flight now; try again in a minute."
+            yield {"kind": "failed", "flight": flight_id, "message": message}
+        except Exception:
+            logger.exception("a live flight failed")
+            message = "Something went wrong in flight; take off again."
+            yield {"kind": "failed", "flight": flight_id, "message": message}
+        finally:
+            self.turns.leave(flight_id)
+            if ticket is not None:
+                self.line.leave(ticket)
+            flight = self.hangar.get(flight_id)
+            if flight is not None:
+                flight.land()
+                self.hangar.put(flight_id, flight)
+            mailbox.close(remove=True)
+
+    def _before(self, order: dict[str, Any]) -> LiveFlight | FlightRecord | None:
+        """The flight to go on with, landed; only its record, if it flew in another process; None for a new one."""
+        wanted = order.get("from")
+        if wanted is None:
+            return None
+        flight = self.hangar.get(wanted)
+        end = time.monotonic() + 10
+        # Its browser has just told it to land.
+        while time.monotonic() < end and flight is not None and flight.landed_at is None:
+            time.sleep(0.05)
+        if flight is not None:
+            return flight
+        while self.hangar.on_disk and time.monotonic() < end:
+            if (file := self.hangar.left(wanted, "record")) is not None:
+                return FlightRecord.load(file)
+            time.sleep(0.2)
+        raise RequestError(
+            f"this flight is not kept any more (at most {self.limits.keep_s / 60:.0f} minutes); take off anew"
+        )
+
+    def _stand_in_line(self, flight_id: str, ticket: Any, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
+        told, place, beat = mailbox.read(), 0, time.monotonic()
+        while now := self.line.place(ticket):
+            told = mailbox.read()
+            if told.stopped or told.silence > self.limits.lost_s:
+                raise RequestError("you have left the line; take off again whenever you like")
+            if now != place or time.monotonic() - beat > BEAT_S:
+                place, beat = now, time.monotonic()
+                yield {"kind": "line", "place": place, "flight": flight_id}
+            time.sleep(0.1)
+
+    def _take_off(
+        self,
+        flight_id: str,
+        before: LiveFlight | FlightRecord | None,
+        order: dict[str, Any],
+        choice: CheckpointChoice,
+        first_frame: str | None,
+        prompt: str,
+        seed: Any,
+    ) -> Generator[dict[str, Any], None, LiveFlight]:
+        """Wait for the model, then make the stream, which is the generator's result."""
+        image = None
+        if before is None:
+            if not first_frame:
+                raise RequestError("there is no first frame yet: upload a picture, or choose one of the samples")
+            image, prompt = read_upload(first_frame), read_prompt(prompt)
+        yield from self._have_turn(flight_id)
+        try:
+            at = order.get("at")
+            at = at if isinstance(at, int) and at >= 0 else None
+            if isinstance(before, LiveFlight):
+                flight = before.fork(at)
+            elif before is not None:
+                self.engine.pipe.load_controller(choice.path)
+                at = None if at is None else min(at, len(before.track))
+                flight = LiveFlight(resume(self.engine.pipe, before, at), choice)
+            else:
+                assert image is not None
+                flight = self._new_flight(image, prompt, choice, seed)
+        finally:
+            self.turns.done(flight_id)
+        self.hangar.put(flight_id, flight)
+        stream = flight.stream
+        yield {
+            "kind": "start",
+            "flight": flight_id,
+            "fps": float(self.engine.defaults["fps"]),
+            "width": stream.image.width,
+            "height": stream.image.height,
+            "first": base64.b64encode(flight.pictures[-1] if flight.pictures else flight.first).decode(),
+            "t": stream.num_frames,
+            "earliest": flight.earliest,
+            "prompt": stream.prompt,
+            "checkpoint": choice.label,
+            "attitude": _degrees(flight, stream.num_frames),
+        }
+        return flight
+
+    def _new_flight(self, image: Image.Image, prompt: str, choice: CheckpointChoice, seed: Any) -> LiveFlight:
+        pipe = self.engine.pipe
+        pipe.load_controller(choice.path)
+        whole = isinstance(seed, int | float) and seed == int(seed) and 0 <= seed <= MAX_SEED
+        if not whole:
+            raise RequestError(f"the seed is {str(seed)[:40]}, expected a whole number from 0 to {MAX_SEED}")
+        return LiveFlight(WanActStream(pipe, image, prompt, int(seed)), choice)
+
+    def _have_turn(self, flight_id: str) -> Iterator[dict[str, Any]]:
+        """Wait until the model is ours, saying so every second."""
+        while not self.turns.take(flight_id, BEAT_S):
+            yield {"kind": "state", "state": "busy", "flight": flight_id}
+
+    def _fly(self, flight_id: str, flight: LiveFlight, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
+        limits, fps = self.limits, float(self.engine.defaults["fps"])
+        began = time.monotonic()
+        clock, beat, held = _Clock(TEMPORAL_STRIDE / fps), began, None
+        newest = _OnItsWay({}, 0)
+        done = mailbox.read()
+        wishes = [done.rewind[0], done.prompt[0]]
+        while True:
+            told = mailbox.read()
+            end = self._end_of(flight_id, told, time.monotonic() - began)
+            wished = told.rewind[0] > wishes[0] or told.prompt[0] > wishes[1]
+            for pictures in flight.ready(wait=end is not None or wished):
+                yield from newest.messages(pictures, flight.stream.timings)
+            if end is not None:
+                yield end
+                return
+            if wished:
+                yield from self._grant(flight_id, flight, told, wishes)
+                continue
+            if newest.num_sent:  # not beside the first picture, which somebody waits for
+                flight.remember()
+            changed = held is not None and _down(told) != held
+            if changed and flight.withdraw():
+                clock.take_back()
+            waits = told.paused or told.silence > limits.silence_s or newest.end - told.acknowledged >= limits.window
+            if waits or not clock.is_due(changed) or not (changed or flight.is_shown):
+                if time.monotonic() - beat > BEAT_S:
+                    beat = time.monotonic()
+                    reason = "paused" if told.paused else "lost" if told.silence > limits.silence_s else "slow"
+                    yield {"kind": "state", "state": reason, "flight": flight_id}
+                time.sleep(POLL_S)
+                continue
+            clock.start_step()
+            asked = time.perf_counter()
+            yield from self._have_turn(flight_id)
+            keys, start = _Keys(mailbox), time.perf_counter()  # the newest keys, however long the wait was
+            try:
+                flight.draw(keys.action, keys.newer)
+            finally:
+                self.turns.done(flight_id)
+            held, beat = keys.down, time.monotonic()
+            for pictures in flight.ready(wait=True):
+                yield from newest.messages(pictures, flight.stream.timings)
+            base = {
+                "kind": "frames",
+                "flight": flight_id,
+                "t": flight.stream.num_frames,
+                "earliest": flight.earliest,
+                "a": [round(float(value), 4) for value in keys.action],
+                "n": keys.told.state_n,
+                "attitude": _degrees(flight, flight.stream.num_frames),
+                "left": self._seconds_left(beat - began),
+            }
+            newest = _OnItsWay(base, newest.end, start, waited=start - asked)
+            flight.show()
+
+    def _end_of(self, flight_id: str, told: Told, seconds: float) -> dict[str, Any] | None:
+        """The last message of a flight that ends now."""
+        limits = self.limits
+        waiting = self.line.num_waiting
+        if told.stopped:
+            reason, message = "landed", "Landed."
+        elif told.silence > (limits.paused_s if told.paused else limits.lost_s):
+            reason, message = "lost", f"The flight has landed: nothing was heard of this page for {told.silence:.0f} s."
+        elif seconds > limits.longest_s or (waiting and seconds > limits.turn_s):
+            others = f"{waiting} other{'s wait' if waiting > 1 else ' waits'}" if waiting else "it was a long one"
+            reason, message = "over", f"The flight has landed after {seconds:.0f} s, because {others}."
+        else:
+            return None
+        return {"kind": "end", "flight": flight_id, "reason": reason, "message": message}
+
+    def _seconds_left(self, seconds: float) -> int | None:
+        """Until the flight lands for others; None while nobody waits."""
+        return max(0, round(self.limits.turn_s - seconds)) if self.line.num_waiting else None
+
+    def _grant(self, flight_id: str, flight: LiveFlight, told: Told, wishes: list[int]) -> Iterator[dict[str, Any]]:
+        """Rewind, and change the words, as told; `wishes` holds the numbers of those that are done."""
+        yield from self._have_turn(flight_id)
+        problem = ""
+        rewinds = told.rewind[0] > wishes[0]
+        try:
+            if rewinds:
+                flight.rewind_to(told.rewind[1])
+            if told.prompt[0] > wishes[1]:
+                flight.stream.prompt = read_prompt(told.prompt[1])
+        except RequestError as error:
+            problem = sentence(error)
+        finally:
+            self.turns.done(flight_id)
+        wishes[:] = [told.rewind[0], told.prompt[0]]
+        frames = flight.stream.num_frames
+        yield {
+            "kind": "rewound" if rewinds else "prompt",
+            "flight": flight_id,
+            "t": frames,
+            "prompt": flight.stream.prompt,
+            "attitude": _degrees(flight, frames),
+            "problem": problem,
+        }
+
+    # ---- saving ----------------------------------------------------------------------------------------------
+
+    def save(self, flight_id: Any, what: str, folder: Path) -> tuple[Path, str]:
+        """Write a flight, in the air or landed, as a clip or as a record.
+
+        Args:
+            flight_id: of a flight that is kept.
+            what: "clip" for an mp4, "record" for the JSON that flies it again.
+            folder: where to.
+
+        Returns:
+            The file, and a caption.
+
+        Raises:
+            RequestError, FlightError: if there is nothing to save; OSError if it cannot be written.
+        """
+        flight = self.hangar.get(flight_id)
+        if flight is None:
+            left = self.hangar.left(flight_id, what)
+            if left is None:
+                minutes = f"{self.limits.keep_s / 60:.0f} minutes"
+                lent = "flights are saved after they have landed here, and " if self.hangar.on_disk else ""
+                raise RequestError(f"this flight is not there: {lent}a landed one is kept for {minutes}")
+            path = folder / f"wanact-live{left.suffix}"
+            shutil.copyfile(left, path)
+            return path, ""
+        fps = float(self.engine.defaults["fps"])
+        name = f"wanact-live-{_slug(flight.choice)}-seed{flight.stream.seed}"
+        if what == "record":
+            path = folder / f"{name}.json"
+            with self.engine.pipe.lock:  # not in the middle of a step
+                record = flight.record()
+            path.write_text(record.to_json(), encoding="utf-8")
+            return path, f"{len(record.track)} actions; it flies again to the same frames"
+        path = folder / f"{name}.mp4"
+        num_frames = flight.write_mp4(path, fps)
+        cut = f"; the first {flight.num_forgotten / fps:.0f} s are not kept" if flight.num_forgotten else ""
+        return path, f"{num_frames / fps:.1f} s, {num_frames} frames as they were shown{cut}"
+
+
+def _down(told: Told) -> tuple[bool, ...]:
+    return tuple(share > 0 for share in told.held)
+
+
+def _split(pictures: list[bytes]) -> Iterator[list[bytes]]:
+    """Pictures in messages of a bounded size."""
+    some: list[bytes] = []
+    for picture in pictures:
+        if some and sum(map(len, some)) + len(picture) > MESSAGE_BYTES:
+            yield some
+            some = []
+        some.append(picture)
+    if some:
+        yield some
+
+
+def _degrees(flight: LiveFlight, latent_frame: int) -> list[float]:
+    attitude = flight.attitudes[latent_frame]
+    return [round(attitude.yaw_deg, 1), round(attitude.pitch_deg, 1)]
+
+
+def _slug(choice: CheckpointChoice) -> str:
+    text = "-".join([choice.run or "base", f"step{choice.step}" if choice.step is not None else "exported"])
+    return "".join(char if char.isalnum() or char == "-" else "_" for char in text)[:60]
+
+
+def _is_causal(path: Path) -> bool:
+    """Whether a checkpoint's settings, or its run's, say how it is flown frame by frame."""
+    for folder in (path, path.parent.parent) if path.parent.name == CHECKPOINTS else (path,):
+        try:
+            return isinstance(read_json(folder / RUN_CONFIG).get("causal"), dict)
+        except CheckpointError:
+            continue
+    return False

@@ -1,0 +1,265 @@
+"""A visitor's live flight: a stream with the pictures it has shown, kept for a while after it has landed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from wanact.actions import FULL_DEFLECTION, OPPOSITE
+from wanact.flying.record import FlightRecord
+from wanact.flying.stream import WanActStream
+from wanact.media.video import write_mp4
+from wanact.shapes import TEMPORAL_STRIDE
+from wanact.ui.engine import CheckpointChoice
+from wanact.ui.mailbox import is_flight_id
+
+logger = logging.getLogger(__name__)
+
+JPEG_QUALITY = 88
+MAX_PICTURE_BYTES = 96 * 2**20  # of a flight: about 15 minutes of nano, 3 of 832x480; the oldest are forgotten
+
+
+def action_of(held: tuple[float, ...]) -> np.ndarray:
+    """Magnitudes of an action [8] from what is held, a share of each channel's full deflection; opposites cancel."""
+    share = np.asarray(held, np.float64)
+    return np.clip(share - share[list(OPPOSITE)], 0, None) * np.asarray(FULL_DEFLECTION)
+
+
+def encode_jpeg(frame: np.ndarray) -> bytes:
+    """A frame, uint8 [H, W, 3], as JPEG."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not done:
+        raise OSError(f"a frame of {frame.shape[1]} x {frame.shape[0]} pixels could not be encoded")
+    return data.tobytes()
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """The frame [H, W, 3] of a JPEG."""
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+@dataclass(frozen=True)
+class Attitude:
+    """Where the drone looks after a latent frame, against the first frame, in degrees; yaw to the right, pitch up."""
+
+    yaw_deg: float = 0.0
+    pitch_deg: float = 0.0
+
+    def after(self, action: np.ndarray) -> Attitude:
+        """The same one action later."""
+        return Attitude(self.yaw_deg + float(action[5] - action[4]), self.pitch_deg + float(action[6] - action[7]))
+
+
+class LiveFlight:
+    """What has been flown: the stream, and the pictures as they were sent.
+
+    Args:
+        stream: at its beginning, forked, or flown again from a record, of which there are no pictures.
+        choice: the checkpoint, as the page names it.
+        before: the flight that this one was forked from.
+    """
+
+    def __init__(self, stream: WanActStream, choice: CheckpointChoice, before: LiveFlight | None = None):
+        self.stream = stream
+        self.choice = choice
+        self.landed_at: float | None = None
+        flown = TEMPORAL_STRIDE * stream.num_frames
+        # Kept as they were sent: raw frames of a minute take a hundred times as much.
+        self.first = before.first if before else encode_jpeg(np.asarray(stream.image))
+        self.num_forgotten = min(before.num_forgotten, flown) if before else flown
+        self.pictures = list(before.pictures[: flown - self.num_forgotten]) if before else []
+        self.attitudes = [Attitude()]
+        for action in stream.track.magnitude:
+            self.attitudes.append(self.attitudes[-1].after(action))
+        self._num_bytes = sum(map(len, self.pictures))
+        self._threads = max(1, torch.get_num_threads() // 2)
+        self._pieces: Iterator[np.ndarray] | None = None  # of what has been drawn and not been shown
+        self._coming: deque[Future[list[bytes]]] = deque()
+        self._background: ThreadPoolExecutor | None = None
+        self._drawn_anew = 0  # the latent frame that was withdrawn last
+
+    def draw(self, action: np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None) -> None:
+        """Fly on by one latent frame; `show` has its pictures made.
+
+        Drawn anew if `newer` returns another action meanwhile. Pictures of the latent frame before may still be made.
+        """
+        with self._half_the_threads():
+            self._pieces = self.stream.pieces(action, newer)
+        self.attitudes.append(self.attitudes[-1].after(self.stream.newest_action))
+
+    def show(self) -> None:
+        """Have the pictures of what was drawn made in the background: one, then three."""
+        if self._background is None:
+            self._background = ThreadPoolExecutor(1, "pictures")
+        pieces, self._pieces = self._pieces, None
+        self._coming += [self._background.submit(self._make, pieces) for _ in range(2)]
+
+    def withdraw(self) -> bool:
+        """Take back the newest latent frame, if none of its pictures has been taken; once, so that the flight goes on.
+
+        Returns:
+            Whether it was taken back.
+        """
+        newest = self.stream.num_frames
+        if len(self._coming) < 2 or newest == self._drawn_anew or not self.stream.withdraw():
+            return False
+        for piece in self._coming:
+            piece.cancel()
+        self._coming.clear()
+        self.attitudes.pop()
+        self._drawn_anew = newest
+        return True
+
+    def ready(self, wait: bool = False) -> Iterator[list[bytes]]:
+        """What has been made since, piece by piece, as JPEG; with `wait`, everything that was shown."""
+        while self._coming and (wait or self._coming[0].done()):
+            yield self._keep(self._coming.popleft().result())
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether all pictures have been made and taken."""
+        return not self._coming
+
+    def remember(self) -> None:
+        """Do what the next step begins with, while nothing else is to be done."""
+        if not self.stream.has_remembered:
+            with self._half_the_threads():
+                self.stream.remember()
+
+    def _make(self, pieces: Iterator[np.ndarray]) -> list[bytes]:
+        with self._half_the_threads():
+            return [encode_jpeg(frame) for frame in next(pieces)]
+
+    def _keep(self, pictures: list[bytes]) -> list[bytes]:
+        self.pictures += pictures
+        self._num_bytes += sum(map(len, pictures))
+        while self._num_bytes > MAX_PICTURE_BYTES and len(self.pictures) > TEMPORAL_STRIDE:
+            self._num_bytes -= sum(map(len, self.pictures[:TEMPORAL_STRIDE]))
+            del self.pictures[:TEMPORAL_STRIDE]
+            self.num_forgotten += TEMPORAL_STRIDE
+        return pictures
+
+    def _complete(self) -> None:
+        """Make the pictures of everything that was drawn, though nobody waits for them."""
+        if self._pieces is not None:
+            self.show()
+        for _ in self.ready(wait=True):
+            pass
+
+    @contextlib.contextmanager
+    def _half_the_threads(self) -> Iterator[None]:
+        """On a CPU more threads hardly draw faster, and take the core that a browser on this machine needs."""
+        before = torch.get_num_threads()
+        if self.stream.pipe.device.type == "cpu":
+            torch.set_num_threads(self._threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    @property
+    def earliest(self) -> int:
+        """The first latent frame that can be gone back to."""
+        return self.stream.num_frames - self.stream.max_rewind
+
+    def rewind_to(self, latent_frame: int) -> None:
+        """Take back everything after a latent frame, as far as that is kept; later ones change nothing."""
+        self._complete()
+        target = min(max(latent_frame, self.earliest), self.stream.num_frames)
+        self.stream.rewind(self.stream.num_frames - target)
+        del self.pictures[max(0, TEMPORAL_STRIDE * target - self.num_forgotten) :]
+        del self.attitudes[target + 1 :]
+        self._num_bytes = sum(map(len, self.pictures))
+
+    def fork(self, latent_frame: int | None = None) -> LiveFlight:
+        """A flight of its own that begins with this one's past, up to a latent frame."""
+        other = LiveFlight(self.stream.fork(), self.choice, self)
+        if latent_frame is not None and latent_frame < other.stream.num_frames:
+            other.rewind_to(latent_frame)
+        return other
+
+    def land(self) -> None:
+        """End the flight; it can be saved and forked until the hangar forgets it."""
+        if self.landed_at is None:
+            try:
+                self._complete()
+            except (RuntimeError, MemoryError):
+                logger.exception("the last pictures of a flight could not be made")
+            if self._background is not None:
+                self._background.shutdown()
+            self.landed_at = time.monotonic()
+            self.stream.land()
+
+    def record(self) -> FlightRecord:
+        """The flight as a record that flies it again."""
+        choice = self.choice
+        return FlightRecord.from_stream(self.stream, {"id": choice.id, "run": choice.run, "step": choice.step})
+
+    def write_mp4(self, path: Path, fps: float) -> int:
+        """Write the clip of what was shown; how many frames it has."""
+        pictures = ([] if self.num_forgotten else [self.first]) + self.pictures
+        write_mp4(map(decode_jpeg, pictures), path, fps=fps)
+        return len(pictures)
+
+
+class Hangar:
+    """Flights by their ids, in the air and landed. Whoever knows an id may have the flight.
+
+    Args:
+        folder: readable for this user only.
+        max_landed: flights that are kept after they have landed; the oldest go.
+        keep_s: seconds that one is kept.
+        on_disk: leave record and clip of a landed flight in the folder, for hosts that lend GPUs: there each flight
+            has a process of its own, and is gone with it.
+        fps: of the clips.
+    """
+
+    def __init__(self, folder: Path, max_landed: int, keep_s: float, on_disk: bool = False, fps: float = 16.0):
+        self.folder, self.max_landed, self.keep_s = folder, max_landed, keep_s
+        self.on_disk, self.fps = on_disk, fps
+        self._flights: dict[str, LiveFlight] = {}
+        self._lock = threading.Lock()
+
+    def put(self, flight_id: str, flight: LiveFlight) -> None:
+        """Keep a flight; of those that have landed, forget what is too much or too old."""
+        with self._lock:
+            self._flights[flight_id] = flight
+            landed = {i: f.landed_at for i, f in self._flights.items() if f.landed_at is not None}
+            newest_first = sorted(landed, key=lambda i: -landed[i])
+            too_many = set(newest_first[self.max_landed :])
+            old = {i for i, at in landed.items() if time.monotonic() - at > self.keep_s}
+            for forgotten in too_many | old:
+                del self._flights[forgotten]
+        if self.on_disk and flight.landed_at is not None:
+            for file in self.folder.glob("*.*"):
+                if time.time() - file.stat().st_mtime > self.keep_s:
+                    file.unlink(missing_ok=True)
+            if flight.stream.num_frames:
+                flight.write_mp4(self._file(flight_id, "clip"), self.fps)
+            self._file(flight_id, "record").write_text(flight.record().to_json(), encoding="utf-8")
+
+    def get(self, flight_id: Any) -> LiveFlight | None:
+        """The flight with this id, or None."""
+        return self._flights.get(flight_id) if isinstance(flight_id, str) else None
+
+    def left(self, flight_id: Any, what: str) -> Path | None:
+        """The "record" or "clip" that a flight of another process has left, or None."""
+        if not self.on_disk or not isinstance(flight_id, str) or not is_flight_id(flight_id):
+            return None
+        file = self._file(flight_id, what)
+        return file if file.is_file() else None
+
+    def _file(self, flight_id: str, what: str) -> Path:
+        return self.folder / f"{flight_id}.{'json' if what == 'record' else 'mp4'}"

@@ -1,0 +1,174 @@
+"""The Live page: a first frame, words, and the keys; the world answers while they are held."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.data_classes import FileData, GradioModel
+from PIL import Image
+
+from wanact.flying.record import MAX_SEED, FlightError
+from wanact.flying.request import RequestError
+from wanact.ui.components import CheckpointPicker, Component, FrameInput, SampleGallery, picked
+from wanact.ui.engine import Engine
+from wanact.ui.gpu import is_lent, on_gpu
+from wanact.ui.pages.fly.desk import FlyDesk, sentence
+from wanact.ui.pages.live.desk import LiveDesk, LiveLimits
+from wanact.ui.samples import load_samples
+
+LENT_S = 50
+MAX_CALLS = 16  # visitors in the air and in line
+# What the stage's script says of the flight that is asked for goes first.
+_ORDER = "(order, ...rest) => [document.querySelector('#live-stage .live').wanact.order(), ...rest]"
+_SAVE = "() => [document.querySelector('#live-stage .live').wanact.wanted()]"
+_FAILED = "() => { document.dispatchEvent(new CustomEvent('wanact:live-failed')); }"
+_SAY = (
+    "(words) => { document.dispatchEvent(new CustomEvent('wanact:live-prompt', {detail: {words}})); return [words]; }"
+)
+
+
+class LiveStage(Component):
+    """Canvas, display, sticks and time line of a live flight; the value is the newest message of the server."""
+
+    schema = {"type": "object", "description": "a message of a live flight"}
+    example: Any = {}
+
+    def __init__(self, desk: LiveDesk, **kwargs: Any):
+        def control(message: dict) -> dict[str, bool]:
+            return desk.control(message)
+
+        width, height = desk.engine.defaults["width"], desk.engine.defaults["height"]
+        super().__init__(
+            "live",
+            {},
+            scripts=("channels.js", "keys.js", "sticks.js", "warp.js", "handoff.js", "player.js"),
+            label="Live flight",
+            ratio=width / height,
+            fps=desk.engine.defaults["fps"],
+            server_functions=[control],
+            **kwargs,
+        )
+
+
+class SavedFile(GradioModel):
+    """A file to download, and what it is; or why there is none."""
+
+    file: FileData | None = None
+    caption: str = ""
+    problem: str = ""
+
+
+class LiveFiles(Component):
+    """Hands a saved flight to the visitor."""
+
+    data_model = SavedFile
+    schema = {"type": "object", "description": "file and caption"}
+    example: Any = {}
+
+    def __init__(self, **kwargs: Any):
+        super().__init__("files", SavedFile(), label="Saved flight", **kwargs)
+
+    def preprocess(self, payload: Any) -> None:
+        return None
+
+
+def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = None) -> None:
+    """Lay out the page and connect it, inside the current gr.Blocks.
+
+    Args:
+        engine: the shared model.
+        last_frame: of the visitor's newest clip on the Fly page, uint8 [H, W, 3], None without one.
+        desk: None for one of its own.
+    """
+    # Of a lent GPU, a visitor has two minutes a day.
+    desk = desk or LiveDesk(engine, LiveLimits(turn_s=LENT_S, longest_s=LENT_S) if is_lent() else None)
+    pictures = FlyDesk(engine)
+    samples, _ = load_samples()
+    first = samples[0] if samples else None
+    listing = desk.listing()
+
+    last_good = gr.State(str(first.path) if first else None, time_to_live=3600)
+    with gr.Column(elem_id="live"):
+        with gr.Column(elem_id="live-place", elem_classes="card"):
+            stage = LiveStage(desk, elem_id="live-stage")
+            files = LiveFiles(elem_id="live-files")
+        with gr.Column(elem_id="live-scene", elem_classes="card"):
+            gr.HTML('<h2 class="step">Where to start<small>Upload, paste, snap or pick a frame</small></h2>')
+            frame = FrameInput(
+                value=str(first.path) if first else None,
+                type="filepath",
+                sources=["upload", "clipboard", "webcam"],
+                label="First frame of the flight",
+                show_label=False,
+                height=210,
+                elem_id="live-frame",
+                buttons=[],
+            )
+            note = gr.Markdown("", elem_id="live-note")
+            gallery = SampleGallery([s.entry() for s in samples], first.id if first else None, elem_id="live-samples")
+            from_clip = gr.Button("Last frame of your clip", size="sm", elem_id="live-from-clip")
+            prompt = gr.Textbox(
+                value=first.prompt if first else "",
+                label="Prompt",
+                placeholder="for example: snowy mountains at dusk",
+                lines=2,
+                max_lines=4,
+                elem_id="live-prompt",
+            )
+            say = gr.Button("Change the prompt in flight", size="sm", elem_id="live-say")
+            with gr.Accordion("Advanced", open=False, elem_id="live-advanced"):
+                checkpoint = CheckpointPicker(desk.listing, listing["default"], elem_id="live-checkpoint")
+                with gr.Row():
+                    seed = gr.Number(0, label="Seed", precision=0, min_width=110, elem_id="live-seed")
+                    dice = gr.Button("New seed", size="sm", min_width=90, elem_id="live-dice")
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    flying = stage.takeoff(
+        on_gpu(desk.fly, lambda *_: LENT_S + 10),
+        [stage, frame, prompt, checkpoint, seed],
+        stage,
+        js=_ORDER,
+        concurrency_id="live",
+        concurrency_limit=MAX_CALLS,
+        trigger_mode="multiple",
+        **quiet,
+    )
+    flying.failure(None, js=_FAILED)
+    stage.save(partial(_save, desk), stage, files, js=_SAVE, **quiet)
+    frame.input(pictures.check_frame, [frame, last_good], [frame, last_good, note], **quiet).then(
+        lambda: None, None, gallery, **quiet
+    )
+    by_id = {sample.id: sample for sample in samples}
+    gallery.select(lambda chosen: picked(by_id.get(chosen)), gallery, [frame, last_good, prompt, note], **quiet)
+    from_clip.click(_from_clip, last_frame, [frame, last_good, note], **quiet).then(
+        lambda: None, None, gallery, **quiet
+    )
+    say.click(None, prompt, prompt, js=_SAY, **quiet)
+    dice.click(lambda: secrets.randbelow(MAX_SEED + 1), None, seed, **quiet)
+
+
+def _save(desk: LiveDesk, wanted: Any) -> Iterator[SavedFile]:
+    """Write what the stage asked for and hand it to Gradio, which keeps a copy of its own; then take ours away."""
+    wanted = wanted if isinstance(wanted, dict) else {}
+    what = "record" if wanted.get("what") == "record" else "clip"
+    with tempfile.TemporaryDirectory(prefix="wanact-") as folder:
+        try:
+            path, caption = desk.save(wanted.get("flight"), what, Path(folder))
+        except (RequestError, FlightError, OSError) as error:
+            yield SavedFile(problem=sentence(getattr(error, "strerror", None) or error))
+        else:
+            yield SavedFile(file=FileData(path=str(path), orig_name=path.name), caption=caption)
+
+
+def _from_clip(last_frame: np.ndarray | None) -> tuple[Any, Any, str]:
+    if last_frame is None:
+        return gr.skip(), gr.skip(), "There is no clip yet: draw one on the Fly page first."
+    image = Image.fromarray(last_frame)
+    return image, image, "The last frame of your clip."

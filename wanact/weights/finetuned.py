@@ -1,0 +1,90 @@
+"""Fine-tuned weights laid on a base model: whole or partial state_dicts, and LoRA.
+
+Read in Wan's, diffusers' or DiffSynth's names from .safetensors, or from .pt files as Vidar, Self-Forcing and DiffSynth
+write them. As with `load_state_dict(strict=False)` unknown names are passed over, but they are counted and named, and a
+file of which nothing fits is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from wanact.models.overlay import Overlay, OverlayError
+from wanact.weights.convert import ConvertError, convert_lora, key_map
+from wanact.weights.files import WeightFiles
+from wanact.weights.layouts import ModelDirError
+from wanact.weights.names import listing
+
+
+@dataclass(frozen=True)
+class MatchReport:
+    """What a file of fine-tuned weights did.
+
+    Attributes:
+        file: its name.
+        taken: the state_dict inside a .pt file that was taken, "" if it is one itself.
+        kind: weights or LoRA.
+        matched: how many tensors of the transformer it changed, and how many there are.
+        unknown: names in the file that the transformer does not have.
+    """
+
+    file: str
+    taken: str
+    kind: str
+    matched: int
+    total: int
+    unknown: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        taken = f" ({self.taken})" if self.taken else ""
+        passed = f"; passed over {listing(self.unknown)}" if self.unknown else ""
+        return f"{self.file}{taken}: {self.kind} for {self.matched} of {self.total} tensors of the transformer{passed}"
+
+
+def lay_on(transformer: Any, path: str | os.PathLike, key: str | None = None) -> MatchReport:
+    """Change a transformer for good by a file of fine-tuned weights or a LoRA.
+
+    Args:
+        transformer: `WanActTransformer3DModel`.
+        path: the file.
+        key: which state_dict inside a .pt file, for example `generator`; None for the usual one.
+
+    Raises:
+        ModelDirError: if the file cannot be read, nothing in it fits, or a shape is another model's.
+    """
+    path = Path(path)
+    overlay = Overlay(transformer)
+    total = len(transformer.state_dict())
+    try:
+        weights = WeightFiles([path], key)
+        taken = ", ".join(weights.keys_taken.values())
+        if any("lora" in name for name in weights):
+            lora = convert_lora(weights)
+            overlay.apply(lora=lora)
+            overlay.keep()
+            return MatchReport(path.name, taken, "LoRA", len(lora) // 2, total)
+        state, unknown = read_weights(weights)
+        overlay.apply(weights=state)
+        overlay.keep()
+    except (ConvertError, OverlayError) as error:
+        raise ModelDirError(f"the fine-tuned weights of {path} cannot be used: {error}") from error
+    return MatchReport(path.name, taken, "weights", len(state), total, unknown)
+
+
+def read_weights(weights: WeightFiles) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Those weights that are a transformer's, under diffusers' names, and the names that are not.
+
+    Raises:
+        ConvertError: if there are none.
+    """
+    plan = key_map("transformer", weights.shapes, partial=True, lenient=True)
+    if not plan.names:
+        raise ConvertError(
+            f"none of its {len(weights)} names is the transformer's, for example {listing(plan.unknown)}"
+        )
+    return {new: weights[old] for old, new in plan.names.items()}, plan.unknown

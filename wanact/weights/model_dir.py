@@ -1,0 +1,310 @@
+"""A model directory: where the networks of a world lie, and how it likes to be flown.
+
+`layouts` tells the three layouts apart. Beside any of them lies `metadata.json` with the `defaults` of a clip.
+Nothing goes online when a directory is given; a name on the Hugging Face Hub is fetched once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from wanact import shapes
+from wanact.models.components import (
+    CONFIG_CLASSES,
+    NETWORKS,
+    ORIGINAL_CLASS,
+    PARTS,
+    PIPELINE_INDEX,
+    ComponentError,
+    assemble,
+    default_scheduler,
+    library_class,
+    load_component,
+    read_config,
+)
+from wanact.weights import layouts
+from wanact.weights.convert import ConvertError, key_map
+from wanact.weights.files import WeightFiles
+from wanact.weights.layouts import INDEX as INDEX
+from wanact.weights.layouts import METADATA as METADATA
+from wanact.weights.layouts import Layout, read_json, require_directory, write_json
+from wanact.weights.layouts import ModelDirError as ModelDirError
+
+# What a directory without metadata gets: Wan2.2-TI2V-5B at the size the action controller is trained at.
+DEFAULTS: dict[str, Any] = {
+    "height": 480,
+    "width": 832,
+    "num_frames": 81,
+    "num_inference_steps": 50,
+    "guidance_scale": 5.0,
+    "fps": 24,
+    "flow_shift": 5.0,
+    "max_sequence_length": 512,
+    "negative_prompt": "",
+}
+
+
+@dataclass
+class Components:
+    """The parts of a model; those that were not asked for are None.
+
+    Attributes:
+        transformer: `WanActTransformer3DModel`.
+        vae: `AutoencoderKLWan`, float32.
+        text_encoder: `UMT5EncoderModel`.
+        tokenizer: of the text encoder.
+        scheduler: of diffusers; its state belongs to one clip, so copy it.
+        metadata: content of metadata.json with every entry of `DEFAULTS` under "defaults".
+        path: the directory.
+    """
+
+    transformer: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    metadata: dict[str, Any]
+    path: Path
+
+
+def load_components(
+    path: str | os.PathLike,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    parts: Iterable[str] | None = None,
+) -> Components:
+    """Load a model directory, ready for inference.
+
+    Args:
+        path: the directory, in any layout, or a name on the Hugging Face Hub.
+        device: where the networks go.
+        dtype: of transformer and text encoder; the VAE stays float32.
+        parts: which of transformer, vae, text_encoder, tokenizer and scheduler; None for all.
+
+    Raises:
+        ModelDirError: if the directory, a component or the metadata is missing or damaged.
+    """
+    path = layouts.resolve(path)
+    wanted = PARTS if parts is None else tuple(parts)
+    unknown = set(wanted) - set(PARTS)
+    if unknown:
+        raise ValueError(f"parts {sorted(unknown)} are unknown; a model has {', '.join(PARTS)}")
+    metadata = read_metadata(path)
+    layout = layouts.locate(path)
+    missing = [part for part in wanted if part not in layout.sources and part != "scheduler"]
+    if missing:
+        expected = "; the original release has it in google/umt5-xxl" if missing == ["tokenizer"] else ""
+        named = f"{path / INDEX} names" if layout.kind != layouts.ORIGINAL else f"{path} has"
+        raise ModelDirError(f"{named} no {missing[0]}{expected}")
+    reader = _Reader(layout, metadata, dtype)
+    loaded: dict[str, Any] = dict.fromkeys(PARTS)
+    for part in wanted:
+        if part not in layout.sources:
+            loaded[part] = default_scheduler(metadata["defaults"]["flow_shift"])
+            continue
+        component = reader.load(part)
+        loaded[part] = component.to(device) if isinstance(component, torch.nn.Module) else component
+    _check_together(loaded, path)
+    return Components(**loaded, metadata=metadata, path=path)
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+    """Content of metadata.json, with `DEFAULTS` standing in for what is not said. Nothing else is read.
+
+    Raises:
+        ModelDirError: if it is damaged, or a default is of the wrong kind or size.
+    """
+    path = layouts.resolve(path)
+    require_directory(path)
+    file = path / METADATA
+    metadata = read_json(file) if file.exists() else {}
+    defaults = metadata.get("defaults", {})
+    if not isinstance(defaults, dict):
+        raise ModelDirError(f'"defaults" in {file} must be an object')
+    metadata["defaults"] = DEFAULTS | defaults
+    _check_defaults(metadata["defaults"], file)
+    _check_latent_rgb(metadata.get("latent_rgb"), file)
+    if not isinstance(metadata.get("vae", {}), dict):
+        raise ModelDirError(f'"vae" in {file} must be an object with latents_mean and latents_std')
+    return metadata
+
+
+def fingerprint(path: str | os.PathLike) -> str:
+    """What tells two worlds apart: a hash of the transformer's weight files, 64 hexadecimal digits.
+
+    It is the same wherever the directory lies. Files are read at about 1 GB/s the first time and remembered until
+    their size or time changes.
+
+    Raises:
+        ModelDirError: if there is no transformer.
+    """
+    path = layouts.resolve(path)
+    source = layouts.locate(path).sources.get("transformer")
+    files = () if source is None else source.weights or sorted(source.folder.glob("*.safetensors"))
+    if not files:
+        raise ModelDirError(f"{path} holds no transformer weights (.safetensors)")
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        digest.update(_sha256(str(file.resolve()), stat.st_size, stat.st_mtime_ns).encode())
+    return digest.hexdigest()
+
+
+def save_components(components: Components, path: str | os.PathLike) -> Path:
+    """Write a model directory in the diffusers layout, which stock diffusers loads too.
+
+    Parts that are None are left out, and so are not flyable until another save adds them.
+
+    Returns:
+        The directory.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    index = read_json(path / INDEX) if (path / INDEX).exists() else {}
+    index |= PIPELINE_INDEX
+    for part in PARTS:
+        component = getattr(components, part)
+        if component is not None:
+            component.save_pretrained(path / part)
+            _forget_origin(path / part / "config.json")
+            index[part] = library_class(component)
+    write_json(path / METADATA, components.metadata)
+    write_json(path / INDEX, index)
+    return path
+
+
+def _forget_origin(config: Path) -> None:
+    """Drop the folder that a component was loaded from: a path of this machine has no place in what is shared."""
+    if config.exists():
+        write_json(config, {name: value for name, value in read_json(config).items() if name != "_name_or_path"})
+
+
+# Loading
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Loads single components of one layout."""
+
+    layout: Layout
+    metadata: dict[str, Any]
+    dtype: torch.dtype
+
+    def load(self, part: str) -> Any:
+        source = self.layout.sources[part]
+        where = source.weights[0].name if source.weights else source.folder.name
+        try:
+            if source.weights:
+                return self._assemble(part, source.folder, source.weights)
+            return load_component(part, source.folder, self.dtype)
+        except (ComponentError, ConvertError) as error:
+            raise ModelDirError(f"the {part} cannot be loaded: {_one_line(error)}") from error
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise ModelDirError(
+                f"the {part} cannot be loaded from {where} in {source.folder.parent}: {_one_line(error)}"
+            ) from error
+
+    def _assemble(self, part: str, folder: Path, files: tuple[Path, ...]) -> Any:
+        """A network from weight files in whatever convention their names are."""
+        if part not in NETWORKS:
+            raise ComponentError(f"{files[0]} is no folder; the {part} needs one")
+        weights = WeightFiles(files)
+        config, hints = read_configs(part, folder, self.metadata)
+        plan = key_map(part, weights.shapes, config=config, hints=hints)
+        state = {new: weights[old] for old, new in plan.names.items()}
+        return assemble(part, plan.config or {}, state, self.dtype)
+
+
+def read_configs(part: str, folder: Path, metadata: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """What lies beside weight files: a configuration of diffusers, or hints where there is none.
+
+    Raises:
+        ComponentError: if config.json is damaged or of a class that is unknown here.
+    """
+    vae_hints = metadata.get("vae", {}) if part == "vae" else {}
+    file = folder / "config.json"
+    if not file.is_file():
+        return None, vae_hints
+    config = read_config(folder)
+    kind = config.get("_class_name", config.get("model_type"))
+    if kind == CONFIG_CLASSES[part]:
+        return config, {}
+    if kind == ORIGINAL_CLASS:
+        return None, config if part == "transformer" else vae_hints
+    if kind not in CONFIG_CLASSES.values():
+        raise ComponentError(f"{file} is for {kind}, expected {CONFIG_CLASSES[part]} or {ORIGINAL_CLASS}")
+    return None, vae_hints
+
+
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+
+
+def _check_together(loaded: dict[str, Any], path: Path) -> None:
+    """Networks that each are whole may still be of different models."""
+    transformer, vae, text_encoder = (loaded[part] for part in NETWORKS)
+    if transformer is not None and vae is not None and transformer.config.in_channels != vae.config.z_dim:
+        raise ModelDirError(
+            f"the transformer in {path} takes latents of {transformer.config.in_channels} channels, "
+            f"but its VAE makes {vae.config.z_dim}: they are of different models"
+        )
+    if transformer is not None and text_encoder is not None:
+        theirs = text_encoder.config.d_model
+        if transformer.config.text_dim != theirs:
+            raise ModelDirError(
+                f"the transformer in {path} reads text of width {transformer.config.text_dim}, "
+                f"but its text encoder writes {theirs}: they are of different models"
+            )
+
+
+# Checking
+
+
+def _check_defaults(defaults: dict[str, Any], file: Path) -> None:
+    for name, usual in DEFAULTS.items():
+        value = defaults[name]
+        kinds = str if isinstance(usual, str) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or (kinds is not str and not math.isfinite(value)):
+            expected = "text" if kinds is str else "a number"
+            raise ModelDirError(f"default {name!r} in {file} is {value!r}, expected {expected}")
+        if isinstance(usual, int) and name != "fps" and (value != int(value) or value < 1):
+            raise ModelDirError(f"default {name!r} in {file} is {value!r}, expected a whole number above 0")
+    try:
+        shapes.check_size(defaults["height"], defaults["width"])
+        shapes.num_latent_frames(defaults["num_frames"])
+    except ValueError as error:
+        raise ModelDirError(f"the defaults in {file} cannot be flown: {error}") from error
+    if defaults["fps"] <= 0 or defaults["flow_shift"] <= 0 or defaults["guidance_scale"] < 1:
+        raise ModelDirError(f"the defaults in {file} need fps and flow_shift above 0 and guidance_scale of 1 or more")
+
+
+def _check_latent_rgb(latent_rgb: Any, file: Path) -> None:
+    if latent_rgb is None:
+        return
+    try:
+        weight = torch.tensor(latent_rgb["weight"], dtype=torch.float32)
+        bias = torch.tensor(latent_rgb["bias"], dtype=torch.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelDirError(f'"latent_rgb" in {file} needs "weight" [C][3] and "bias" [3]') from error
+    if weight.ndim != 2 or weight.shape[1] != 3 or bias.shape != (3,):
+        raise ModelDirError(f'"latent_rgb" in {file} needs "weight" [C][3] and "bias" [3]')
+
+
+@lru_cache(maxsize=256)
+def _sha256(file: str, size: int, mtime_ns: int) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
