@@ -7,11 +7,12 @@ ARGS ?=
 PIP_ARGS ?=
 
 VENV := .venv
+NUMERIC := $(addprefix tests/,test_flow.py models media weights flying world control_card bench train/stages train/loop)
 PY := $(VENV)/bin/python
 INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format cards clean
+.PHONY: help demo test narrow check format cards clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -26,6 +27,9 @@ demo: $(VENV)/.app ## Fly in the bundled world, at http://127.0.0.1:PORT
 
 test: $(VENV)/.dev ## Run all tests, the browser's too where Chromium is installed
 	$(PY) -m pytest $(ARGS)
+
+narrow: $(VENV)/.dev ## Run the numeric tests on the kernels of a processor with AVX2 alone
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest $(NUMERIC) $(ARGS)
 
 check: $(VENV)/.dev ## Check style, formatting and types
 	$(VENV)/bin/ruff check .

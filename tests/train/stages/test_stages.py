@@ -314,6 +314,7 @@ def test_every_clip_can_be_learnt_from_mirrored_too(run, dataset, tmp_path):
 def test_the_cost_of_saving_and_resuming_is_measured(tmp_path, capsys):
     assert bench.main(["--config", "nano", "--json", str(tmp_path / "cost.json"), "--work_dir", str(tmp_path)]) == 0
     cost = json.loads((tmp_path / "cost.json").read_text())
-    assert cost["checkpoint_mb"] > 3 * 4 * cost["parameters_million"] and cost["resume_seconds"] > 0
+    assert cost["checkpoint_mb"] > 3 * 4 * cost["parameters_million"]
+    assert cost["build_and_resume_seconds"] > 0
     assert "save_blocked_seconds" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [tmp_path / "cost.json"], "nothing is left behind"
