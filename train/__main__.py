@@ -11,7 +11,7 @@ from train.stages import STAGES
 # Command -> (module with main(argv), what it is for).
 TOOLS = {
     "init": ("train.commands.init", "write an untrained model directory of a known size"),
-    "simulate": ("wanact.world.simulator", "write a dataset of simulated drone flights"),
+    "simulate": ("train.commands.simulate", "write a dataset of simulated drone flights"),
     "import": ("train.commands.import_footage", "write a dataset from footage with camera poses"),
     "evaluate": ("train.commands.evaluate", "measure a model or a checkpoint"),
     "verify": ("train.commands.verify", "check every sum of a run or a checkpoint"),

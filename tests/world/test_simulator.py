@@ -7,10 +7,12 @@ import csv
 import numpy as np
 import pytest
 
+from train.commands import simulate
 from wanact.actions import CHANNELS, FULL_DEFLECTION, ActionTrack, channel_track
 from wanact.media.video import read_video
 from wanact.world import simulator
 from wanact.world.palettes import BIOMES, TIMES
+from wanact.world.poses import pose_matrix
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_a_pitched_pinhole_camera_projects_points_where_they_are(world):
     image[:20] = 0  # the sky
     rows, cols = np.nonzero(image > 128)
     seen = np.array((cols.mean(), rows.mean()))
-    point = np.linalg.inv(simulator.pose_matrix(pose)) @ np.array((*target, 0.0, 1.0))
+    point = np.linalg.inv(pose_matrix(pose)) @ np.array((*target, 0.0, 1.0))
     focal = 80 / np.tan(np.radians(simulator.FIELD_OF_VIEW_DEG / 2))
     expected = focal * point[:2] / point[2] + (80, 48)
     np.testing.assert_allclose(seen, expected, atol=2.5)
@@ -94,7 +96,7 @@ def test_a_pitched_pinhole_camera_projects_points_where_they_are(world):
 
 def test_the_dataset_has_the_format_of_real_data(tmp_path):
     args = ["--out", str(tmp_path), "--clips", "2", "--num_frames", "9", "--height", "32", "--width", "64"]
-    simulator.main(args)
+    simulate.main(args)
     with open(tmp_path / "clips.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [set(row) for row in rows] == [{"video", "prompt", "action"}] * 2

@@ -37,6 +37,7 @@ from wanact.files import write_json
 from wanact.shapes import TEMPORAL_STRIDE, num_actions, num_pixel_frames
 from wanact.world import simulator
 from wanact.world.exact_flow import exact_flow
+from wanact.world.poses import PATH_UNITS
 
 FIRST_WORLD = 920_000  # of the card's first frames: no training and no other measure uses these worlds
 COUNT = 12
@@ -67,7 +68,7 @@ def true_axes(poses: np.ndarray) -> np.ndarray:
     relative = np.linalg.inv(keyed[:-1]) @ keyed[1:]
     yaw = np.degrees(np.arctan2(relative[:, 0, 2], relative[:, 2, 2]))
     pitch = np.degrees(np.arcsin(np.clip(-relative[:, 1, 2], -1, 1)))
-    return np.stack([relative[:, 2, 3] / simulator.PATH_UNITS, relative[:, 0, 3] / simulator.PATH_UNITS, yaw, pitch], 1)
+    return np.stack([relative[:, 2, 3] / PATH_UNITS, relative[:, 0, 3] / PATH_UNITS, yaw, pitch], 1)
 
 
 # First frames

@@ -9,26 +9,20 @@ World axes are x, y and down (right-handed); a camera-to-world pose has the Open
 
 from __future__ import annotations
 
-import argparse
-import csv
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from wanact.actions import FULL_DEFLECTION, ActionTrack
-from wanact.media.video import write_mp4
 from wanact.shapes import TEMPORAL_STRIDE, num_actions
 from wanact.world.palettes import BIOMES, CAPTIONS, TIMES, WEATHERS, Biome, TimeOfDay
+from wanact.world.poses import PATH_UNITS, actions_from_poses, pose_matrix
 
 WORLD_SIZE = 1024
 FIELD_OF_VIEW_DEG = 75.0
-PATH_UNITS = 200.0  # world units in "one clip's path": full forward (0.05) moves 10 units a latent frame
 PITCH_LIMITS_DEG = (-38.0, 16.0)
 FAR = 560.0
 NUM_SLICES = 144
-DEAD_ZONE = np.array([0.002] * 4 + [0.25] * 4, np.float32)  # in the units of the action channels
 
 
 @dataclass
@@ -274,37 +268,6 @@ def render(world: World, pose: tuple[float, float, float, float, float], height:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def pose_matrix(pose: tuple[float, float, float, float, float]) -> np.ndarray:
-    """Camera-to-world [4, 4] with OpenCV axes; the world is x, y, down."""
-    x, y, altitude, yaw, pitch = pose
-    cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
-    right, down, forward = (-sy, cy, 0.0), (cy * sp, sy * sp, cp), (cy * cp, sy * cp, -sp)
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.stack([right, down, forward], 1)
-    matrix[:3, 3] = (x, y, -altitude)
-    return matrix
-
-
-def actions_from_poses(poses: np.ndarray, path_units: float = PATH_UNITS) -> ActionTrack:
-    """What was flown: camera motion over each latent frame, split by sign, with a dead zone.
-
-    Args:
-        poses: camera-to-world, OpenCV axes, [F, 4, 4] with F = 4k+1.
-        path_units: world units that count as one clip's path.
-
-    Returns:
-        A track of k actions: translation in clip paths, rotation in degrees, per latent frame.
-    """
-    keyed = poses[::TEMPORAL_STRIDE]
-    relative = np.linalg.inv(keyed[:-1]) @ keyed[1:]
-    right, ahead = relative[:, 0, 3] / path_units, relative[:, 2, 3] / path_units
-    yaw = np.degrees(np.arctan2(relative[:, 0, 2], relative[:, 2, 2]))
-    pitch = np.degrees(np.arcsin(np.clip(-relative[:, 1, 2], -1, 1)))
-    signed = np.stack([ahead, -ahead, -right, right, -yaw, yaw, pitch, -pitch], 1).astype(np.float32)
-    magnitude = np.where(signed > DEAD_ZONE, signed, 0)
-    return ActionTrack(magnitude)
-
-
 def random_commands(rng: np.random.Generator, count: int) -> np.ndarray:
     """Stick positions [count, 4] in [-1, 1]: forward, right, yaw right, pitch up; each held for two to eight frames."""
     commands = np.zeros((count, 4), np.float32)
@@ -373,41 +336,3 @@ def fly(
 def _ground_near(world: World, x: float, y: float, radius: int) -> float:
     span = np.arange(-radius, radius + 1, max(1, radius // 4))
     return float(world.height[np.ix_((int(y) + span) % WORLD_SIZE, (int(x) + span) % WORLD_SIZE)].max())
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Write a data set of random flights in the format of real data: clips.csv, lossless mp4 and poses."""
-    parser = argparse.ArgumentParser(prog="python -m train simulate", description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; existing clips are kept")
-    parser.add_argument("--clips", type=int, default=100)
-    parser.add_argument("--clips_per_world", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0, help="first world seed; worlds are seed, seed + 1, ...")
-    parser.add_argument("--num_frames", type=int, default=81)
-    parser.add_argument("--height", type=int, default=96)
-    parser.add_argument("--width", type=int, default=160)
-    args = parser.parse_args(argv)
-    (args.out / "videos").mkdir(parents=True, exist_ok=True)
-    rows = []
-    for index in range(args.clips):
-        seed, take = args.seed + index // args.clips_per_world, index % args.clips_per_world
-        name = f"videos/world{seed:06d}-{take}.mp4"
-        notes = args.out / name.replace(".mp4", ".json")
-        if not notes.exists():
-            if take == 0 or index == 0 or not rows:
-                world = make_world(seed)
-            clip = fly(world, np.random.default_rng([seed, take, 7]), args.num_frames, args.height, args.width)
-            write_mp4(clip.frames, args.out / name, lossless=True)
-            record = {"prompt": clip.caption, "action": clip.track.to_list(), "poses": clip.poses.round(6).tolist()}
-            notes.write_text(json.dumps(record))
-        record = json.loads(notes.read_text())
-        rows.append({"video": name, "prompt": record["prompt"], "action": json.dumps(record["action"])})
-        if (index + 1) % 20 == 0:
-            print(f"{index + 1}/{args.clips} clips", flush=True)
-    with open(args.out / "clips.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ["video", "prompt", "action"])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,6 +15,7 @@ from train.data.csv import DataError
 from wanact.actions import ActionTrack
 from wanact.media.video import read_video, write_mp4
 from wanact.world import simulator
+from wanact.world.poses import PATH_UNITS, actions_from_poses
 
 NUM_FRAMES, SIZE = 21, (32, 48)
 
@@ -37,7 +38,7 @@ def write_tum(folder, clip, fps: float = 16.0, begin: float = 1305031102.0):
 
 def test_a_tum_trajectory_comes_back_as_the_simulators_own_actions(flown, tmp_path):
     source, out = write_tum(tmp_path / "tum", flown), tmp_path / "out"
-    units = ["--path_units", str(simulator.PATH_UNITS), "--num_frames", str(NUM_FRAMES)]
+    units = ["--path_units", str(PATH_UNITS), "--num_frames", str(NUM_FRAMES)]
     assert main(["import", "tum", str(source), "--out", str(out), *units, "--height", "32", "--width", "48"]) == 0
     (record,) = csv.read_records(out / "clips.csv")
     assert isinstance(record, dict) and record["prompt"] == "a drone over hills"
@@ -52,7 +53,7 @@ def test_a_clips_own_path_is_one_without_a_scale(flown, tmp_path):
     poses = np.array(json.loads((tmp_path / "out/videos/flight-000.json").read_text())["poses"])
     (record,) = csv.read_records(tmp_path / "out" / "clips.csv")
     length = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1).sum()
-    expected = simulator.actions_from_poses(poses, length).magnitude
+    expected = actions_from_poses(poses, length).magnitude
     np.testing.assert_allclose(ActionTrack.parse(record["action"]).magnitude, expected, atol=1e-4)
 
 
@@ -62,9 +63,7 @@ def test_another_frame_rate_gives_the_same_actions(flown, tmp_path):
     steady = np.repeat(flown.poses, 2, 0)[:-1]
     twice.poses = steady
     source = write_tum(tmp_path / "tum", twice, fps=32.0)
-    importers.import_footage(
-        "tum", source, tmp_path / "out", num_frames=NUM_FRAMES, size=SIZE, path_units=simulator.PATH_UNITS
-    )
+    importers.import_footage("tum", source, tmp_path / "out", num_frames=NUM_FRAMES, size=SIZE, path_units=PATH_UNITS)
     (record,) = csv.read_records(tmp_path / "out" / "clips.csv")
     np.testing.assert_allclose(ActionTrack.parse(record["action"]).magnitude, flown.track.magnitude, atol=1e-4)
 

@@ -22,7 +22,7 @@ from train.data.csv import DataError, Skipped, write_skipped
 from wanact.actions import CHANNELS, ActionTrack
 from wanact.media.video import VideoError, fit_image, write_mp4
 from wanact.shapes import num_latent_frames
-from wanact.world.simulator import actions_from_poses
+from wanact.world.poses import actions_from_poses
 
 # What stands after `python -m train import` -> its module and what it reads; the next format is one more line.
 IMPORTERS = {

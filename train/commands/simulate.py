@@ -1,0 +1,83 @@
+"""`python -m train simulate`: a data set of random flights in the format of real data."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wanact.media.video import write_mp4
+from wanact.world import simulator
+from wanact.world.painted import simulator as painted_simulator
+
+# What can be flown in: the world of the model that is shipped, and that of the next one.
+WORLDS: dict[str, Any] = {"first": simulator, "painted": painted_simulator}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write random flights: clips.csv, lossless mp4 and poses. What is there is kept, so that it can go on."""
+    parser = argparse.ArgumentParser(prog="python -m train simulate", description=main.__doc__)
+    parser.add_argument("--out", type=Path, help="folder to write; existing clips are kept")
+    parser.add_argument("--sheet", type=Path, help="write one picture of all painted biomes and hours instead")
+    parser.add_argument("--world", choices=WORLDS, default="first", help="first is the bundled model's")
+    parser.add_argument("--clips", type=int, default=100)
+    parser.add_argument("--clips_per_world", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0, help="first world seed; worlds are seed, seed + 1, ...")
+    parser.add_argument("--num_frames", type=int, default=81)
+    parser.add_argument("--height", type=int, default=96)
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    args = parser.parse_args(argv)
+    if args.sheet:
+        painted_simulator.contact_sheet(args.seed).save(args.sheet)
+        return
+    if args.out is None:
+        parser.error("give --out FOLDER, or --sheet PICTURE")
+    (args.out / "videos").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, written in enumerate(_all_worlds(args), start=1):
+        rows += written
+        if number % 10 == 0:
+            print(f"{len(rows)}/{args.clips} clips", flush=True)
+    with open(args.out / "clips.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["video", "prompt", "action"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _all_worlds(args: argparse.Namespace) -> Iterator[list[dict[str, str]]]:
+    """The rows of each world in their order."""
+    fly = partial(_fly_world, args=args)
+    count = -(-args.clips // args.clips_per_world)
+    if args.workers <= 1:
+        yield from map(fly, range(count))
+        return
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(fly, range(count))
+
+
+def _fly_world(number: int, args: argparse.Namespace) -> list[dict[str, str]]:
+    """Fly the clips of one world that are not there yet."""
+    chosen, seed, world = WORLDS[args.world], args.seed + number, None
+    rows = []
+    for take in range(min(args.clips_per_world, args.clips - number * args.clips_per_world)):
+        name = f"videos/world{seed:06d}-{take}.mp4"
+        notes = args.out / name.replace(".mp4", ".json")
+        if not notes.exists():
+            world = world or chosen.make_world(seed)
+            rng = np.random.default_rng([seed, take, 7])
+            clip = chosen.fly(world, rng, args.num_frames, args.height, args.width)
+            write_mp4(clip.frames, args.out / name, lossless=True)
+            record = {"prompt": clip.caption, "action": clip.track.to_list(), "poses": clip.poses.round(6).tolist()}
+            notes.write_text(json.dumps(record))
+        record = json.loads(notes.read_text())
+        rows.append({"video": name, "prompt": record["prompt"], "action": json.dumps(record["action"])})
+    return rows
