@@ -26,7 +26,7 @@ from wanact.control_card.live import measure_live
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.stream import WanActStream
 from wanact.media import video
-from wanact.media.likeness import psnr_db, ssim
+from wanact.media.likeness import blockiness, gradient_length, psnr_db, ssim
 from wanact.models import vae as wan_vae
 from wanact.models.components import load_component
 from wanact.runs import store
@@ -143,6 +143,8 @@ def _evaluate_vae(args: argparse.Namespace) -> None:
         ("held-out photographs, moving", result["psnr_photographs_db"], result["ssim_photographs"]),
     ]
     print_table(("", "PSNR dB", "SSIM"), rows)
+    seen = [(f"first frame's detail (worst {result['detail_frame0_worst_clip']:.3f})", result["detail_frame0"])]
+    print_table(("", "of the original's"), [*seen, ("blockiness", result["blockiness"])])
     write_json(args.json, result)
 
 
@@ -155,10 +157,18 @@ def load_vae(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Quality:
-    """Likeness of a clip to its original, frame by frame: PSNR in dB [F] and SSIM [F]."""
+    """Likeness of a clip to its original.
+
+    Attributes:
+        psnr_db, ssim: frame by frame, [F].
+        detail_frame0: mean gradient length of the first frame, coded alone, over the original's.
+        blockiness: steps across the grid of latents over those inside it, over the same of the original.
+    """
 
     psnr_db: np.ndarray
     ssim: np.ndarray
+    detail_frame0: float = 1.0
+    blockiness: float = 1.0
 
 
 @torch.no_grad()
@@ -166,7 +176,10 @@ def quality(vae: Any, frames: np.ndarray) -> Quality:
     """Encode and decode uint8 [F, H, W, 3], and compare."""
     pixels = video.to_tensor(frames)[None].to(vae.device)
     again = video.to_uint8(wan_vae.decode(vae, wan_vae.encode(vae, pixels))[0])
-    return Quality(psnr_db(frames, again), ssim(frames, again))
+    first = video.to_uint8(wan_vae.decode(vae, wan_vae.encode(vae, pixels[:, :, :1]))[0])
+    detail = gradient_length(first) / np.maximum(gradient_length(frames[:1]), 1e-6)
+    blocks = blockiness(again, shapes.SPATIAL_STRIDE) / max(blockiness(frames, shapes.SPATIAL_STRIDE), 1e-6)
+    return Quality(psnr_db(frames, again), ssim(frames, again), float(detail[0]), blocks)
 
 
 def vae_summary(clips: Sequence[Quality], pictures: Sequence[Quality]) -> dict[str, float]:
@@ -180,6 +193,9 @@ def vae_summary(clips: Sequence[Quality], pictures: Sequence[Quality]) -> dict[s
         "ssim": np.mean([clip.ssim.mean() for clip in clips]),
         "psnr_photographs_db": np.mean([clip.psnr_db.mean() for clip in pictures]),
         "ssim_photographs": np.mean([clip.ssim.mean() for clip in pictures]),
+        "detail_frame0": np.mean([clip.detail_frame0 for clip in clips]),
+        "detail_frame0_worst_clip": min(clip.detail_frame0 for clip in clips),
+        "blockiness": np.mean([clip.blockiness for clip in clips]),
     }
     return {name: round(float(value), 4) for name, value in values.items()}
 

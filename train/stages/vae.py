@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,20 @@ from train.loop.dist import Processes
 from train.loop.seeding import Draw, derive_seed
 from train.loop.stage import Stage, StepLoss
 from train.stages.i2v import seeded
+from train.stages.principal import Basis, principal_components
 from wanact import shapes
 from wanact.media import video
 from wanact.models import presets
 from wanact.models import vae as wan_vae
+from wanact.models.lapped import AutoencoderLapped
 from wanact.weights import model_dir
 from wanact.world import stills
 
 WEIGHTS, CONFIG = "vae.safetensors", "vae_train_config.json"
 LOW_PASS = 8  # pixels; a box this wide sees drifting colours that single pixels hide
-PSNR_FLOOR = 1e-3  # a squared error, 36 dB: what is better than this need not get better
+CELL = 8  # pixels; within one of these sharpness is compared, wherever in it the edges lie
+PSNR_FLOOR = 1e-4  # a squared error, 46 dB: what is better than this need not get better
+BASIS = "basis.safetensors"
 STATISTICS_CLIPS = 200
 
 
@@ -87,6 +91,12 @@ class VAEOptions:
     gradient_weight: float = HfArg(default=0.5, help="of the error of differences between neighbours: sharpness")
     low_pass_weight: float = HfArg(default=0.5, help="of the error of means over 8x8 pixels: colour")
     chroma_weight: float = HfArg(default=0.0, help="of the error of colour differences, which brightness drowns early")
+    sharpness_weight: float = HfArg(
+        default=0.0, help="of the error of mean gradient length within 8x8 pixels: blur costs, a shift does not"
+    )
+    basis_clips: int = HfArg(
+        default=60, help="clips whose principal components a new lapped VAE begins with; 0: it begins with cosines"
+    )
     kl_weight: float = HfArg(default=1e-4, help="of the distance of latents to a standard normal")
     decoder_only: bool = HfArg(
         default=False, help="leave the encoder and so the latents as they are: transformers trained on them go on"
@@ -101,7 +111,7 @@ class VAEOptions:
             raise ConfigError("--vae_crops names no crop")
         if not 0 <= self.still_share <= 1:
             raise ConfigError(f"--still_share {self.still_share:g} must be at least 0 and at most 1")
-        for name in ("mse_weight", "psnr_weight", "gradient_weight", "low_pass_weight", "chroma_weight", "kl_weight"):
+        for name in (*(field.name for field in fields(self) if field.name.endswith("_weight")), "basis_clips"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"--{name} {getattr(self, name):g} must not be negative")
         if self.vae_preset is not None and self.vae_preset not in presets.PRESETS:
@@ -132,13 +142,15 @@ class VAEStage(Stage):
     def setup(self, processes: Processes) -> None:
         self.processes = processes
         self.settings: VAEOptions = self.config.stage
+        self._read_rows()
         self.vae = self._build().to(self.device).train().requires_grad_(True)
+        if isinstance(self.vae, AutoencoderLapped) and self.settings.vae_preset and self.settings.basis_clips:
+            self.vae.set_basis(*self._basis())
         if self.settings.decoder_only:
-            for part in (self.vae.encoder, self.vae.quant_conv):
-                part.requires_grad_(False)
+            for parameter in wan_vae.encoder_parameters(self.vae):
+                parameter.requires_grad_(False)
         self.modules["vae"] = self.vae
         self.base = {"model_dir": self.config.model.model_dir, "fingerprint": module_fingerprint(self.vae)}
-        self._read_rows()
         share = self.settings.still_share
         self.pictures = stills.picture_pool(derive_seed(self.config.optim.seed, "pictures") % 2**31) if share else []
 
@@ -149,6 +161,16 @@ class VAEStage(Stage):
             with seeded(self.config.optim.seed, "vae"):
                 vae = presets.random_vae(self.settings.vae_preset)
         return wan_vae.use_fast_operations(vae)
+
+    def _basis(self) -> Basis:
+        """The transform to begin with, computed once a run: a minute of linear algebra."""
+        file = Path(self.config.checkpoint.output_path) / BASIS
+        if not file.exists() and self.processes.is_main:
+            chosen = np.linspace(0, len(self.rows) - 1, min(self.settings.basis_clips, len(self.rows))).astype(int)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            principal_components((self.clip(index) for index in chosen), self.vae.config.z_dim).save(file)
+        self.processes.barrier()
+        return Basis.load(file)
 
     def _read_rows(self) -> None:
         """Keep the rows whose clips can be read; clips stay in memory as far as the budget goes."""
@@ -234,18 +256,20 @@ class VAEStage(Stage):
     # Loss
 
     def loss(self, batch: dict[str, Any], phase: str) -> StepLoss:
-        """Reconstruction in four ways and the pull of the latents to a standard normal, one value a sample."""
+        """Reconstruction in several ways and the pull of the latents to a standard normal, one value a sample."""
         target = rearrange(batch["video"], "b n f h w c -> (b n) c f h w").float() / 127.5 - 1
         with torch.set_grad_enabled(not self.settings.decoder_only):
             mean, log_variance = (moment.float() for moment in wan_vae.encode_moments(self.vae, target))
         latents = mean + torch.exp(0.5 * log_variance) * batch["noise"]
-        error = wan_vae.decode_raw(self.vae, latents).float() - target
+        again = wan_vae.decode_raw(self.vae, latents).float()
+        error = again - target
         terms = {
             "l1": _each(error.abs()),
             "mse": _each(error.square()),
             "gradient": _each(error.diff(dim=-1).abs()) + _each(error.diff(dim=-2).abs()),
             "low_pass": _each(F.avg_pool3d(error, (1, LOW_PASS, LOW_PASS)).abs()),
             "chroma": _each(_colour_differences(error).abs()) + 2 * _each(_colour_differences(error).square()),
+            "sharpness": _each((_mean_gradient(again) - _mean_gradient(target)).abs()),
             "kl": _each(0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)),
         }
         settings = self.settings
@@ -256,6 +280,7 @@ class VAEStage(Stage):
             + settings.gradient_weight * terms["gradient"]
             + settings.low_pass_weight * terms["low_pass"]
             + settings.chroma_weight * terms["chroma"]
+            + settings.sharpness_weight * terms["sharpness"]
             + settings.kl_weight * terms["kl"]
         )
         metrics = {name: value.detach() for name, value in terms.items()}
@@ -316,6 +341,15 @@ def _colour_differences(video_error: Tensor) -> Tensor:
     return torch.stack([green - 0.5 * (red + blue), 0.5 * (blue - red)], dim=1)
 
 
+def _mean_gradient(clip: Tensor) -> Tensor:
+    """Mean length of the gradient of brightness in every cell, [B, 3, F, H, W] -> [B, F, H / CELL, W / CELL]."""
+    grey = clip.mean(dim=1)
+    across = F.pad(grey, (1, 1, 0, 0), mode="replicate").diff(n=1, dim=-1)
+    down = F.pad(grey, (0, 0, 1, 1), mode="replicate").diff(n=1, dim=-2)
+    across, down = across[..., 1:] + across[..., :-1], down[..., 1:, :] + down[..., :-1, :]
+    return F.avg_pool2d((across.square() + down.square() + 1e-6).sqrt(), CELL)
+
+
 def _each(values: Tensor) -> Tensor:
     """Mean over everything but the first dimension, [B]."""
     return values.flatten(1).mean(dim=1)
@@ -325,8 +359,10 @@ def _each(values: Tensor) -> Tensor:
 def set_latent_statistics(vae: Any, clips: Any) -> dict[str, list]:
     """Give a VAE the mean and deviation of its raw latents, so that normalised ones have zero mean and unit deviation.
 
+    Of a lapped VAE they have unit deviation all together, not channel by channel.
+
     Args:
-        vae: an AutoencoderKLWan; its configuration is changed.
+        vae: of any class; its configuration is changed.
         clips: iterable of uint8 [F, H, W, 3].
 
     Returns:
@@ -340,6 +376,7 @@ def set_latent_statistics(vae: Any, clips: Any) -> dict[str, list]:
         colours.append(rearrange(_latent_colours(pixels[0]), "c t h w -> (t h w) c").double())
     raw, colour = torch.cat(latents), torch.cat(colours)
     mean, deviation = raw.mean(dim=0), raw.std(dim=0).clamp_min(1e-4)
+    deviation = wan_vae.latent_deviation(vae, deviation)
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=deviation.tolist())
     design = torch.cat([(raw - mean) / deviation, torch.ones(len(raw), 1, dtype=raw.dtype)], dim=1)
     gram = design.T @ design + 1e-6 * len(design) * torch.eye(design.shape[1], dtype=raw.dtype)

@@ -57,7 +57,7 @@ def random_pipeline(
         encoder = presets.random_text_encoder(preset, vocab_size=len(tokenizer), eos_token_id=1, **THIN)
     components = Components(
         transformer=assemble("transformer", dict(transformer.config), transformer.state_dict(), dtype).to(start),
-        vae=assemble("vae", dict(vae.config), vae.state_dict(), dtype),
+        vae=assemble("vae", dict(vae.config) | {"_class_name": type(vae).__name__}, vae.state_dict(), dtype),
         text_encoder=encoder.eval(),
         tokenizer=tokenizer,
         scheduler=default_scheduler(SETTINGS[preset].get("flow_shift", DEFAULTS["flow_shift"])),

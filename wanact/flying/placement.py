@@ -35,6 +35,7 @@ _GROUP_HOOKS = ("group_offloading", "lazy_prefetch_group_offloading", "layer_exe
 # Bytes of features that decoding one latent frame keeps at most, in units of one float32 feature map of the last stage
 # (4 frames, half the pixels' height and width, `decoder_base_dim` channels). Counted on the 5B VAE's structure.
 DECODE_MAPS = 21.5
+LAPPED_DIM = 16  # what a lapped autoencoder keeps, in the same units: about 36 pixels a pixel, eight groups at a time
 
 
 class Placement:
@@ -258,7 +259,7 @@ def size_of(components: Components) -> ModelSize:
         width=config.num_attention_heads * config.attention_head_dim,
         ffn_width=config.ffn_dim,
         itemsize=transformer.dtype.itemsize,
-        decoder_dim=vae.config.decoder_base_dim or vae.config.base_dim,
+        decoder_dim=vae.config.get("decoder_base_dim") or vae.config.get("base_dim", LAPPED_DIM),
         text_embedding=0 if encoder is None else _bytes(encoder.get_input_embeddings()),
         latents_per_token=math.prod(config.patch_size),
     )

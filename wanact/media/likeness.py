@@ -35,6 +35,27 @@ def gmsd(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.array([_gmsd(a, b) for a, b in zip(frames, others, strict=True)])
 
 
+def gradient_length(frames: np.ndarray) -> np.ndarray:
+    """Mean length of the Sobel gradient of each frame's brightness, [F]: how much there is to see."""
+    lengths = []
+    for frame in frames:
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        lengths.append(np.hypot(cv2.Sobel(grey, -1, 1, 0), cv2.Sobel(grey, -1, 0, 1)).mean())
+    return np.array(lengths)
+
+
+def blockiness(frames: np.ndarray, block: int = 16) -> float:
+    """Mean step between neighbours on both sides of a grid over that inside its blocks: 1 where no grid shows."""
+    on, inside = [], []
+    for axis in (1, 2):
+        steps = np.abs(np.diff(frames.astype(np.float32), axis=axis))
+        steps = steps.mean(axis=tuple(k for k in range(4) if k != axis))
+        border = np.arange(1, len(steps) + 1) % block == 0
+        on.append(steps[border])
+        inside.append(steps[~border])
+    return float(np.concatenate(on).mean() / max(np.concatenate(inside).mean(), 1e-6))
+
+
 def _gmsd(frame: np.ndarray, other: np.ndarray) -> float:
     a, b = _gradient(frame), _gradient(other)
     similarity = (2 * a * b + _GMSD_C) / (a**2 + b**2 + _GMSD_C)

@@ -17,13 +17,14 @@ from diffusers import AutoencoderKLWan, SchedulerMixin, UniPCMultistepScheduler,
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from wanact.models.transformer import WanActTransformer3DModel
+from wanact.models.vae import CLASSES as VAE_CLASSES
 from wanact.models.vae import use_fast_operations
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 NETWORKS = ("transformer", "vae", "text_encoder")
 PIPELINE_CLASS = "WanImageToVideoPipeline"
 
-# What config.json calls each network, and what the original release calls its transformer.
+# What config.json calls each network of a Wan model, and what the original release calls its transformer.
 CONFIG_CLASSES = {
     "transformer": WanTransformer3DModel.__name__,
     "vae": AutoencoderKLWan.__name__,
@@ -88,11 +89,11 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return config
 
 
-def _load_diffusers_model(cls: type, class_name: str, folder: Path, dtype: torch.dtype) -> Any:
-    config = read_config(folder)
-    if config.get("_class_name") != class_name:
-        raise ComponentError(f"{folder / 'config.json'} is for {config.get('_class_name')}, expected {class_name}")
-    model, info = cls.from_pretrained(folder, dtype=dtype, **_ON_DISK)
+def _load_diffusers_model(classes: Mapping[str, type], folder: Path, dtype: torch.dtype) -> Any:
+    named = read_config(folder).get("_class_name")
+    if named not in classes:
+        raise ComponentError(f"{folder / 'config.json'} is for {named}, expected {' or '.join(classes)}")
+    model, info = classes[named].from_pretrained(folder, dtype=dtype, **_ON_DISK)
     _refuse_incomplete(str(folder), info["missing_keys"], info["unexpected_keys"])
     return model
 
@@ -114,7 +115,9 @@ def assemble(part: str, config: dict[str, Any], state: Mapping[str, torch.Tensor
         text_encoder, info = UMT5EncoderModel.from_pretrained(None, dtype=dtype, **given, **_ON_DISK)
         _refuse_incomplete("the text encoder", info["missing_keys"], ())
         return text_encoder.eval()
-    cls = {"transformer": WanActTransformer3DModel, "vae": AutoencoderKLWan}[part]
+    cls = WanActTransformer3DModel
+    if part == "vae":
+        cls = VAE_CLASSES[config.get("_class_name", AutoencoderKLWan.__name__)]
     with torch.device("meta"):
         model = cls.from_config(config)
     names = set(model.state_dict())
@@ -141,12 +144,11 @@ def _refuse_incomplete(where: str, missing: Any, unexpected: Any) -> None:
 
 
 def _load_transformer(folder: Path, dtype: torch.dtype) -> WanActTransformer3DModel:
-    return _load_diffusers_model(WanActTransformer3DModel, WanTransformer3DModel.__name__, folder, dtype)
+    return _load_diffusers_model({WanTransformer3DModel.__name__: WanActTransformer3DModel}, folder, dtype)
 
 
-def _load_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
-    vae = _load_diffusers_model(AutoencoderKLWan, AutoencoderKLWan.__name__, folder, torch.float32)
-    return use_fast_operations(vae)
+def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
+    return use_fast_operations(_load_diffusers_model(VAE_CLASSES, folder, torch.float32))
 
 
 def _load_text_encoder(folder: Path, dtype: torch.dtype) -> UMT5EncoderModel:

@@ -1,6 +1,7 @@
 """The sizes we know by name, and models of such a size with random weights.
 
-`ti2v_5b` is Wan2.2-TI2V-5B; `nano` has the same classes and options at about a thousandth of its parameters.
+`ti2v_5b` is Wan2.2-TI2V-5B; `nano` has the same transformer at about a thousandth of its parameters, and an autoencoder
+of its own kind.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Any
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
+
+from wanact.models.lapped import AutoencoderLapped
 
 TRANSFORMER = {
     "patch_size": [1, 2, 2],
@@ -64,9 +67,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "text_encoder": {"vocab_size": 256384, "d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64},
     },
-    # Pixels go into the VAE as 4x4 patches instead of 2x2: one stage less at the highest resolution, where a CPU
-    # spends most of its time. Latents go into the transformer one by one: a patch of 2x2 has 192 numbers, and a
-    # network must be much wider than what it predicts the velocity of.
+    # Latents go into the transformer one by one: a patch of 2x2 has 192 numbers, and a network must be much wider than
+    # what it predicts the velocity of.
     "nano": {
         "transformer": {
             "patch_size": [1, 1, 1],
@@ -77,16 +79,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "text_dim": 64,
             "freq_dim": 128,
         },
-        "vae": {
-            "base_dim": 48,
-            "decoder_base_dim": 48,
-            "dim_mult": [1, 2, 2],
-            "num_res_blocks": 1,
-            "in_channels": 48,
-            "out_channels": 48,
-            "patch_size": 4,
-            "temperal_downsample": [True, True],
-        },
+        "vae": {"_class_name": AutoencoderLapped.__name__, "width": 64, "depth": 4},
         "text_encoder": {"d_model": 64, "d_kv": 32, "d_ff": 128, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0},
     },
 }
@@ -97,9 +90,16 @@ def random_transformer(preset: str, **changes: Any) -> WanTransformer3DModel:
     return WanTransformer3DModel(**TRANSFORMER | PRESETS[preset]["transformer"] | changes)
 
 
-def random_vae(preset: str, **changes: Any) -> AutoencoderKLWan:
-    """An untrained VAE of this size. Residual branches start at zero, so that it starts as a shallow linear map."""
-    vae = AutoencoderKLWan(**VAE | PRESETS[preset]["vae"] | changes)
+def random_vae(preset: str, **changes: Any) -> AutoencoderKLWan | AutoencoderLapped:
+    """An untrained VAE of this size.
+
+    Residual branches start at zero: an AutoencoderKLWan starts as a shallow linear map, an AutoencoderLapped as
+    windowed cosines that decode smooth pictures well.
+    """
+    config = PRESETS[preset]["vae"] | changes
+    if config.get("_class_name") == AutoencoderLapped.__name__:
+        return AutoencoderLapped(**{name: value for name, value in config.items() if name != "_class_name"})
+    vae = AutoencoderKLWan(**VAE | config)
     for name, module in vae.named_modules():
         if name.endswith(".conv2"):
             nn.init.zeros_(module.weight)
@@ -114,7 +114,7 @@ def random_text_encoder(preset: str, **changes: Any) -> UMT5EncoderModel:
 
 def pipeline_of(
     transformer: nn.Module,
-    vae: AutoencoderKLWan,
+    vae: AutoencoderKLWan | AutoencoderLapped,
     text_encoder: UMT5EncoderModel,
     tokenizer: PreTrainedTokenizerBase,
     flow_shift: float,

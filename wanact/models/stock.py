@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 
 PIPELINE_PATCH = [1, 2, 2]  # what diffusers' pipeline takes for granted when it writes a timestep for every token
 
@@ -25,7 +25,7 @@ def stock_pipeline(
     pipeline = WanImageToVideoPipeline(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
-        vae=_shared(AutoencoderKLWan, vae),
+        vae=_shared(type(vae), vae),
         scheduler=type(scheduler).from_config(scheduler.config),
         transformer=_stock_transformer(transformer, dtype),
         expand_timesteps=True,

@@ -1,103 +1,102 @@
-"""Encode and decode with diffusers' AutoencoderKLWan: a whole clip in one pass, or latent frame by latent frame.
+"""Encode and decode with any of the autoencoders that fly: a whole clip in one pass, or latent frame by latent frame.
 
-diffusers runs the residual VAE of Wan 2.2 in chunks of one latent frame. Every operation is causal, so a whole clip
-can pass through each layer at once with the same result; that is several times faster for small models and is what
-training uses. Streaming keeps its own cache per session, because any `vae.encode` or `vae.decode` resets the VAE's.
+What differs between them lies in a module beside each class, with the functions that `Implementation` names; which
+one is looked up by class, here and nowhere else. Everyone else sees normalised latents and video in [-1, 1].
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any, Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import (
-    CACHE_T,
-    WanCausalConv3d,
-    WanRMS_norm,
-    patchify,
-    unpatchify,
-)
-from torch import Tensor
+from torch import Tensor, nn
 
-from wanact.shapes import TEMPORAL_STRIDE, num_latent_frames
+from wanact.models import kl_wan, lapped
+from wanact.models.lapped import AutoencoderLapped
+from wanact.shapes import TEMPORAL_STRIDE
 
 
-class FastCausalConv3d(WanCausalConv3d):
-    """A causal convolution that takes oneDNN's path on a CPU also for a batch of one, channels last.
+class DecoderSession(Protocol):
+    """One flight's decoder: raw latent frames in order, each to one or more pieces of video, not clamped."""
 
-    `conv3d` sends fp32 batch-1 inputs to `slow_conv3d`; the direct call is 2 to 4.6 times faster and differs by at
-    most 3e-6. Weights whose channels come last make the activations so, which takes a tenth off again. No parameters
-    of its own: instances are made by `use_fast_operations`.
-    """
+    def pieces(self, latent_frame: Tensor) -> Iterator[Tensor]: ...
 
-    def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
-        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
-            return super().forward(x, cache_x)
-        width, _, height, _, before, _ = self._padding
-        if cache_x is not None and before > 0:
-            x = torch.cat([cache_x, x], dim=2)
-            before -= cache_x.shape[2]
-        if before:
-            x = F.pad(x, (0, 0, 0, 0, before, 0))
-        around = [0, height, width]
-        return torch.mkldnn_convolution(x, self._laid_out(), self.bias, around, self.stride, self.dilation, self.groups)
-
-    def _laid_out(self) -> Tensor:
-        """The weights, channels last: a copy, because files are written from weights as they were read."""
-        source, copied = getattr(self, "_copy", (None, None))
-        version = (self.weight.data_ptr(), self.weight._version)
-        if source != version:
-            copied = self.weight.detach().contiguous(memory_format=torch.channels_last_3d)
-            self._copy = version, copied
-        return copied
+    def fork(self) -> DecoderSession: ...
 
 
-class FastRMSNorm(WanRMS_norm):
-    """The same normalisation without a division and a copy of its own, an eighth of a decoder's time on a CPU.
+class EncoderSession(Protocol):
+    """One clip's encoder: one frame, then four at a time, each to a raw latent frame."""
 
-    No parameters of its own: instances are made by `use_fast_operations`.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.float32:
-            return super().forward(x)
-        inverse = torch.rsqrt(x.square().sum(1 if self.channel_first else -1, keepdim=True).clamp_min(1e-24))
-        return x * inverse * self.scale * self.gamma + self.bias
+    def step(self, video: Tensor) -> Tensor: ...
 
 
-def use_fast_operations(vae: AutoencoderKLWan) -> AutoencoderKLWan:
-    """Let this VAE's causal convolutions and normalisations take the fast CPU path; returned for chaining."""
-    faster: dict[type, type] = {WanRMS_norm: FastRMSNorm}
-    if torch.backends.mkldnn.is_available():
-        faster[WanCausalConv3d] = FastCausalConv3d
-    for module in vae.modules():
-        module.__class__ = faster.get(type(module), type(module))
-    return vae
+class Implementation(Protocol):
+    """What the module of an autoencoder has."""
+
+    def use_fast_operations(self, vae: Any) -> Any: ...
+
+    def encoder_parameters(self, vae: Any) -> Iterator[nn.Parameter]: ...
+
+    def latent_deviation(self, deviations: Tensor) -> Tensor: ...
+
+    def encode_moments(self, vae: Any, video: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def decode_raw(self, vae: Any, latents: Tensor) -> Tensor: ...
+
+    def Decoder(self, vae: Any) -> DecoderSession: ...
+
+    def Encoder(self, vae: Any) -> EncoderSession: ...
 
 
-def _moments_like(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
+IMPLEMENTATIONS = {AutoencoderKLWan: kl_wan, AutoencoderLapped: lapped}
+CLASSES: dict[str, type] = {cls.__name__: cls for cls in IMPLEMENTATIONS}  # by the name in a configuration
+
+
+def _of(vae: Any) -> Implementation:
+    for cls in type(vae).__mro__:
+        if cls in IMPLEMENTATIONS:
+            return cast(Implementation, IMPLEMENTATIONS[cls])
+    raise TypeError(f"{type(vae).__name__} is no autoencoder that is known here; known are {', '.join(CLASSES)}")
+
+
+def use_fast_operations(vae: Any) -> Any:
+    """Let this VAE take the fast CPU path; returned for chaining."""
+    return _of(vae).use_fast_operations(vae)
+
+
+def encoder_parameters(vae: Any) -> Iterator[nn.Parameter]:
+    """The parameters that latents depend on: those that stay where the decoder alone is trained."""
+    return _of(vae).encoder_parameters(vae)
+
+
+def latent_deviation(vae: Any, deviations: Tensor) -> Tensor:
+    """What this VAE divides raw latents by, from the deviation of each channel over much data, [C] -> [C]."""
+    return _of(vae).latent_deviation(deviations)
+
+
+def _moments_like(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     shape = (1, -1, 1, 1, 1)
     mean = torch.tensor(vae.config.latents_mean, device=like.device, dtype=like.dtype).view(shape)
     std = torch.tensor(vae.config.latents_std, device=like.device, dtype=like.dtype).view(shape)
     return mean, std
 
 
-def normalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+def normalise(vae: Any, latents: Tensor) -> Tensor:
     """Raw latents -> zero mean and unit deviation per channel, [B, C, T, h, w]."""
     mean, std = _moments_like(vae, latents)
     return (latents - mean) / std
 
 
-def denormalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+def denormalise(vae: Any, latents: Tensor) -> Tensor:
     """The inverse of `normalise`."""
     mean, std = _moments_like(vae, latents)
     return latents * std + mean
 
 
-def encode_moments(vae: AutoencoderKLWan, video: Tensor) -> tuple[Tensor, Tensor]:
+def encode_moments(vae: Any, video: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log-variance of the raw latents of whole clips, in one pass.
 
     Args:
@@ -106,46 +105,16 @@ def encode_moments(vae: AutoencoderKLWan, video: Tensor) -> tuple[Tensor, Tensor
     Returns:
         Two tensors [B, C, k+1, h, w], equal to `vae.encode(video).latent_dist`.
     """
-    num_latent_frames(video.shape[2])
-    encoder = vae.encoder
-    x = encoder.conv_in(patchify(video, patch_size=vae.config.patch_size))
-    for block in encoder.down_blocks:
-        shortcut = block.avg_shortcut(x)
-        for resnet in block.resnets:
-            x = resnet(x)
-        if block.downsampler is not None:
-            x = block.downsampler(x)
-            if block.downsampler.mode == "downsample3d" and x.shape[2] > 1:
-                x = torch.cat([x[:, :, :1], block.downsampler.time_conv(x)], dim=2)
-        x = x + shortcut
-    x = encoder.mid_block(x)
-    x = encoder.conv_out(encoder.nonlinearity(encoder.norm_out(x)))
-    mean, log_variance = vae.quant_conv(x).chunk(2, dim=1)
-    return mean, log_variance.clamp(-30.0, 20.0)
+    return _of(vae).encode_moments(vae, video)
 
 
-def decode_raw(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+def decode_raw(vae: Any, latents: Tensor) -> Tensor:
     """Raw latents [B, C, T, h, w] -> video [B, 3, F, H, W], not clamped (for losses), in one pass."""
-    decoder = vae.decoder
-    x = decoder.mid_block(decoder.conv_in(vae.post_quant_conv(latents)))
-    for block in decoder.up_blocks:
-        shortcut = None if block.avg_shortcut is None else block.avg_shortcut(x, first_chunk=True)
-        for resnet in block.resnets:
-            x = resnet(x)
-        if block.upsampler is not None:
-            if block.upsampler.mode == "upsample3d" and x.shape[2] > 1:
-                pairs = block.upsampler.time_conv(x[:, :, 1:]).unflatten(1, (2, -1))  # [B, 2, C, T-1, h, w]
-                pairs = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
-                x = torch.cat([x[:, :, :1], pairs], dim=2)
-            x = block.upsampler(x)
-        if shortcut is not None:
-            x = x + shortcut
-    x = decoder.conv_out(decoder.nonlinearity(decoder.norm_out(x)))
-    return unpatchify(x, patch_size=vae.config.patch_size)
+    return _of(vae).decode_raw(vae, latents)
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+def encode(vae: Any, video: Tensor) -> Tensor:
     """Video [B, 3, F, H, W] in [-1, 1] -> normalised latents [B, C, T, h, w] (the distribution's mode)."""
     if vae.use_tiling:  # large frames: diffusers cuts them into tiles
         return normalise(vae, vae.encode(video).latent_dist.mode())
@@ -153,7 +122,7 @@ def encode(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+def decode(vae: Any, latents: Tensor) -> Tensor:
     """Normalised latents [B, C, T, h, w] -> video [B, 3, F, H, W] in [-1, 1]."""
     if vae.use_tiling:
         return vae.decode(denormalise(vae, latents)).sample
@@ -163,15 +132,14 @@ def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
 class StreamingDecoder:
     """Decodes one flight, latent frame by latent frame; the frames equal those of decoding the whole clip."""
 
-    def __init__(self, vae: AutoencoderKLWan):
+    def __init__(self, vae: Any):
         self.vae = vae
-        self._cache: list = [None] * vae._cached_conv_counts["decoder"]
-        self._started = False
+        self._session = _of(vae).Decoder(vae)
 
     def fork(self) -> StreamingDecoder:
-        """A decoder that goes its own way from here; what is remembered is shared, for nothing writes into it."""
+        """A decoder that goes its own way from here."""
         other = copy.copy(self)
-        other._cache = list(self._cache)
+        other._session = self._session.fork()
         return other
 
     def step(self, latent_frame: Tensor) -> Tensor:
@@ -179,44 +147,25 @@ class StreamingDecoder:
         return torch.cat(list(self.pieces(latent_frame)), dim=2)
 
     def pieces(self, latent_frame: Tensor) -> Iterator[Tensor]:
-        """As `step`, but the first of the four frames comes as soon as it can be shown, after half of the work.
+        """As `step`, but the first of the four frames comes as soon as it can be shown, where that saves time.
 
-        The last block is most of the work and grows nothing in time, so that its frames need not wait for one another.
         All pieces have to be taken before the next latent frame.
         """
-        decoder, place = self.vae.decoder, [0]
-        with torch.no_grad():
-            x = self.vae.post_quant_conv(denormalise(self.vae, latent_frame))
-            x = self._causal(decoder.conv_in, x, place)
-            x = decoder.mid_block(x, feat_cache=self._cache, feat_idx=place)
-            for block in decoder.up_blocks[:-1]:
-                x = block(x, feat_cache=self._cache, feat_idx=place, first_chunk=not self._started)
-        self._started = True
-        for frames in (x[:, :, :1], x[:, :, 1:]):
-            if frames.shape[2]:
-                yield self._last_block(frames, list(place))
-
-    @torch.no_grad()
-    def _last_block(self, x: Tensor, place: list[int]) -> Tensor:
-        decoder = self.vae.decoder
-        x = decoder.up_blocks[-1](x, feat_cache=self._cache, feat_idx=place)
-        x = self._causal(decoder.conv_out, decoder.nonlinearity(decoder.norm_out(x)), place)
-        return unpatchify(x, patch_size=self.vae.config.patch_size).clamp(-1.0, 1.0)
-
-    def _causal(self, conv: WanCausalConv3d, x: Tensor, place: list[int]) -> Tensor:
-        """A convolution that remembers two frames, at the next place of the cache, as diffusers' blocks do it."""
-        before = self._cache[place[0]]
-        self._cache[place[0]] = (x if before is None else torch.cat([before, x], dim=2))[:, :, -CACHE_T:]
-        place[0] += 1
-        return conv(x, before)
+        pieces = self._session.pieces(denormalise(self.vae, latent_frame))
+        while True:
+            with torch.no_grad():
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece.clamp(-1.0, 1.0)
 
 
 class StreamingEncoder:
     """Encodes one clip as it arrives: one frame first, then four at a time."""
 
-    def __init__(self, vae: AutoencoderKLWan):
+    def __init__(self, vae: Any):
         self.vae = vae
-        self._cache: list = [None] * vae._cached_conv_counts["encoder"]
+        self._session = _of(vae).Encoder(vae)
         self._started = False
 
     @torch.no_grad()
@@ -225,13 +174,11 @@ class StreamingEncoder:
         expected = TEMPORAL_STRIDE if self._started else 1
         if video.shape[2] != expected:
             raise ValueError(f"got {video.shape[2]} frames; this step of a streaming encode takes {expected}")
-        x = patchify(video, patch_size=self.vae.config.patch_size)
-        x = self.vae.encoder(x, feat_cache=self._cache, feat_idx=[0])
         self._started = True
-        return normalise(self.vae, self.vae.quant_conv(x).chunk(2, dim=1)[0])
+        return normalise(self.vae, self._session.step(video))
 
 
-def iter_decode(vae: AutoencoderKLWan, latents: Tensor, latent_frames: int = 1) -> Iterator[Tensor]:
+def iter_decode(vae: Any, latents: Tensor, latent_frames: int = 1) -> Iterator[Tensor]:
     """Decode in order, so that the first frames show early.
 
     Args:

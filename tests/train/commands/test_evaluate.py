@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +14,7 @@ from train.__main__ import main
 from train.commands import evaluate
 from train.commands.evaluate import Quality, best_of, chosen_checkpoints, draw_grid, psnr_db, ssim, vae_summary
 from wanact.actions import CHANNELS
+from wanact.media.likeness import blockiness, gradient_length
 from wanact.runs.store import CheckpointError, list_checkpoints
 
 
@@ -53,6 +55,15 @@ def test_likeness_is_told_frame_by_frame():
     assert ssim(frames, others)[0] < 0.999
 
 
+def test_blur_takes_detail_and_a_grid_shows():
+    frames = np.random.default_rng(2).integers(0, 255, (2, 64, 64, 3)).astype(np.uint8)
+    blurred = np.stack([cv2.blur(frame, (3, 3)) for frame in frames])
+    assert np.all(gradient_length(blurred) < 0.6 * gradient_length(frames))
+    flat = np.repeat(np.repeat(frames[:, ::16, ::16], 16, axis=1), 16, axis=2)
+    assert blockiness(frames) == pytest.approx(1, abs=0.05)
+    assert blockiness(flat) > 10
+
+
 def test_a_clip_that_drifts_shows_at_its_end():
     steady, falling = Quality(np.full(81, 30.0), np.ones(81)), Quality(np.linspace(30, 22, 81), np.ones(81))
     summary = vae_summary([steady, falling], [steady])
@@ -69,6 +80,7 @@ def test_vae_command_prints_a_table_and_writes_its_numbers(model, dataset, tmp_p
     assert main(["evaluate", "vae", *arguments]) == 0
     result = json.loads(numbers.read_text())
     assert {"psnr_db", "psnr_first16_db", "psnr_last16_db", "psnr_photographs_db", "ssim"} <= result.keys()
+    assert {"detail_frame0", "detail_frame0_worst_clip", "blockiness"} <= result.keys()
     assert result["worlds"] == 2
     assert 0 < result["psnr_db"] < 40
     assert f"{result['psnr_db']:.3f}" in capsys.readouterr().out
