@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wanact.errors import UserError, in_words
 from wanact.flying.placement_options import add_arguments, options_of
 
 ROOT = Path(__file__).resolve().parent
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from wanact.flying.pipeline import WanActPipeline
     from wanact.ui.engine import Engine
     from wanact.ui.page import build_page, launch_options
-    from wanact.weights.layouts import ModelDirError, resolve_runs
+    from wanact.weights.layouts import resolve_runs
     from wanact.world.truth import fly_sample
 
     if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
@@ -88,10 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             prevent_thread_lock=True,
             **launch_options(),
         )
-    except ModelDirError as error:
-        return _refuse(str(error))
+    except UserError as error:
+        return _refuse(in_words(error))
     except OSError as error:  # Gradio's word for a port that is taken
-        return _refuse(f"the page cannot be served: {error}")
+        return _refuse(f"the page cannot be served: {in_words(error)}")
     except RuntimeError as error:
         return _refuse(f"device {device!r} cannot be used: {str(error).splitlines()[0]}")
     print(f"WanAct is at {url}", flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from train.stages import STAGES
+from wanact.errors import UserError, in_words
 
 # Command -> (module with main(argv), what it is for).
 TOOLS = {
@@ -46,17 +47,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _reporting(run: Callable[[], int | None]) -> int:
-    """Mistakes of the user end with one sentence instead of a traceback."""
-    from train.data.csv import DataError
-    from train.loop.config import ConfigError
-    from wanact.models.idm import IDMError
-    from wanact.runs.store import CheckpointError
-    from wanact.weights.model_dir import ModelDirError
-
+    """What a person can set right ends with one sentence instead of a traceback."""
     try:
         return run() or 0
-    except (ConfigError, DataError, CheckpointError, ModelDirError, IDMError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
 
 

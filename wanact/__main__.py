@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from wanact.errors import UserError, in_words
+
 # Command -> what it is for; its module in wanact/commands has the same name.
 COMMANDS = {
     "replay": "fly records again, on any checkpoints",
@@ -16,10 +18,14 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status. What a person can set right ends with one sentence."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
-        return import_module(f"wanact.commands.{argv[0]}").main(argv[1:]) or 0
+        try:
+            return import_module(f"wanact.commands.{argv[0]}").main(argv[1:]) or 0
+        except (UserError, OSError) as error:
+            print(f"error: {' '.join(in_words(error).split())}", file=sys.stderr)
+            return 1
     rows = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
     usage = f"usage: python -m wanact COMMAND ...\n\ncommands (each has --help):\n{rows}"
     if argv and argv[0] not in ("-h", "--help"):

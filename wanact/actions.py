@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from wanact import shapes
+from wanact.errors import UserError
 
 CHANNELS = ("forward", "back", "left", "right", "yaw_left", "yaw_right", "pitch_up", "pitch_down")
 NUM_CHANNELS = len(CHANNELS)
@@ -37,7 +38,7 @@ MAX_JSON_CHARACTERS = 8_000_000
 LARGEST_MAGNITUDE = 10_000.0  # far beyond any unit in use; larger numbers only overflow inside the model
 
 
-class ActionError(ValueError):
+class ActionError(UserError):
     """An action track that breaks the format; the message says where and what is right."""
 
 

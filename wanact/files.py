@@ -16,11 +16,13 @@ from typing import Any
 
 from torch import Tensor
 
+from wanact.errors import UserError
+
 _MAX_JSON_BYTES = 32 * 2**20
 _MAX_HEADER_BYTES = 100 * 10**6  # safetensors' own limit
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A run or checkpoint that cannot be used; the message names the file."""
 
 

@@ -16,6 +16,8 @@ joins 2x2 latents into a token, so that pixel sizes are multiples of 32.
 
 from __future__ import annotations
 
+from wanact.errors import UserError
+
 TEMPORAL_STRIDE = 4
 SPATIAL_STRIDE = 16
 SIZE_MULTIPLE = 32
@@ -25,11 +27,11 @@ def num_latent_frames(num_frames: int) -> int:
     """Latent frames of a clip of `num_frames` pixel frames (81 -> 21).
 
     Raises:
-        ValueError: unless num_frames is 4k+1; the message names the nearest that are.
+        UserError: unless num_frames is 4k+1; the message names the nearest that are.
     """
     if num_frames < 1 or num_frames % TEMPORAL_STRIDE != 1:
         below = max(1, (num_frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1)
-        raise ValueError(
+        raise UserError(
             f"num_frames={num_frames} must be 4k+1 (1, 5, 9, ...); nearest are {below} and {below + TEMPORAL_STRIDE}"
         )
     return (num_frames - 1) // TEMPORAL_STRIDE + 1
@@ -38,7 +40,7 @@ def num_latent_frames(num_frames: int) -> int:
 def num_pixel_frames(num_latent: int) -> int:
     """Pixel frames that `num_latent` latent frames decode to (21 -> 81)."""
     if num_latent < 1:
-        raise ValueError(f"num_latent={num_latent} must be at least 1")
+        raise UserError(f"num_latent={num_latent} must be at least 1")
     return (num_latent - 1) * TEMPORAL_STRIDE + 1
 
 
@@ -57,11 +59,11 @@ def check_size(height: int, width: int) -> None:
     """Refuse pixel sizes that the model cannot make.
 
     Raises:
-        ValueError: unless both are positive multiples of 32; the message names the nearest that are.
+        UserError: unless both are positive multiples of 32; the message names the nearest that are.
     """
     for name, value in (("height", height), ("width", width)):
         if value < SIZE_MULTIPLE or value % SIZE_MULTIPLE:
             below = max(SIZE_MULTIPLE, value // SIZE_MULTIPLE * SIZE_MULTIPLE)
-            raise ValueError(
+            raise UserError(
                 f"{name}={value} must be a multiple of {SIZE_MULTIPLE}; nearest are {below} and {below + SIZE_MULTIPLE}"
             )

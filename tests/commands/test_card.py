@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.flying.test_stream import write_causal_run
-from wanact.commands.card import chosen, main
+from wanact.__main__ import main
+from wanact.commands.card import chosen
 from wanact.control_card import load_card, load_cards, save_card
 from wanact.control_card.card import ControlCard, card_path
 from wanact.control_card.fly import measure_card
@@ -58,7 +59,7 @@ def test_cards_are_kept_drawn_and_not_measured_twice(run, base_card, tiny_model_
         save_card(card, out / "drone" / card_path(run, step).name)
     arguments = [str(run), "--model_dir", str(tiny_model_dir), "--first_frames", "1", "--dose_frames", "0", "--base"]
     arguments += ["--num_frames", "5", "--steps", "1", "--out", str(out), "--json", str(tmp_path / "all.json")]
-    assert main(arguments) == 0
+    assert main(["card", *arguments]) == 0
     written = {path.name for path in (out / "drone").iterdir()}
     names = {"base", "step-000000010", "step-000000020"}
     assert written == {f"{name}{end}" for name in names for end in (".json", ".png")} | {"curves.png"}
@@ -82,10 +83,10 @@ def test_cards_are_kept_drawn_and_not_measured_twice(run, base_card, tiny_model_
 )
 def test_mistakes_get_one_sentence(run, tiny_model_dir, capsys, arguments, says):
     words = [word.replace("{run}", str(run)) for word in arguments]
-    assert main([*words, "--model_dir", str(tiny_model_dir)]) == 1
+    assert main(["card", *words, "--model_dir", str(tiny_model_dir)]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and says in error
 
 
 def test_something_must_be_asked_for(capsys):
-    assert main([]) == 2 and "--validate" in capsys.readouterr().err
+    assert main(["card"]) == 2 and "--validate" in capsys.readouterr().err

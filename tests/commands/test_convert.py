@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from tests.tiny_model import LATENT_CHANNELS, build_transformer
-from wanact.commands.convert import convert_dir, main
+from wanact.__main__ import main
+from wanact.commands.convert import convert_dir
 from wanact.weights import layouts
 from wanact.weights.model_dir import ModelDirError, fingerprint, load_components
 
@@ -72,7 +73,7 @@ def test_there_and_back_in_shards_is_the_same_model(original_dir, tiny_model_dir
 
 
 def test_a_cast_halves_the_files(tiny_model_dir, tmp_path):
-    main([str(tiny_model_dir), str(tmp_path / "half"), "--to", "original", "--dtype", "bfloat16"])
+    main(["convert", str(tiny_model_dir), str(tmp_path / "half"), "--to", "original", "--dtype", "bfloat16"])
     state = load_file(tmp_path / "half" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
     assert load_components(tmp_path / "half", parts=["vae"]).vae.dtype == torch.float32
@@ -85,13 +86,16 @@ def test_a_fingerprint_knows_the_original_layout(original_dir):
 def test_files_of_fine_tuned_weights_convert(tmp_path, capsys):
     state = {f"blocks.0.self_attn.q.lora_{side}.default.weight": torch.ones(2, 2) for side in "AB"}
     save_file(state, tmp_path / "lora.safetensors")
-    assert main([str(tmp_path / "lora.safetensors"), str(tmp_path / "out.safetensors"), "--to", "diffusers"]) == 0
+    assert (
+        main(["convert", str(tmp_path / "lora.safetensors"), str(tmp_path / "out.safetensors"), "--to", "diffusers"])
+        == 0
+    )
     assert set(load_file(tmp_path / "out.safetensors")) == {
         "transformer.blocks.0.attn1.to_q.lora_A.weight",
         "transformer.blocks.0.attn1.to_q.lora_B.weight",
     }
     torch.save({"generator": {"model.head.modulation": torch.ones(1, 2, 48)}}, tmp_path / "w.pt")
-    assert main([str(tmp_path / "w.pt"), str(tmp_path / "w.safetensors"), "--to", "diffusers"]) == 0
+    assert main(["convert", str(tmp_path / "w.pt"), str(tmp_path / "w.safetensors"), "--to", "diffusers"]) == 0
     assert set(load_file(tmp_path / "w.safetensors")) == {"scale_shift_table"}
     assert "1 weights of a transformer" in capsys.readouterr().out
 
@@ -100,13 +104,13 @@ def test_what_cannot_be_converted_leaves_nothing_behind(tiny_model_dir, tmp_path
     broken = Path(shutil.copytree(tiny_model_dir, tmp_path / "broken"))
     file = broken / "vae" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    assert main([str(broken), str(tmp_path / "new"), "--to", "original"]) == 2
+    assert main(["convert", str(broken), str(tmp_path / "new"), "--to", "original"]) == 1
     assert "cannot be read as safetensors" in capsys.readouterr().err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
-    assert main([str(tiny_model_dir), str(tmp_path / "full"), "--to", "original"]) == 2
+    assert main(["convert", str(tiny_model_dir), str(tmp_path / "full"), "--to", "original"]) == 1
     assert "exists already" in capsys.readouterr().err
-    assert main([str(tmp_path / "nowhere"), str(tmp_path / "new"), "--to", "original"]) == 2
+    assert main(["convert", str(tmp_path / "nowhere"), str(tmp_path / "new"), "--to", "original"]) == 1
     assert "does not exist" in capsys.readouterr().err
     assert {entry.name for entry in tmp_path.iterdir()} == {"broken", "full"}
 

@@ -9,7 +9,8 @@ import yaml
 from huggingface_hub import HfApi
 
 from tests.flying.test_pipeline import write_run
-from wanact.commands.push import main, prepare, push
+from wanact.__main__ import main
+from wanact.commands.push import prepare, push
 from wanact.runs import store
 from wanact.runs.store import list_runs
 
@@ -121,11 +122,11 @@ def test_every_file_reaches_the_hub(run, tmp_path, hub):
     ],
 )
 def test_what_cannot_be_pushed_is_said_in_one_sentence(run, tmp_path, capsys, arguments, says):
-    assert main([a.format(run=run, tmp=tmp_path) for a in arguments]) == 2
+    assert main(["push", *(a.format(run=run, tmp=tmp_path) for a in arguments)]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and says in said and said.count("\n") == 1
 
 
 def test_a_dry_run_writes_and_stops(run, tmp_path, capsys):
-    assert main([str(run), "me/orbit", "--dry_run", str(tmp_path / "dry")]) == 0
+    assert main(["push", str(run), "me/orbit", "--dry_run", str(tmp_path / "dry")]) == 0
     assert (tmp_path / "dry" / "README.md").is_file() and "would be uploaded" in capsys.readouterr().out

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.flying.test_stream import LEFT, RIGHT, write_causal_run
+from wanact.__main__ import main
 from wanact.actions import ActionTrack
-from wanact.commands.replay import main
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.record import FlightRecord
 from wanact.flying.stream import WanActStream
@@ -37,7 +37,7 @@ def flown(tiny_model_dir, tmp_path_factory):
 
 def command(flown, tiny_model_dir, *more):
     folder = flown[0]
-    return main([*more, "--model_dir", str(tiny_model_dir), "--runs", str(folder / "runs")])
+    return main(["replay", *more, "--model_dir", str(tiny_model_dir), "--runs", str(folder / "runs")])
 
 
 def test_a_live_flight_comes_again_frame_by_frame(flown, tiny_model_dir, tmp_path, capsys):

@@ -28,7 +28,6 @@ from wanact.flying.stream import WanActStream
 from wanact.media import video
 from wanact.media.likeness import blockiness, gradient_length, psnr_db, ssim
 from wanact.models import vae as wan_vae
-from wanact.models.components import load_component
 from wanact.runs import store
 from wanact.weights import model_dir
 from wanact.world import simulator, stills
@@ -151,7 +150,7 @@ def _evaluate_vae(args: argparse.Namespace) -> None:
 def load_vae(path: Path) -> Any:
     """The VAE of a model directory, or of a folder that holds a VAE alone."""
     if (path / "config.json").is_file():
-        return load_component("vae", path, torch.float32)
+        return model_dir.load_part("vae", path)
     return model_dir.load_components(path, parts=("vae",)).vae
 
 

@@ -12,8 +12,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from wanact.errors import TakenError, UserError
 from wanact.models import presets
-from wanact.models.components import load_component
+from wanact.weights.model_dir import METADATA, check_defaults, load_part
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 
@@ -37,6 +38,22 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedToken
     )
 
 
+def read_captions(path: Path) -> list[str]:
+    """The column `prompt` of a CSV.
+
+    Raises:
+        UserError: if it is damaged, or there is nothing to learn from.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            captions = [row.get("prompt") for row in csv.DictReader(file)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--captions {path} is damaged: {error}") from error
+    if not any(captions):
+        raise UserError(f"--captions {path} has no captions; expected a CSV with a column prompt")
+    return [caption for caption in captions if caption]
+
+
 def main(argv: list[str] | None = None) -> None:
     """Write a model directory with random weights (and a trained VAE, if one is given)."""
     parser = argparse.ArgumentParser(prog="python -m train init", description=main.__doc__)
@@ -55,12 +72,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max_sequence_length", type=int, default=32)
     args = parser.parse_args(argv)
     if args.out.exists():
-        raise FileExistsError(f"{args.out} exists; name a new folder for --out")
-    with open(args.captions, newline="") as file:
-        captions = [row["prompt"] for row in csv.DictReader(file)]
-    tokenizer = train_tokenizer(captions, args.vocab_size)
+        raise TakenError(f"{args.out} exists; name a new folder for --out")
+    names = "height width num_frames num_inference_steps guidance_scale flow_shift max_sequence_length".split()
+    defaults = {name: getattr(args, name) for name in names} | {"fps": 16, "negative_prompt": ""}
+    check_defaults(defaults, args.out / METADATA)
+    tokenizer = train_tokenizer(read_captions(args.captions), args.vocab_size)
     torch.manual_seed(args.seed)
-    vae = load_component("vae", args.vae, torch.float32) if args.vae else presets.random_vae(args.preset)
+    vae = load_part("vae", args.vae) if args.vae else presets.random_vae(args.preset)
     pipeline = presets.pipeline_of(
         presets.random_transformer(args.preset),
         vae,
@@ -69,7 +87,5 @@ def main(argv: list[str] | None = None) -> None:
         args.flow_shift,
     )
     pipeline.save_pretrained(args.out)
-    names = "height width num_frames num_inference_steps guidance_scale flow_shift max_sequence_length".split()
-    defaults = {name: getattr(args, name) for name in names} | {"fps": 16, "negative_prompt": ""}
-    (args.out / "metadata.json").write_text(json.dumps({"name": args.preset, "defaults": defaults}, indent=2) + "\n")
+    (args.out / METADATA).write_text(json.dumps({"name": args.preset, "defaults": defaults}, indent=2) + "\n")
     print(f"{args.out}: {args.preset}, {sum(p.numel() for p in pipeline.transformer.parameters()):,} parameters")

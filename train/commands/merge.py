@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from train.loop.export import replacing_folder
+from wanact.errors import TakenError
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.runs import store
 from wanact.runs.store import CheckpointError
@@ -43,14 +44,14 @@ def merge(
     """Write `output`: the base model with alpha times the LoRA in it.
 
     Raises:
-        FileExistsError: if the output is there and `overwrite` is not set.
+        TakenError: if the output is there and `overwrite` is not set.
         CheckpointError: if the LoRA does not fit the base.
         ModelDirError: if the base cannot be read.
     """
     if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists; --overwrite replaces it")
+        raise TakenError(f"{output} exists; --overwrite replaces it")
     if output.exists() and output.resolve() == base.resolve():
-        raise FileExistsError(f"{output} is the base model itself; choose another --output_dir")
+        raise TakenError(f"{output} is the base model itself; choose another --output_dir")
     file = lora_path / store.LORA if lora_path.is_dir() else lora_path
     lora = scaled(store.load_weights(file), alpha, file)
     exact = model_dir.load_components(base, parts=("transformer",)).transformer  # float32: the sum is rounded once

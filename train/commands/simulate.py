@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from wanact.errors import UserError
 from wanact.media.video import write_mp4
+from wanact.shapes import num_actions
 from wanact.world import simulator
 from wanact.world.painted import simulator as painted_simulator
 
@@ -41,6 +43,14 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.out is None:
         parser.error("give --out FOLDER, or --sheet PICTURE")
+    for name in ("height", "width"):  # H.264 takes even sizes
+        if getattr(args, name) < 2 or getattr(args, name) % 2:
+            raise UserError(f"--{name} {getattr(args, name)} must be an even number of pixels above 0")
+    if num_actions(args.num_frames) < 1:
+        raise UserError(f"--num_frames {args.num_frames} is a picture; 5 and more are a flight")
+    for name in ("clips", "clips_per_world", "workers"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
     (args.out / "videos").mkdir(parents=True, exist_ok=True)
     rows = []
     for number, written in enumerate(_all_worlds(args), start=1):

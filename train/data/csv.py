@@ -15,14 +15,15 @@ from PIL import Image
 
 from wanact import shapes
 from wanact.actions import ActionError, ActionTrack
+from wanact.errors import UserError
 from wanact.media import video
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A dataset that cannot be used at all; the message says why."""
 
 
-class RowError(ValueError):
+class RowError(UserError):
     """A row that cannot be used; the message says why."""
 
 

@@ -19,9 +19,10 @@ from transformers.hf_argparser import HfArg, HfArgumentParser
 
 from wanact import shapes
 from wanact.actions import DEFAULT_MAGNITUDE_SCALE
+from wanact.errors import UserError
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A setting that cannot be used; the message names the flag, what was expected and the remedy."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wanact.errors import TakenError
 from wanact.runs import store
 from wanact.runs.store import CheckpointError
 from wanact.weights import model_dir
@@ -41,9 +42,9 @@ def exported_from(folder: Path) -> dict[str, Any] | None:
 
 
 def require_free(folder: Path, run: str) -> None:
-    """Raise FileExistsError if something is there that this run did not export."""
+    """Raise TakenError if something is there that this run did not export."""
     if folder.is_dir() and any(folder.iterdir()) and (exported_from(folder) or {}).get("run") != run:
-        raise FileExistsError(f"{folder} holds a model already, or other files; choose another folder or remove it")
+        raise TakenError(f"{folder} holds a model already, or other files; choose another folder or remove it")
 
 
 @contextlib.contextmanager
@@ -54,7 +55,7 @@ def new_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
         origin: `run` and `step`, written beside; an older export of the same run is replaced.
 
     Raises:
-        FileExistsError: if something else is there.
+        TakenError: if something else is there.
     """
     require_free(folder, origin["run"])
     with replacing_folder(folder) as temporary:

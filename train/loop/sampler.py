@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 
 from train.loop.seeding import Draw, derive_seed
+from wanact.errors import UserError
 
 
 @lru_cache(maxsize=4)
@@ -37,7 +38,7 @@ class StepSampler:
         self, num_rows: int, repeat: int, seed: int, stage: str, batch_size: int, accumulation: int, num_processes: int
     ) -> None:
         if num_rows < 1:
-            raise ValueError("the data has no usable row; skipped.csv in the run's folder says why")
+            raise UserError("the data has no usable row; skipped.csv in the run's folder says why")
         self.num_rows, self.repeat, self.seed, self.stage = num_rows, repeat, seed, stage
         self.batch_size, self.accumulation, self.num_processes = batch_size, accumulation, num_processes
 

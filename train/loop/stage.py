@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from train.loop.seeding import Draw
+from wanact.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +119,7 @@ class Stage:
 
     def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Write a complete model directory in diffusers layout with these trained weights (full names, on the CPU)."""
-        raise ValueError(f"stage {self.name!r} does not export a model directory; use i2v or vae")
+        raise UserError(f"stage {self.name!r} does not export a model directory; use i2v or vae")
 
     def sample(self, folder: Path, step: int) -> None:
         """Write sample clips into `folder`, on fixed inputs, so that steps can be compared.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from train.loop.stage import Stage
+from wanact.errors import UserError
 
 # Stage name -> "module:class". The module is imported when the stage is asked for.
 STAGES = {
@@ -23,6 +24,6 @@ def stage_class(name: str) -> type[Stage]:
         ValueError: for a name that is no stage.
     """
     if name not in STAGES:
-        raise ValueError(f"stage {name!r} is unknown; stages are {', '.join(STAGES)}")
+        raise UserError(f"stage {name!r} is unknown; stages are {', '.join(STAGES)}")
     module, _, attribute = STAGES[name].partition(":")
     return getattr(import_module(module), attribute)

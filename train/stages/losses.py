@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wanact.errors import UserError
 from wanact.flow import shift_sigmas, velocity_target
 
 
@@ -33,7 +34,7 @@ def flow_matching_loss(velocity: Tensor, latents: Tensor, noise: Tensor, mask: T
     weight = mask.float().flatten(1).expand_as(per_frame)
     count = weight.sum(1)
     if not bool((count > 0).all()):
-        raise ValueError("a sample has no latent frame that counts; clips need at least 5 frames")
+        raise UserError("a sample has no latent frame that counts; clips need at least 5 frames")
     return (per_frame * weight).sum(1) / count
 
 

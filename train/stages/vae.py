@@ -23,6 +23,7 @@ from train.loop.stage import Stage, StepLoss
 from train.stages.i2v import seeded
 from train.stages.principal import Basis, principal_components
 from wanact import shapes
+from wanact.errors import TakenError
 from wanact.media import video
 from wanact.models import presets
 from wanact.models import vae as wan_vae
@@ -307,7 +308,7 @@ class VAEStage(Stage):
         The statistics of a VAE whose decoder alone was trained stay as they were.
         """
         if (folder / "config.json").exists() or (folder / model_dir.INDEX).exists():
-            raise FileExistsError(f"{folder} holds a model already; choose another folder or remove it")
+            raise TakenError(f"{folder} holds a model already; choose another folder or remove it")
         trained = self._build().eval()
         trained.load_state_dict(self._whole(weights))
         latent_rgb = None

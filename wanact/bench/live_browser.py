@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wanact.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -28,7 +30,7 @@ _LIVE = "document.querySelector('#live-stage .live').wanact"
 _STAGE = "#live-stage"
 
 
-class BrowserError(ValueError):
+class BrowserError(UserError):
     """The page cannot be measured here; the message says what is missing."""
 
 

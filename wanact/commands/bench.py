@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from wanact.bench.live_browser import bench_browser, format_browser
 from wanact.bench.plot import speed_plot
 from wanact.bench.random_model import random_pipeline
 from wanact.bench.versus import bench_versus
+from wanact.errors import UserError
 from wanact.flying import placement_options
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.placement import Clip
@@ -46,33 +46,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     dtype = getattr(torch, args.dtype) if args.dtype else None
     options = placement_options.options_of(args)
-    try:
-        if args.random:
-            pipe = random_pipeline(args.random, args.device, dtype, options)
-        else:
-            pipe = WanActPipeline.from_model_dir(args.model_dir, device=args.device, dtype=dtype, fit=options)
-            pipe.load_controller(args.run or _bundled_run(pipe, live=args.what == "live"))
-        height, width = args.size or (None, None)
-        if args.what == "live":
-            seconds = 60 * args.minutes if args.minutes else args.seconds
-            image = Image.open(ASSETS / "examples" / "coast.jpg") if _is_bundled(pipe) else None  # else noise
-            result = bench_live(pipe, seconds, height, width, args.steps, image)
-            result["device"] = device_name(pipe.device)
-            table = format_live(result)
-            if args.browser:
-                result |= _bench_page(args, pipe, seconds)
-                table += "\n" + format_browser(result)
-            _write(args, result, table)
-            return
-        wanted = {"num_frames": args.frames, "num_inference_steps": args.steps, "guidance_scale": args.guidance}
-        result = bench_clip(pipe, args.runs, height=height, width=width, **wanted)
-        setting = {name: result[name] for name in ("height", "width", *wanted)}
-        if args.floor:
-            result |= bench_floor(pipe, setting)
-        if args.vs_diffusers:
-            result |= bench_versus(pipe, args.runs, setting)
-    except ValueError as error:  # model directory, checkpoint or request: each says in one sentence what is wrong
-        sys.exit(f"error: {error}")
+    if args.random:
+        pipe = random_pipeline(args.random, args.device, dtype, options)
+    else:
+        pipe = WanActPipeline.from_model_dir(args.model_dir, device=args.device, dtype=dtype, fit=options)
+        pipe.load_controller(args.run or _bundled_run(pipe, live=args.what == "live"))
+    height, width = args.size or (None, None)
+    if args.what == "live":
+        seconds = 60 * args.minutes if args.minutes else args.seconds
+        image = Image.open(ASSETS / "examples" / "coast.jpg") if _is_bundled(pipe) else None  # else noise
+        result = bench_live(pipe, seconds, height, width, args.steps, image)
+        result["device"] = device_name(pipe.device)
+        table = format_live(result)
+        if args.browser:
+            result |= _bench_page(args, pipe, seconds)
+            table += "\n" + format_browser(result)
+        _write(args, result, table)
+        return
+    wanted = {"num_frames": args.frames, "num_inference_steps": args.steps, "guidance_scale": args.guidance}
+    result = bench_clip(pipe, args.runs, height=height, width=width, **wanted)
+    setting = {name: result[name] for name in ("height", "width", *wanted)}
+    if args.floor:
+        result |= bench_floor(pipe, setting)
+    if args.vs_diffusers:
+        result |= bench_versus(pipe, args.runs, setting)
     result |= {
         "device": device_name(pipe.device),
         "dtype": str(pipe.components.transformer.dtype).removeprefix("torch."),
@@ -113,7 +110,7 @@ def _bundled_run(pipe: WanActPipeline, live: bool = False) -> Path | None:
 def _bench_page(args: argparse.Namespace, pipe: WanActPipeline, seconds: float) -> dict[str, Any]:
     """The same flight through the page; the pipeline here only tells which run was flown."""
     if args.random or pipe.checkpoint is None:
-        raise ValueError("--browser needs a model directory and a causal run, which the page can offer")
+        raise UserError("--browser needs a model directory and a causal run, which the page can offer")
     folder = pipe.checkpoint.path
     run = folder.parent.parent if folder.parent.name == store.CHECKPOINTS else folder
     return bench_browser(str(args.model_dir), run.parent, seconds, run.name, args.threads)

@@ -23,13 +23,11 @@ from wanact.control_card.curves import draw_curves
 from wanact.control_card.fly import NUM_FRAMES, measure_card, num_clips
 from wanact.control_card.picture import draw_card
 from wanact.control_card.probes import FirstFrame, fixed_first_frames, own_first_frames
-from wanact.flying.pipeline import OutOfMemory, WanActPipeline
-from wanact.flying.request import RequestError
-from wanact.media.video import ImageError
-from wanact.models.idm import IDMError, load_idm
+from wanact.errors import UserError
+from wanact.flying.pipeline import WanActPipeline
+from wanact.models.idm import load_idm
 from wanact.runs import store
 from wanact.runs.store import CheckpointError
-from wanact.weights.layouts import ModelDirError
 
 NANO = Path(__file__).resolve().parents[2] / "assets" / "nano"
 QUICK = (2, 1)  # first frames, dose frames
@@ -43,13 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     if not args.runs and not args.validate:
         print("error: name a run to measure, or give --validate", file=sys.stderr)
         return 2
-    try:
-        result = _validate(args) if args.validate else {}
-        if args.runs:
-            result["cards"] = [card.to_json() for card in _measure(args)]
-    except (CheckpointError, ModelDirError, IDMError, RequestError, OutOfMemory, ImageError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    result = _validate(args) if args.validate else {}
+    if args.runs:
+        result["cards"] = [card.to_json() for card in _measure(args)]
     if args.json is not None:
         store.write_json(args.json, result)
     return 0
@@ -93,7 +87,7 @@ def _validate(args: argparse.Namespace) -> dict[str, Any]:
 
     starts, doses = _starts(args)
     if doses < 1:
-        raise ValueError("--validate measures gains: it needs --dose_frames of at least 1")
+        raise UserError("--validate measures gains: it needs --dose_frames of at least 1")
     result = validate(starts, doses, load_idm())
     seen = result["simulator"]
     print(

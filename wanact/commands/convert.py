@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from wanact.models.components import CONFIG_CLASSES, NETWORKS, PIPELINE_INDEX, ComponentError, library_class
+from wanact.models.components import CONFIG_CLASSES, NETWORKS, PIPELINE_INDEX, library_class
 from wanact.models.presets import LATENTS_MEAN, LATENTS_STD
 from wanact.weights import layouts, model_dir
 from wanact.weights.convert import ConvertError, KeyMap, convert, convert_lora, key_map
@@ -218,18 +217,14 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert as asked; 2 with one sentence if it cannot be done."""
+    """Convert as asked; returns the exit status."""
     args = _parser().parse_args(arguments)
-    try:
-        if Path(args.source).is_file():
-            print(convert_file(Path(args.source), args.target, args.to, key=args.key))
-            return 0
-        dtype = getattr(torch, args.dtype) if args.dtype else None
-        shard_bytes = int(args.max_shard_gb * 1e9)
-        target = convert_dir(args.source, args.target, args.to, dtype=dtype, max_shard_bytes=shard_bytes)
-    except (ModelDirError, ConvertError, ComponentError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    if Path(args.source).is_file():
+        print(convert_file(Path(args.source), args.target, args.to, key=args.key))
+        return 0
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    shard_bytes = int(args.max_shard_gb * 1e9)
+    target = convert_dir(args.source, args.target, args.to, dtype=dtype, max_shard_bytes=shard_bytes)
     print(f"{target} is ready: give it as --model_dir")
     return 0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
+from wanact.errors import UserError
 from wanact.runs import store
 from wanact.runs.publish import publish
-from wanact.runs.store import CheckpointError, CheckpointInfo
+from wanact.runs.store import CheckpointInfo
 
 RELEASE = "Wan-AI/Wan2.2-TI2V-5B"
 _FILES = (store.RUN_CONFIG, store.CONTROLLER, store.LORA, store.TRANSFORMER)
@@ -95,11 +95,16 @@ def push(folder: Path, hub_id: str, *, private: bool = False, api: HfApi | None 
         Its address.
 
     Raises:
-        HfHubHTTPError, HFValidationError, LocalTokenNotFoundError: from the Hub, for a wrong name or a missing right.
+        UserError: for a wrong name, a missing right, or no way to the Hub.
     """
     api = api or HfApi()
-    api.create_repo(hub_id, private=private, exist_ok=True)
-    api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="Checkpoints that fly in WanAct")
+    try:
+        api.create_repo(hub_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="Checkpoints that fly in WanAct")
+    except LocalTokenNotFoundError as error:
+        raise UserError("no token of the Hub is on this machine; run `hf auth login` or set HF_TOKEN") from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise UserError(str(error)) from error
     return f"{api.endpoint}/{hub_id}"
 
 
@@ -108,7 +113,7 @@ def _number(value: float | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Upload a run; 2 with one sentence if it cannot be done."""
+    """Upload a run; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m wanact push", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("hub_id", help="org/name of the repository")
@@ -116,21 +121,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--private", action="store_true", help="make a private repository if there is none")
     parser.add_argument("--dry_run", type=Path, metavar="FOLDER", help="write there what would be uploaded, and stop")
     args = parser.parse_args(arguments)
-    try:
-        if args.dry_run:
-            args.dry_run.mkdir(parents=True)
-            print(f"{prepare(args.run, args.dry_run, args.hub_id, args.steps)} holds what would be uploaded")
-            return 0
-        with tempfile.TemporaryDirectory() as folder:
-            prepared = prepare(args.run, Path(folder), args.hub_id, args.steps)
-            print(f"{args.run} is at {push(prepared, args.hub_id, private=args.private)}")
-    except LocalTokenNotFoundError:
-        return _refuse("no token of the Hub is on this machine; run `hf auth login` or set HF_TOKEN")
-    except (CheckpointError, HfHubHTTPError, HFValidationError, OSError) as error:
-        return _refuse(str(error))
+    if args.dry_run:
+        args.dry_run.mkdir(parents=True)
+        print(f"{prepare(args.run, args.dry_run, args.hub_id, args.steps)} holds what would be uploaded")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = prepare(args.run, Path(folder), args.hub_id, args.steps)
+        print(f"{args.run} is at {push(prepared, args.hub_id, private=args.private)}")
     return 0
-
-
-def _refuse(reason: str) -> int:
-    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
-    return 2

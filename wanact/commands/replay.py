@@ -22,16 +22,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wanact.actions import ActionError
 from wanact.control_card import measure_clip
-from wanact.flying.pipeline import OutOfMemory, WanActPipeline
+from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.record import FlightError, FlightRecord
 from wanact.flying.replay import replay
-from wanact.flying.request import RequestError
 from wanact.media.video import write_mp4
 from wanact.runs import store
 from wanact.runs.store import CheckpointError
-from wanact.weights.layouts import ModelDirError
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 BASE = "base"
@@ -65,14 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out is None and not args.table and args.json is None:
         print("error: say what to do with the frames: --out DIR, --table or --json FILE", file=sys.stderr)
         return 2
-    try:
-        flown = list(replay_all(args))
-    except (
-        *(FlightError, ActionError, CheckpointError, ModelDirError, RequestError, OutOfMemory),
-        OSError,
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    flown = list(replay_all(args))
     if args.table:
         print_table(flown)
     if args.json is not None:

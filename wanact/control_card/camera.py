@@ -22,6 +22,7 @@ import numpy as np
 
 from wanact.actions import ActionTrack
 from wanact.control_card.motion import fit_affine, texture
+from wanact.errors import UserError
 from wanact.shapes import TEMPORAL_STRIDE, num_actions
 
 AXES = ("ahead", "right", "yaw_right", "pitch_up")
@@ -90,7 +91,7 @@ def see(frames: np.ndarray, field_of_view_deg: float = FIELD_OF_VIEW_DEG) -> See
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 [F, H, W, 3]")
     if num_actions(len(frames)) < 1:
-        raise ValueError(f"{len(frames)} frame shows no motion; measure 5 or more")
+        raise UserError(f"{len(frames)} frame shows no motion; measure 5 or more")
     # From latent frame to latent frame in one stride: a shift of several pixels is told better than four small ones.
     greys = [grey_for_flow(frame) for frame in frames[::TEMPORAL_STRIDE]]
     picture, camera, turn = [], [], []

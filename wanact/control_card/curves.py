@@ -9,6 +9,7 @@ from PIL import Image
 from wanact.control_card.canvas import DARK, GAP, LIGHT, MARGIN, WIDTH, Canvas, Plot
 from wanact.control_card.card import CURVES, ControlCard
 from wanact.control_card.picture import CHANCE, figure
+from wanact.errors import UserError
 
 
 def draw_curves(cards: Sequence[ControlCard], dark: bool = False) -> Image.Image:
@@ -22,7 +23,7 @@ def draw_curves(cards: Sequence[ControlCard], dark: bool = False) -> Image.Image
         ValueError: without cards.
     """
     if not cards:
-        raise ValueError("there are no control cards to draw; measure one first")
+        raise UserError("there are no control cards to draw; measure one first")
     ordered = sorted(cards, key=lambda card: card.checkpoint.get("step") or 0)
     steps = [card.checkpoint.get("step") or 0 for card in ordered]
     columns, wide, tall = 5, (WIDTH - 2 * MARGIN - 4 * GAP) / 5, 190

@@ -13,6 +13,7 @@ from wanact.control_card.card import ControlCard
 from wanact.control_card.clip import colour_shift, sharpness
 from wanact.control_card.measures import Flown, Observation, all_measures, key
 from wanact.control_card.probes import FirstFrame, fixed_first_frames, probes
+from wanact.errors import UserError
 from wanact.shapes import TEMPORAL_STRIDE, num_actions, num_pixel_frames
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def measure_card(
     """
     starts = fixed_first_frames(first_frames) if isinstance(first_frames, int) else list(first_frames)
     if not starts:
-        raise ValueError("a control card needs at least one first frame")
+        raise UserError("a control card needs at least one first frame")
     takes_actions = getattr(pipe, "controller", None) is not None
     checkpoint, causal = pipe.checkpoint, getattr(pipe, "causal", None)
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from wanact.actions import CHANNELS
+from wanact.errors import UserError
 from wanact.shapes import TEMPORAL_STRIDE, num_actions
 
 COMPONENTS = ("horizontal", "vertical", "expansion")
@@ -75,7 +76,7 @@ def motion_track(frames: np.ndarray) -> np.ndarray:
         raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 [F, H, W, 3]")
     count = num_actions(len(frames))
     if count < 1:
-        raise ValueError(f"{len(frames)} frame shows no motion; measure 5 or more")
+        raise UserError(f"{len(frames)} frame shows no motion; measure 5 or more")
     greys = [_grey(frame) for frame in frames]
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     pairs = [fit_affine(flow.calc(a, b, None), texture(a)) for a, b in zip(greys, greys[1:], strict=False)]

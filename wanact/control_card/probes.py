@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from wanact.actions import CHANNELS, FULL_DEFLECTION, ActionTrack, channel_track
+from wanact.errors import UserError
 from wanact.media.video import open_image
 
 FIRST_FRAMES = Path(__file__).resolve().parents[2] / "assets" / "card"
@@ -94,7 +95,7 @@ def fixed_first_frames(count: int | None = None, folder: Path = FIRST_FRAMES) ->
     """
     entries: list[dict[str, Any]] = json.loads((folder / LIST).read_text())["first_frames"]
     if count is not None and not 1 <= count <= len(entries):
-        raise ValueError(f"first_frames={count} must be 1 to {len(entries)}, which is how many {folder} holds")
+        raise UserError(f"first_frames={count} must be 1 to {len(entries)}, which is how many {folder} holds")
     return [
         FirstFrame(open_image(folder / e["file"]), e["prompt"], int(e["seed"]), e.get("reference"), e.get("world"))
         for e in entries[:count]

@@ -33,6 +33,7 @@ from wanact.control_card.fly import NUM_FRAMES, observe
 from wanact.control_card.measures import NEAR, Observation, all_measures, key, own_picture
 from wanact.control_card.motion import texture
 from wanact.control_card.probes import DOSES, FULL_DOSE, LIST, FirstFrame, out_and_back, probes
+from wanact.errors import UserError
 from wanact.files import write_json
 from wanact.shapes import TEMPORAL_STRIDE, num_actions, num_pixel_frames
 from wanact.world import simulator
@@ -121,7 +122,7 @@ def validate(
     flown, truths, late, geometry = [], [], [], []
     for number, start in enumerate(starts):
         if start.world is None:
-            raise ValueError(f"first frame {number + 1} comes from no world of the simulator; its motion is not known")
+            raise UserError(f"first frame {number + 1} comes from no world of the simulator; its motion is not known")
         seen, true = _fly_all(start, number < dose_frames, idm)
         flown.append((start, seen))
         truths.append(true)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from wanact.actions import NUM_CHANNELS, ActionError, ActionTrack
+from wanact.errors import UserError
 from wanact.flying.record import MAX_BYTES, MAX_SEED, FlightError, FlightRecord
 
 VERSION = 1
@@ -30,7 +31,7 @@ _MAX_LINK_ACTIONS = 400
 _MAX_ID_CHARACTERS = 200
 
 
-class ComparisonError(ValueError):
+class ComparisonError(UserError):
     """A comparison that cannot be flown; the message is one sentence for the person who asked for it."""
 
 

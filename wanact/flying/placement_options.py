@@ -6,6 +6,8 @@ import argparse
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from wanact.errors import UserError
+
 Offload = Literal["none", "model", "group", "sequential"]
 Attention = Literal["auto", "native", "flash", "flash3", "sage"]
 
@@ -36,7 +38,7 @@ class FitOptions:
     def __post_init__(self) -> None:
         for name, choices in (("offload", get_args(Offload)), ("attention", get_args(Attention))):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+                raise UserError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
 
 
 NOTHING_SPECIAL = FitOptions()

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from wanact.errors import UserError
 from wanact.models.text import encode_prompts, prompt_clean
 from wanact.weights import layouts
 
@@ -121,7 +122,7 @@ class Prompts:
         with self._borrow():
             encoder = self.text_encoder if self.text_encoder is not None or self._load is None else self._load()
             if encoder is None:
-                raise ValueError("there is no text encoder to read the prompt with")
+                raise UserError("there is no text encoder to read the prompt with")
             for prompt in prompts:  # one by one: a batch differs in the last bit
                 made[prompt] = encode_prompts(self.tokenizer, encoder, [prompt], self.length)
                 if self.store is not None:

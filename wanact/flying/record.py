@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from wanact.actions import MAX_ACTIONS, ActionError, ActionTrack
+from wanact.errors import UserError
 from wanact.media.video import ImageError, open_image
 from wanact.shapes import num_pixel_frames
 
@@ -31,7 +32,7 @@ MAX_BYTES = 32 * 2**20
 MAX_SEED = 2**31 - 1
 
 
-class FlightError(ValueError):
+class FlightError(UserError):
     """A flight record that cannot be used; the message is one sentence for the person who opened it."""
 
 

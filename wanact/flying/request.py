@@ -11,6 +11,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from wanact import shapes
+from wanact.errors import UserError
 from wanact.media import video
 
 MAX_PROMPT_CHARACTERS = 10_000
@@ -21,7 +22,7 @@ MAX_SIDE = 4096
 MAX_PIXELS = 1280 * 1280
 
 
-class RequestError(ValueError):
+class RequestError(UserError):
     """A clip that cannot be drawn as asked; the message is one sentence for the person who asked."""
 
 

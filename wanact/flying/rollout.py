@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wanact import flow
 from wanact.actions import NUM_CHANNELS
+from wanact.errors import UserError
 from wanact.models.controller import WanActionController
 from wanact.models.kv_cache import KVCache
 from wanact.models.transformer import Actions, PreparedText
@@ -39,9 +40,9 @@ class CausalSettings:
     def __post_init__(self) -> None:
         for name in ("window", "num_inference_steps"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
+                raise UserError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
         if self.sampler not in get_args(Sampler):
-            raise ValueError(f"sampler={self.sampler!r} must be one of {', '.join(get_args(Sampler))}")
+            raise UserError(f"sampler={self.sampler!r} must be one of {', '.join(get_args(Sampler))}")
 
 
 class CausalRollout:

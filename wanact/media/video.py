@@ -22,6 +22,8 @@ from einops import rearrange
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from wanact.errors import UserError
+
 MAX_IMAGE_PIXELS = 100_000_000
 MAX_IMAGE_BYTES = 64 * 2**20
 
@@ -29,11 +31,11 @@ MAX_IMAGE_BYTES = 64 * 2**20
 IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """An image that cannot be used; the message is one sentence for the person who chose it."""
 
 
-class VideoError(ValueError):
+class VideoError(UserError):
     """A clip that cannot be read; the message names the file."""
 
 
@@ -167,7 +169,7 @@ def write_mp4(
     """
     first, frames = _peek(frames)
     if not lossless and (first.shape[0] % 2 or first.shape[1] % 2):
-        raise ValueError(f"frames are {first.shape[0]} x {first.shape[1]}, height and width must be even")
+        raise UserError(f"frames are {first.shape[0]} x {first.shape[1]}, height and width must be even")
     path = Path(path)
     temporary = None
     try:

@@ -16,6 +16,7 @@ import torch
 from diffusers import AutoencoderKLWan, SchedulerMixin, UniPCMultistepScheduler, WanTransformer3DModel
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
+from wanact.errors import UserError
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.models.vae import CLASSES as VAE_CLASSES
 from wanact.models.vae import use_fast_operations
@@ -44,7 +45,7 @@ PIPELINE_INDEX = {
 _ON_DISK = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
 
 
-class ComponentError(ValueError):
+class ComponentError(UserError):
     """A part that cannot be built from what lies in its folder; the message names the file and what is wrong."""
 
 

@@ -12,6 +12,8 @@ from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor
 
+from wanact.errors import UserError
+
 # For each injection type, the parts of the controller that never receive a gradient under it. They are there all the
 # same, so that every checkpoint has the same names. With one key a frame the softmax is always 1, hence q and k.
 UNUSED_PARTS = {
@@ -96,15 +98,13 @@ class WanActionController(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         if injection_type not in INJECTION_TYPES:
-            raise ValueError(
-                f"injection_type={injection_type!r} is unknown; choose one of {', '.join(INJECTION_TYPES)}"
-            )
+            raise UserError(f"injection_type={injection_type!r} is unknown; choose one of {', '.join(INJECTION_TYPES)}")
         if hidden_size % num_heads:
-            raise ValueError(f"hidden_size={hidden_size} must be a multiple of num_heads={num_heads}")
+            raise UserError(f"hidden_size={hidden_size} must be a multiple of num_heads={num_heads}")
         layers = list(range(num_layers)) if inject_layers is None else inject_layers
         outside = [i for i in layers if not 0 <= i < num_layers]
         if outside:
-            raise ValueError(f"inject_layers {outside} are outside the transformer's layers 0 to {num_layers - 1}")
+            raise UserError(f"inject_layers {outside} are outside the transformer's layers 0 to {num_layers - 1}")
 
         self.injection_type = injection_type
         self.inject_layers = frozenset(layers)
@@ -166,7 +166,7 @@ class WanActionController(ModelMixin, ConfigMixin):
             action_binary, action_magnitude = action_binary[None], action_magnitude[None]
         num_actions = action_binary.shape[1]
         if first is None and num_actions > limit:
-            raise ValueError(f"the track has {num_actions} actions, but this controller was built for {limit} at most")
+            raise UserError(f"the track has {num_actions} actions, but this controller was built for {limit} at most")
 
         weight = self.action_embed[0].weight
         binary, magnitude = (x.to(weight.device, weight.dtype) for x in (action_binary, action_magnitude))
@@ -295,7 +295,7 @@ def require_actions(num_actions: int, num_latent_frames: int) -> None:
             first.
     """
     if num_actions != num_latent_frames - 1:
-        raise ValueError(
+        raise UserError(
             f"the track has {num_actions} actions, but a clip of {num_latent_frames} latent frames "
             f"needs {num_latent_frames - 1}: one for each latent frame after the first"
         )

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wanact.actions import FULL_DEFLECTION, ActionTrack
+from wanact.errors import UserError
 from wanact.shapes import TEMPORAL_STRIDE, num_actions
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "idm"
@@ -31,7 +32,7 @@ FULL = tuple(FULL_DEFLECTION[i] for i in (0, 2, 4, 6))
 MAX_BYTES = 16 * 2**20
 
 
-class IDMError(ValueError):
+class IDMError(UserError):
     """An inverse dynamics model that cannot be used; the message names the file."""
 
 
@@ -53,9 +54,9 @@ class IDMConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
         if len(self.channels) != 4 or min(*self.channels, self.hidden) < 1:
-            raise ValueError(f"channels={self.channels} and hidden={self.hidden} must be four numbers and one above 0")
+            raise UserError(f"channels={self.channels} and hidden={self.hidden} must be four numbers and one above 0")
         if self.height % 16 or self.width % 16 or min(self.height, self.width) < 16:
-            raise ValueError(f"{self.width} x {self.height} must be multiples of 16")
+            raise UserError(f"{self.width} x {self.height} must be multiples of 16")
 
 
 class InverseDynamics(nn.Module):

@@ -8,10 +8,12 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
+from wanact.errors import UserError
+
 LORA_PREFIX = "transformer"
 
 
-class OverlayError(ValueError):
+class OverlayError(UserError):
     """Weights that do not fit the transformer; the message names the first that does not."""
 
 

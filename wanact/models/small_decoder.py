@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wanact.errors import UserError
+
 WIDTHS = (256, 128, 64, 64)
 GROWTH = (1, 2, 2)  # in time, stage by stage: a latent frame becomes four
 
@@ -85,9 +87,7 @@ class SmallDecoder(nn.Module):
             decoder = cls(latent_channels, patch_size)
             decoder.load_state_dict(weights)
         except (KeyError, RuntimeError) as error:
-            raise ValueError(
-                f"these are no weights of a small decoder: {' '.join(str(error).split())[:200]}"
-            ) from error
+            raise UserError(f"these are no weights of a small decoder: {' '.join(str(error).split())[:200]}") from error
         return decoder.eval().requires_grad_(False)
 
     @torch.no_grad()

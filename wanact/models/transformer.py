@@ -22,6 +22,7 @@ from diffusers.utils import apply_lora_scale
 from einops import rearrange
 from torch import Tensor
 
+from wanact.errors import UserError
 from wanact.models.controller import WanActionController, require_actions
 from wanact.models.kv_cache import FrameView, KVCache, LayerMemory
 from wanact.models.rotary import Rotation, rotate
@@ -286,7 +287,7 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         width = self.config.num_attention_heads * self.config.attention_head_dim
         theirs, ours = (controller.config.hidden_size, controller.config.num_layers), (width, len(self.blocks))
         if theirs != ours:
-            raise ValueError(
+            raise UserError(
                 f"the controller was made for a transformer of width {theirs[0]} with {theirs[1]} layers, "
                 f"this one has width {ours[0]} and {ours[1]} layers"
             )

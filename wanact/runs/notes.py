@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from wanact.errors import UserError
 from wanact.files import CheckpointError, parse_json, read_bytes, write_json
 
 NOTES = "notes.json"
@@ -19,7 +20,7 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _lock = threading.Lock()
 
 
-class NoteError(ValueError):
+class NoteError(UserError):
     """A note that was not kept; the message is one sentence."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from wanact.errors import TakenError
 from wanact.runs import store
 from wanact.runs.store import (
     CONTROLLER,
@@ -38,7 +39,7 @@ def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: st
         CheckpointError: if a step is not there, or a checkpoint is damaged.
     """
     if out.exists():
-        raise FileExistsError(f"{out} exists; name a new folder for --out")
+        raise TakenError(f"{out} exists; name a new folder for --out")
     found = {info.step: info for info in store.list_checkpoints(run)}
     missing = [step for step in steps or [] if step not in found]
     if missing or not found:

@@ -8,8 +8,9 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import FileData, GradioModel
 
-from wanact.actions import CHANNELS, FULL_DEFLECTION, MAX_MAGNITUDE, ActionError, ActionTrack
-from wanact.flying.record import FlightError, FlightRecord
+from wanact.actions import CHANNELS, FULL_DEFLECTION, MAX_MAGNITUDE, ActionTrack
+from wanact.errors import UserError
+from wanact.flying.record import FlightRecord
 from wanact.ui.samples import Sample
 from wanact.ui.theme import asset
 
@@ -79,7 +80,7 @@ def read_plan(message: dict) -> dict:
         return {"problem": "The plan is too large; actions for a clip are a few kilobytes of JSON."}
     try:
         track = FlightRecord.parse(text).track if '"wanact_flight"' in text[:200] else ActionTrack.parse(text)
-    except (ActionError, FlightError) as error:
+    except UserError as error:
         return {"problem": f"The plan was not opened: {str(error).rstrip('.')}."}
     if isinstance(steps, int) and len(track) != steps:
         return {"problem": f"The plan was not opened: it has {len(track)} steps, but this clip needs {steps}."}

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from wanact.flying.placement import Clip, gpu_seconds, size_of
-from wanact.flying.request import RequestError
 from wanact.ui.pages.fly.desk import FlyDesk
 
 LONGEST = 300  # more is refused to any visitor
@@ -52,7 +51,7 @@ def clip_seconds(desk: FlyDesk) -> Callable[..., int]:
             height, width = desk.read_size(size)
             num_steps = int(defaults["num_inference_steps"] if steps is None else steps)
             has_guidance = float(defaults["guidance_scale"] if guidance is None else guidance) > 1
-        except (RequestError, TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError):
             return 5  # it will be refused
         clip = Clip(height, width, defaults["num_frames"], branches=2 if has_guidance else 1)
         needed = gpu_seconds(size_of(desk.engine.pipe.components), clip, num_steps)

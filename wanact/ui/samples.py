@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from wanact.errors import UserError
 from wanact.media.video import fit_image, open_image
 
 SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
@@ -66,7 +67,7 @@ def load_samples(folder: Path = SAMPLES) -> tuple[list[Sample], list[str]]:
         ]
         prompts = [str(prompt) for prompt in content.get("prompts", [])]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index} is damaged: {error!r}") from error
+        raise UserError(f"{index} is damaged: {error!r}") from error
     return [sample for sample in samples if sample.path.is_file()], prompts
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from wanact.errors import UserError
 from wanact.models.components import PARTS
 
 INDEX, METADATA = "model_index.json", "metadata.json"
@@ -49,7 +50,7 @@ _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 _PIPELINES = ("WanImageToVideoPipeline", "WanPipeline")
 
 
-class ModelDirError(ValueError):
+class ModelDirError(UserError):
     """A model directory that cannot be used; the message is one sentence that names the file."""
 
 

@@ -119,6 +119,15 @@ def load_components(
     return Components(**loaded, metadata=metadata, path=path)
 
 
+def load_part(part: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """One part of a model from a folder that holds it alone, as diffusers or transformers write it.
+
+    Raises:
+        ModelDirError: if it is missing or damaged.
+    """
+    return _Reader(Layout(layouts.DIFFUSERS, folder, {part: layouts.Source(folder)}), {}, dtype).load(part)
+
+
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     """Content of metadata.json, with `DEFAULTS` standing in for what is not said. Nothing else is read.
 
@@ -133,7 +142,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(defaults, dict):
         raise ModelDirError(f'"defaults" in {file} must be an object')
     metadata["defaults"] = DEFAULTS | defaults
-    _check_defaults(metadata["defaults"], file)
+    check_defaults(metadata["defaults"], file)
     _check_latent_rgb(metadata.get("latent_rgb"), file)
     if not isinstance(metadata.get("vae", {}), dict):
         raise ModelDirError(f'"vae" in {file} must be an object with latents_mean and latents_std')
@@ -271,7 +280,8 @@ def _check_together(loaded: dict[str, Any], path: Path) -> None:
 # Checking
 
 
-def _check_defaults(defaults: dict[str, Any], file: Path) -> None:
+def check_defaults(defaults: dict[str, Any], file: Path) -> None:
+    """Raise ModelDirError unless the defaults of a metadata.json are complete and can be flown."""
     for name, usual in DEFAULTS.items():
         value = defaults[name]
         kinds = str if isinstance(usual, str) else (int, float)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from wanact.errors import UserError
+
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -58,7 +60,7 @@ def _translate(name: str, rules: list[tuple[re.Pattern[str], str]], counts: Mapp
     return None
 
 
-class ConvertError(ValueError):
+class ConvertError(UserError):
     """Weights whose names or shapes are not those of the network; the message names the first ones."""
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wanact.errors import UserError
 from wanact.models.presets import TRANSFORMER
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.weights.names import NameMap
@@ -48,7 +49,7 @@ def infer_config(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any]) 
     num_heads = hints.get("num_heads") or hints.get("num_attention_heads")
     if num_heads is None:
         if width % HEAD_DIM:
-            raise ValueError(f"a width of {width} is no multiple of {HEAD_DIM}, so config.json must tell num_heads")
+            raise UserError(f"a width of {width} is no multiple of {HEAD_DIM}, so config.json must tell num_heads")
         num_heads = width // HEAD_DIM
     return TRANSFORMER | {
         "patch_size": list(patch_size),

@@ -12,6 +12,7 @@ from typing import Any
 
 from diffusers import AutoencoderKLWan
 
+from wanact.errors import UserError
 from wanact.models.presets import LATENTS_MEAN, LATENTS_STD, VAE
 from wanact.weights.names import NameMap
 
@@ -80,7 +81,7 @@ def infer_config(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any]) 
     base_dim, in_channels = shapes["encoder.conv_in.weight"][:2]
     patch_size = round((in_channels / 3) ** 0.5)
     if 3 * patch_size**2 != in_channels:
-        raise ValueError(f"{in_channels} input channels are not 3 * patch_size**2")
+        raise UserError(f"{in_channels} input channels are not 3 * patch_size**2")
     num_stages = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.down_blocks."))
     widths = [shapes[f"encoder.down_blocks.{stage}.resnets.0.conv1.weight"][0] for stage in range(num_stages)]
     temporal = [
@@ -105,7 +106,7 @@ def infer_config(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any]) 
     for name in ("latents_mean", "latents_std"):
         if name in hints:
             if not isinstance(hints[name], list) or len(hints[name]) != z_dim:
-                raise ValueError(f"{name} must be a list of {z_dim} numbers, one a channel")
+                raise UserError(f"{name} must be a list of {z_dim} numbers, one a channel")
             config[name] = hints[name]
     return config
 

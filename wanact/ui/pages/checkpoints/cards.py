@@ -18,9 +18,10 @@ from PIL import Image
 
 from wanact import control_card
 from wanact.control_card import ControlCard, card_path, load_card, load_cards, save_card
+from wanact.errors import UserError
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.request import RequestError
-from wanact.runs.store import CHECKPOINTS, CheckpointError
+from wanact.runs.store import CHECKPOINTS
 from wanact.ui.components import Component
 from wanact.ui.engine import BASE, CheckpointChoice, Engine
 from wanact.ui.gpu import on_gpu
@@ -65,7 +66,7 @@ class CardDesk:
             return {}
         try:
             choice = self.engine.find(checkpoint_id)
-        except CheckpointError as error:
+        except UserError as error:
             return {"id": checkpoint_id, "title": checkpoint_id, "note": sentence(error)}
         card = self.find_card(choice)
         state = {"id": choice.id, "title": _title(choice), "can_measure": self.can_measure and choice.id != BASE}
@@ -98,7 +99,7 @@ class CardDesk:
                     return
                 done, total = event
                 yield state | {"progress": done / total, "note": f"Flying probe {done} of {total}"}
-        except (CheckpointError, RequestError) as error:
+        except UserError as error:
             yield state | {"note": sentence(error), "can_measure": self.can_measure}
         except Exception:
             logger.exception("a control card failed")
@@ -229,5 +230,5 @@ def quick_card(engine: Engine, checkpoint_id: str) -> ControlCard:
             raise RequestError("no card has been measured, and a model of this size takes too long while one waits")
         *_, last = measure_quickly(engine, choice)
         return last  # pyright: ignore[reportReturnType]
-    except (CheckpointError, RequestError) as error:
+    except UserError as error:
         raise gr.Error(sentence(error), print_exception=False) from error

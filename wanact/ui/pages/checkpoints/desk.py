@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from wanact.errors import UserError
 from wanact.runs.index import Entry, Run
 from wanact.runs.log import read_curve
 from wanact.runs.notes import NoteError, read_notes, write_note
@@ -181,8 +182,10 @@ class Shelf:
         """Check and keep the files that a visitor has chosen, as Gradio has received them."""
         try:
             upload = self.engine.uploads.add([(Path(file).name, Path(file)) for file in files or []])
-        except (CheckpointError, OSError) as error:
-            return {"problem": sentence(error if isinstance(error, CheckpointError) else "the upload cannot be read")}
+        except UserError as error:
+            return {"problem": sentence(error)}
+        except OSError:
+            return {"problem": sentence("the upload cannot be read")}
         return {"upload": describe_upload(upload)}
 
     # ---- helpers -------------------------------------------------------------------------------------------
@@ -277,7 +280,7 @@ def _answering(function: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable
     def answer(message: Any) -> dict[str, Any]:
         try:
             return function(message if isinstance(message, dict) else {})
-        except (CheckpointError, NoteError) as error:
+        except UserError as error:
             return {"problem": sentence(error)}
         except OSError as error:
             return {"problem": sentence(error.strerror or "the disk did not answer")}

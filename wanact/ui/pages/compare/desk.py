@@ -17,15 +17,16 @@ import gradio as gr
 import numpy as np
 from gradio.data_classes import FileData, GradioModel
 
-from wanact.actions import ActionError, ActionTrack
+from wanact.actions import ActionTrack
 from wanact.control_card import measure_clip
+from wanact.errors import UserError
 from wanact.flying.comparison import TRUTH, Comparison, ComparisonError, Lane, Link, is_comparison
 from wanact.flying.pipeline import Cancelled
-from wanact.flying.record import FlightError, FlightRecord, image_sha256
+from wanact.flying.record import FlightRecord, image_sha256
 from wanact.flying.request import RequestError
 from wanact.media.likeness import gmsd, psnr_db, ssim
 from wanact.media.tiles import TileLayout, tile_clips
-from wanact.media.video import ImageError, fit_image, open_image, write_mp4
+from wanact.media.video import fit_image, open_image, write_mp4
 from wanact.runs.store import CheckpointError
 from wanact.ui.engine import Decoded, Denoised, Engine
 from wanact.ui.pages.fly.desk import FlyDesk, read_prompt, sentence
@@ -33,7 +34,6 @@ from wanact.ui.samples import Sample, load_samples, read_upload
 
 MAX_ACTIONS = 240  # of a live flight that is compared: a minute
 LETTERS = "ABCD"
-_BAD_REQUESTS = (RequestError, ImageError, ActionError, CheckpointError, ComparisonError, FlightError)
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class CompareDesk:
                 yield from self._fly(comparison, Path(folder))
         except Cancelled:
             yield CompareState(status="cancelled", message="Cancelled. Everything is as you left it.")
-        except _BAD_REQUESTS as error:
+        except UserError as error:
             yield from _fail(sentence(error))
         except OSError as error:
             logger.exception("a comparison could not be written")
@@ -153,7 +153,7 @@ class CompareDesk:
         """Check everything that a visitor sends.
 
         Raises:
-            RequestError, ImageError, ActionError, CheckpointError, ComparisonError, FlightError: in one sentence.
+            UserError: in one sentence.
         """
         if not isinstance(lanes, list):
             raise ComparisonError("The lanes are no list; expected two to four checkpoints.")
@@ -227,7 +227,7 @@ class CompareDesk:
                 self._finish(lane, truth, folder, flight.fps)
             except Cancelled:
                 raise
-            except (*_BAD_REQUESTS, ValueError) as error:
+            except UserError as error:
                 lane.state.status, lane.state.message = "failed", sentence(error)
             except Exception:
                 logger.exception("a lane failed")
@@ -375,7 +375,7 @@ class CompareDesk:
         try:
             text, link = (message.get("text"), message.get("link")) if isinstance(message, dict) else (None, None)
             return self._open_link(link) if isinstance(link, str) else self._open_text(text)
-        except _BAD_REQUESTS as error:
+        except UserError as error:
             raise gr.Error(sentence(error), title="It was not opened", print_exception=False) from error
 
     def _open_text(self, text: Any) -> dict[str, Any]:

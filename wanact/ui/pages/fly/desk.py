@@ -19,12 +19,12 @@ import numpy as np
 from PIL import Image
 
 from wanact import shapes
-from wanact.actions import ActionError, ActionTrack
+from wanact.actions import ActionTrack
+from wanact.errors import UserError
 from wanact.flying.pipeline import Cancelled
-from wanact.flying.record import FlightError, FlightRecord
+from wanact.flying.record import FlightRecord
 from wanact.flying.request import RequestError, clean_prompt
 from wanact.media.video import ImageError, fit_image, write_mp4
-from wanact.runs.store import CheckpointError
 from wanact.ui.components import ClipState
 from wanact.ui.engine import CheckpointChoice, Decoded, Denoised, Engine, Flight
 from wanact.ui.samples import read_upload
@@ -122,7 +122,7 @@ class FlyDesk:
             yield from self._draw(flight)
         except Cancelled:
             yield ClipState(status="cancelled", message="Cancelled. Everything is as you left it."), gr.skip()
-        except (RequestError, ImageError, ActionError, CheckpointError) as error:
+        except UserError as error:
             yield from _fail(sentence(error))
         except OSError as error:
             logger.exception("a clip could not be written")
@@ -150,7 +150,7 @@ class FlyDesk:
         """Check everything that a visitor sends; None stands for the model's default.
 
         Raises:
-            RequestError, ImageError, ActionError, CheckpointError: in one sentence.
+            UserError: in one sentence.
         """
         defaults = self.engine.defaults
         if not first_frame:
@@ -291,7 +291,7 @@ class FlyDesk:
             flight.track.require_length(self.engine.defaults["num_frames"])
             label = size_label(flight.image.height, flight.image.width)
             self.read_size(label)
-        except (FlightError, ActionError, RequestError) as error:
+        except UserError as error:
             raise gr.Error(sentence(error), title="The flight was not opened", print_exception=False) from error
         fields = asdict(flight) | {"image": flight.image, "track": flight.track, "size": label}
         choices, _ = self.engine.checkpoints()

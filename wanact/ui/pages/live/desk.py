@@ -30,13 +30,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wanact.actions import ActionError
-from wanact.flying.pipeline import OutOfMemory
-from wanact.flying.record import MAX_SEED, FlightError, FlightRecord
+from wanact.errors import UserError
+from wanact.flying.record import MAX_SEED, FlightRecord
 from wanact.flying.replay import resume
 from wanact.flying.request import RequestError
 from wanact.flying.stream import WanActStream
-from wanact.media.video import ImageError
 from wanact.runs.store import CHECKPOINTS, RUN_CONFIG, CheckpointError, read_json
 from wanact.shapes import TEMPORAL_STRIDE
 from wanact.ui.engine import CheckpointChoice, Engine
@@ -267,7 +265,7 @@ class LiveDesk:
             yield from self._stand_in_line(flight_id, ticket, mailbox)
             flight = yield from self._take_off(flight_id, before, order, choice, first_frame, prompt, seed)
             yield from self._fly(flight_id, flight, mailbox)
-        except (RequestError, ImageError, ActionError, CheckpointError, FlightError, OutOfMemory) as error:
+        except UserError as error:
             yield {
                 "kind": "failed",
                 "flight": flight_id,

@@ -14,8 +14,8 @@ import numpy as np
 from gradio.data_classes import FileData, GradioModel
 from PIL import Image
 
-from wanact.flying.record import MAX_SEED, FlightError
-from wanact.flying.request import RequestError
+from wanact.errors import UserError
+from wanact.flying.record import MAX_SEED
 from wanact.ui.components import CheckpointPicker, Component, FrameInput, SampleGallery, picked
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent, on_gpu
@@ -161,7 +161,7 @@ def _save(desk: LiveDesk, wanted: Any) -> Iterator[SavedFile]:
     with tempfile.TemporaryDirectory(prefix="wanact-") as folder:
         try:
             path, caption = desk.save(wanted.get("flight"), what, Path(folder))
-        except (RequestError, FlightError, OSError) as error:
+        except (UserError, OSError) as error:
             yield SavedFile(problem=sentence(getattr(error, "strerror", None) or error))
         else:
             yield SavedFile(file=FileData(path=str(path), orig_name=path.name), caption=caption)
