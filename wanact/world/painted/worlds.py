@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from wanact.errors import UserError
 from wanact.world.painted import landmarks, terrain
 from wanact.world.painted.palettes import BIOMES, CAPTIONS, TIMES, WEATHERS, Biome, TimeOfDay, Weather
 from wanact.world.painted.sky import haze_ring, paint_sky
@@ -50,7 +51,7 @@ def _choose(kind: str, options: tuple, name: str | None, drawn: int):
     for option in options:
         if name == option.name or name == option.name.split(" ", 1)[-1] or name == option.name.split()[-1]:
             return option
-    raise ValueError(f"{kind}={name!r} is not one of {', '.join(option.name for option in options)}")
+    raise UserError(f"{kind}={name!r} is not one of {', '.join(option.name for option in options)}")
 
 
 def make_world(seed: int, biome: str | None = None, time: str | None = None, weather: str | None = None) -> World:
@@ -61,7 +62,7 @@ def make_world(seed: int, biome: str | None = None, time: str | None = None, wea
         biome, time, weather: names as in palettes.py to have instead of the seed's own.
 
     Raises:
-        ValueError: if there is no biome, time or weather of that name.
+        UserError: if there is no biome, time or weather of that name.
     """
     rng = np.random.default_rng([seed, 20])
     drawn = (
