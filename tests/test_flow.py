@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch.testing import assert_close
 
 from wanact import flow
+from wanact.errors import UserError
 
 
 @pytest.fixture
@@ -76,3 +77,20 @@ def test_each_latent_frame_can_have_its_own_sigma(latents_and_noise):
 def test_useless_settings_are_refused(num_steps, shift, message):
     with pytest.raises(ValueError, match=message):
         flow.inference_sigmas(num_steps, shift)
+
+
+def test_clean_latents_and_velocity_are_two_words_for_the_same(latents_and_noise):
+    data, noise = latents_and_noise
+    for sigma in (0.05, 0.5, 1.0):
+        noisy = flow.interpolate(data, noise, sigma)
+        velocity = flow.velocity_of(data, noisy, sigma, "sample")
+        assert_close(velocity, flow.velocity_target(data, noise), atol=1e-4, rtol=1e-4)
+        assert flow.velocity_of(velocity, noisy, sigma, "flow_prediction") is velocity
+        assert_close(flow.euler_step(noisy, velocity, sigma, 0.0), data, atol=1e-4, rtol=1e-4)
+
+
+def test_the_scheduler_says_what_is_predicted():
+    for kind in ("flow_prediction", "sample"):
+        assert flow.prediction_of(UniPCMultistepScheduler(prediction_type=kind)) == kind
+    with pytest.raises(UserError, match="prediction_type 'epsilon' cannot be flown"):
+        flow.prediction_of(UniPCMultistepScheduler(prediction_type="epsilon"))

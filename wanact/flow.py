@@ -1,15 +1,46 @@
 """Flow matching: one copy of the formulas for training and for flying.
 
-A noisy sample is (1 - sigma) * data + sigma * noise, with sigma from 0 (data) to 1 (noise), and the
-model predicts the velocity d sample / d sigma = noise - data. Vidar writes the same with t = 1 - sigma.
+A noisy sample is (1 - sigma) * data + sigma * noise, with sigma from 0 (data) to 1 (noise). What is followed and
+compared is the velocity d sample / d sigma = noise - data. Vidar writes the same with t = 1 - sigma. A network predicts
+it, as Wan does, or the data itself, which a narrow network does better: its output need not carry the noise. The
+scheduler's configuration says which (`prediction_type`), in diffusers' words.
 
 Source: Lipman et al. 2023 (arXiv:2210.02747); the shift is Esser et al. 2024 (arXiv:2403.03206), eq. 23.
 """
 
 from __future__ import annotations
 
+from typing import Any, Literal, get_args
+
 import torch
 from torch import Tensor
+
+from wanact.errors import UserError
+
+Prediction = Literal["flow_prediction", "sample"]
+
+_SMALLEST_SIGMA = 1e-3  # a clean frame has sigma 0, and nobody asks for its velocity
+
+
+def prediction_of(scheduler: Any) -> Prediction:
+    """What networks that fly with this scheduler of diffusers predict: the velocity, or clean latents.
+
+    Raises:
+        UserError: for any other kind of prediction.
+    """
+    kind = getattr(scheduler.config, "prediction_type", None) or "flow_prediction"
+    if kind not in get_args(Prediction):
+        known = " or ".join(get_args(Prediction))
+        raise UserError(f"the scheduler's prediction_type {kind!r} cannot be flown; expected {known}")
+    return kind
+
+
+def velocity_of(output: Tensor, noisy: Tensor, sigma: Tensor | float, prediction: Prediction) -> Tensor:
+    """The velocity that a network's output stands for; `sigma` broadcasts against the latents."""
+    if prediction == "flow_prediction":
+        return output
+    sigma = torch.as_tensor(sigma, dtype=torch.float32, device=output.device)
+    return (noisy.float() - output.float()) / sigma.clamp_min(_SMALLEST_SIGMA)
 
 
 def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
@@ -26,7 +57,7 @@ def interpolate(latents: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor
 
 
 def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
-    """What the model has to predict, at every sigma alike."""
+    """The velocity itself, at every sigma alike."""
     return noise - latents
 
 

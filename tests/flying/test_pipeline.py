@@ -109,8 +109,11 @@ def test_the_base_equals_stock_diffusers(pipe, image, tiny_model_dir, guidance_s
     assert_close(torch.from_numpy(ours).float(), torch.from_numpy(expected * 255), rtol=0, atol=0.51)
 
 
-def test_the_latents_equal_those_of_stock_diffusers(pipe, image, tiny_model_dir):
+@pytest.mark.parametrize("prediction", ["flow_prediction", "sample"])
+def test_the_latents_equal_those_of_stock_diffusers(pipe, image, tiny_model_dir, prediction, monkeypatch):
     stock = WanImageToVideoPipeline.from_pretrained(tiny_model_dir)
+    stock.scheduler.register_to_config(prediction_type=prediction)
+    monkeypatch.setattr(pipe.components, "scheduler", stock.scheduler)
     stock.set_progress_bar_config(disable=True)
     size = SMALL | {"num_inference_steps": 3}
     generator = torch.Generator().manual_seed(0)

@@ -181,6 +181,9 @@ class LossConfig:
     loss_weighting: Literal["none", "bell"] = HfArg(default="none", help="bell: less at both ends, as DiffSynth")
     prompt_dropout: float = HfArg(default=0.1, help="fraction of samples trained without prompt, for guidance")
     action_dropout: float = HfArg(default=0.0, help="fraction of samples trained with no action")
+    first_frame_dropout: float = HfArg(
+        default=0.0, help="fraction of samples trained without first frame: from words alone, as Wan2.2-TI2V is"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_timestep_boundary < self.max_timestep_boundary <= 1:
@@ -190,6 +193,7 @@ class LossConfig:
             )
         _fraction(self, "prompt_dropout", inclusive=True)
         _fraction(self, "action_dropout", inclusive=True)
+        _fraction(self, "first_frame_dropout", inclusive=True)
         if self.sigma_std <= 0 or (self.sigma_shift is not None and self.sigma_shift <= 0):
             raise ConfigError("--sigma_std and --sigma_shift must be above 0")
 

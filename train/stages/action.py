@@ -78,9 +78,10 @@ class ActionStage(FlowStage):
 
     def predict(self, noisy: Tensor, timestep: Tensor, context: Tensor, batch: dict[str, Any]) -> Tensor:
         actions = (batch["binary"], batch["magnitude"])
-        return self.transformer(
+        output = self.transformer(
             noisy, timestep, context, return_dict=False, actions=actions, controller=self.controller
         )[0]
+        return self.velocity(output, noisy, timestep)
 
     def export(self, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         prefix = "action_controller."

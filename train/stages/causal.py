@@ -185,7 +185,7 @@ class CausalStage(ActionStage):
         actions, late = (batch["binary"], batch["magnitude"]), int(batch.get("late", 0))
         prepared = transformer.prepare_actions(actions, controller, len(both), T, first=late or None)
         frames = 2 if prepared.ndim == 5 else 1  # keys and values lie before the batch
-        return transformer(
+        output = transformer(
             both,
             timestep,
             context,
@@ -194,6 +194,7 @@ class CausalStage(ActionStage):
             controller=controller,
             view=FrameView.teacher_forcing(T, self.settings.window),
         )[0][:, :, T:]
+        return self.velocity(output, both[:, :, T:], timestep[:, T:])
 
     @torch.no_grad()
     def _history(self, batch: dict[str, Any], context: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,7 +203,9 @@ class CausalStage(ActionStage):
         if not len(batch["own_sigma"]):
             return flow.interpolate(latents, noise, _per_frame(sigma)), sigma
         first, level, late = latents[:, :, :1], batch["own_sigma"], int(batch["late"])
-        rollout = CausalRollout(self.transformer, self.controller, context, first, [], self._settings, late)
+        rollout = CausalRollout(
+            self.transformer, self.controller, context, first, [], self._settings, late, self.prediction
+        )
         frames = [first]
         for t in range(1, latents.shape[2]):
             noisy = flow.interpolate(latents[:, :, t : t + 1], noise[:, :, t : t + 1], _per_frame(level))
@@ -241,6 +244,7 @@ class CausalStage(ActionStage):
                 first,
                 flow.inference_sigmas(steps, self.defaults["flow_shift"]).tolist(),
                 self._settings,
+                prediction=self.prediction,
             )
             frames = rollout.clip(
                 (batch["binary"], batch["magnitude"]),

@@ -37,7 +37,7 @@ MAX_WHOLE_ENCODE_PIXELS = 256 * 256
 
 
 class FlowStage(Stage):
-    """Predict the velocity of noisy latents whose first frame is clean.
+    """Predict the velocity of noisy latents whose first frame is clean, or what the model's scheduler says instead.
 
     Subclasses say what is trained (`build`) and whether rows have actions.
     """
@@ -76,6 +76,8 @@ class FlowStage(Stage):
         self.num_frames = config.data.num_frames or defaults["num_frames"]
         self.num_latent_frames = shapes.num_latent_frames(self.num_frames)
         self.text_length = int(defaults["max_sequence_length"])
+        scheduler = model_dir.load_components(self.directory, parts=("scheduler",)).scheduler
+        self.prediction = flow.prediction_of(scheduler)
         self.choices = sorted({min(c, self.num_latent_frames) for c in config.data.num_latent_frames_choices or []})
         loss = config.loss
         shift = loss.sigma_shift if loss.sigma_shift is not None else float(defaults["flow_shift"])
@@ -261,7 +263,9 @@ class FlowStage(Stage):
         noise = torch.stack([torch.randn(latents.shape[1:], generator=draw.generator("noise")) for draw in draws])
         uniform = torch.stack([torch.rand((), generator=draw.generator("sigma")) for draw in draws])
         sigma = self.sigmas.sigma(uniform)
+        dropped = torch.tensor([draw_fraction(d, "first_frame") < self.config.loss.first_frame_dropout for d in draws])
         batch = {"latents": latents, "noise": noise, "sigma": sigma, "weight": self.sigmas.weight(sigma)}
+        batch["from_words"] = dropped
         return batch | self._prompts(draws) | self.conditions(draws, frames)
 
     def _prefix(self, draw: Draw) -> int:
@@ -293,14 +297,15 @@ class FlowStage(Stage):
     def loss(self, batch: dict[str, Any], phase: str) -> StepLoss:
         latents, noise, sigma = batch["latents"], batch["noise"], batch["sigma"]
         noisy = flow.interpolate(latents, noise, sigma.view(-1, 1, 1, 1, 1))
-        noisy[:, :, :1] = latents[:, :, :1]
         timestep = (1000.0 * sigma)[:, None].repeat(1, latents.shape[2])  # [B, T]
-        timestep[:, 0] = 0.0
+        given = ~batch["from_words"]  # samples whose first frame is known
+        noisy[given, :, :1] = latents[given, :, :1]
+        timestep[given, 0] = 0.0
         with self._offload():
             velocity = self.predict(noisy, timestep, self._context(batch), batch)
-        counted = torch.ones(1, 1, latents.shape[2], 1, 1, device=latents.device)
-        counted[:, :, 0] = 0
-        loss = flow_matching_loss(velocity, latents, noise, counted.expand(len(latents), -1, -1, -1, -1))
+        counted = torch.ones(len(latents), 1, latents.shape[2], 1, 1, device=latents.device)
+        counted[given, :, 0] = 0
+        loss = flow_matching_loss(velocity, latents, noise, counted)
         return StepLoss(loss * batch["weight"], {"velocity_error": loss.detach()})
 
     def _context(self, batch: dict[str, Any]) -> Tensor:
@@ -310,7 +315,11 @@ class FlowStage(Stage):
 
     def predict(self, noisy: Tensor, timestep: Tensor, context: Tensor, batch: dict[str, Any]) -> Tensor:
         """Velocity [B, C, T, h, w]."""
-        return self.transformer(noisy, timestep, context, return_dict=False)[0]
+        return self.velocity(self.transformer(noisy, timestep, context, return_dict=False)[0], noisy, timestep)
+
+    def velocity(self, output: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """The velocity that the transformer's output stands for; `timestep` is [B, T]."""
+        return flow.velocity_of(output, noisy, timestep[:, None, :, None, None] / 1000.0, self.prediction)
 
     def _offload(self) -> Any:
         offload = self.config.model.use_gradient_checkpointing_offload and self.device.type != "cpu"

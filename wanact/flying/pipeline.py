@@ -181,6 +181,11 @@ class WanActPipeline:
         return self.metadata["defaults"]
 
     @property
+    def prediction(self) -> flow.Prediction:
+        """What the transformer predicts, as the model's scheduler has it."""
+        return flow.prediction_of(self.components.scheduler)
+
+    @property
     def device(self) -> torch.device:
         """Where the networks compute; offloaded ones are elsewhere in between."""
         return self.placement.device
@@ -410,10 +415,12 @@ class WanActPipeline:
             text, prepared = self._prepare(transformer, context.split(1 if apart else len(context)), actions, request)
             for step, t in enumerate(scheduler.timesteps):
                 latents[:, :, :1] = first_latent
-                velocity = self._velocity(latents, t, text, prepared, request.guidance_scale)
-                noisy, latents = latents, scheduler.step(velocity, t, latents, return_dict=False)[0]
+                output = self._predict(latents, t, text, prepared, request.guidance_scale)
+                noisy, latents = latents, scheduler.step(output, t, latents, return_dict=False)[0]
                 if on_step is not None:
-                    clean = flow.euler_step(noisy, velocity, scheduler.sigmas[step].to(noisy.device), 0.0)
+                    sigma = scheduler.sigmas[step].to(noisy.device)
+                    velocity = flow.velocity_of(output, noisy, sigma, self.prediction)
+                    clean = flow.euler_step(noisy, velocity, sigma, 0.0)
                     clean[:, :, :1] = first_latent
                     on_step(Progress(step + 1, total, clean))
         latents[:, :, :1] = first_latent
@@ -440,7 +447,9 @@ class WanActPipeline:
         sigmas = flow.inference_sigmas(request.num_inference_steps, self.defaults["flow_shift"]).tolist()
         with self.placement.using("transformer") as transformer:
             text = self._read_text(transformer, context[:1])
-            rollout = CausalRollout(transformer, self.controller, text, first_latent, sigmas, self.causal)
+            rollout = CausalRollout(
+                transformer, self.controller, text, first_latent, sigmas, self.causal, prediction=self.prediction
+            )
             for frame, latent in enumerate(rollout.clip(actions, total, draw_noise), start=1):
                 latents[:, :, frame : frame + 1] = latent
                 if on_step is not None:
@@ -460,7 +469,7 @@ class WanActPipeline:
             return text, None
         return text, transformer.prepare_actions(actions, self.controller, 1, request.num_latent_frames)
 
-    def _velocity(
+    def _predict(
         self,
         latents: Tensor,
         t: Tensor,
@@ -468,7 +477,7 @@ class WanActPipeline:
         actions: Tensor | None,
         guidance_scale: float,
     ) -> Tensor:
-        """Guided velocity [1, C, T, h, w], float32."""
+        """Guided prediction of the transformer, [1, C, T, h, w], float32."""
         transformer, branches = self.components.transformer, 1 if guidance_scale <= 1 else 2
         batch = branches // len(text)
         timestep = t.float().repeat(batch, latents.shape[2])  # [1 or 2, T]

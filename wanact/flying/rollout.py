@@ -56,6 +56,7 @@ class CausalRollout:
         sigmas: noise levels of the steps that draw a frame, from 1 down to 0.
         settings: window and sampler.
         late: actions that went before, where the flight is taken up in its middle.
+        prediction: what the transformer predicts.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class CausalRollout:
         sigmas: Sequence[float],
         settings: CausalSettings,
         late: int = 0,
+        prediction: flow.Prediction = "flow_prediction",
     ):
         self.transformer = transformer
         self.controller = controller
@@ -74,6 +76,7 @@ class CausalRollout:
         self.late = late
         self.sigmas = [float(sigma) for sigma in sigmas]
         self.sampler = settings.sampler
+        self.prediction: flow.Prediction = prediction
         self._dtype = transformer.dtype  # diffusers goes through all modules to find it
         h, w = first_latent.shape[3:]
         self.cache = KVCache(transformer, (h, w), settings.window, batch_size=len(first_latent))
@@ -149,7 +152,7 @@ class CausalRollout:
         return self.transformer.prepare_frame_action(action, self.controller, frame + self.late)
 
     def _velocity(self, latent: Tensor, timestep: Tensor, action: Tensor | None) -> Tensor:
-        return self.transformer(
+        output = self.transformer(
             latent.to(self._dtype),
             timestep,
             self.text,
@@ -158,3 +161,4 @@ class CausalRollout:
             controller=None if action is None else self.controller,
             view=self.cache,
         )[0].float()
+        return flow.velocity_of(output, latent, timestep.view(-1, 1, 1, 1, 1) / 1000.0, self.prediction)

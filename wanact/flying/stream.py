@@ -418,7 +418,13 @@ class WanActStream:
         """Make keys and values, and the decoder's memory, from the past."""
         pipe, self._to_remember, self._decoder_before = self.pipe, None, None
         self._rollout = CausalRollout(
-            pipe.components.transformer, pipe.controller, self._first_text, self._first, self._sigmas, self._settings
+            pipe.components.transformer,
+            pipe.controller,
+            self._first_text,
+            self._first,
+            self._sigmas,
+            self._settings,
+            prediction=pipe.prediction,
         )
         past = list(self._past)[-self._warm_up :]
         self._rollout.cache.skip(self.num_frames - len(past))

@@ -40,9 +40,11 @@ def test_a_causal_run_flies_as_a_clip_and_live_with_the_same_frames(trained, mod
     assert pipe.causal is None
 
 
-def test_one_pass_with_teacher_forcing_has_the_loss_of_flying(trained):
+@pytest.mark.parametrize("prediction", ["flow_prediction", "sample"])
+def test_one_pass_with_teacher_forcing_has_the_loss_of_flying(trained, prediction, monkeypatch):
     """A frame's velocity in the loss's one pass is that of a flight with the same past."""
     stage = trained.stage
+    monkeypatch.setattr(stage, "prediction", prediction)
     batch = stage.load([Draw(0, 0, 0, 0, "test")])
     latents, T = batch["latents"], batch["latents"].shape[2]
     clean = torch.cat([latents, batch["noise"]], dim=2)
@@ -53,7 +55,7 @@ def test_one_pass_with_teacher_forcing_has_the_loss_of_flying(trained):
         from wanact.flying.rollout import CausalRollout
 
         rollout = CausalRollout(stage.transformer, stage.controller, context, latents[:, :, :1], [1.0, 0.0],
-                                stage._settings)  # fmt: skip
+                                stage._settings, prediction=prediction)  # fmt: skip
         for frame in range(1, T):
             action = tuple(batch[name][:, frame - 1 : frame] for name in ("binary", "magnitude"))
             noise = batch["noise"][:, :, frame : frame + 1]

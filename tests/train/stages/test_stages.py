@@ -182,6 +182,10 @@ def test_magnitudes_reach_the_model_scaled_and_frame_zero_is_clean(run, tmp_path
     stage.predict = predict
     stage.loss(batch, "main")
     assert torch.equal(seen["noisy"][:, :, 0], batch["latents"][:, :, 0])
+    stage.loss(batch | {"from_words": torch.tensor([True])}, "main")
+    assert not torch.equal(seen["noisy"][:, :, 0], batch["latents"][:, :, 0]), "from words alone"
+    assert float(seen["timestep"][0, 0]) == float(seen["timestep"][0, 1]) == pytest.approx(1000 * float(batch["sigma"]))
+    stage.loss(batch, "main")
     assert float(seen["timestep"][0, 0]) == 0 and float(seen["timestep"][0, 1]) == pytest.approx(
         1000 * float(batch["sigma"])
     )
