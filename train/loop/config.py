@@ -20,6 +20,7 @@ from transformers.hf_argparser import HfArg, HfArgumentParser
 from wanact import shapes
 from wanact.actions import DEFAULT_MAGNITUDE_SCALE
 from wanact.errors import UserError
+from wanact.models.injection import INJECTION_TYPES
 
 
 class ConfigError(UserError):
@@ -89,7 +90,7 @@ class ModelConfig:
         default=None, help="named configuration (wan_ti2v_5b, nano, ...) or a JSON object"
     )
     action_injection_type: str | None = HfArg(
-        default=None, help="cross_attn_frame, adaln_tmod, add_residual or cross_attn_channels, over the configuration's"
+        default=None, help=f"over the configuration's: {', '.join(INJECTION_TYPES)}"
     )
     action_initial_scale: float | None = HfArg(default=None, help="initial output scale, over the configuration's")
     action_controller_checkpoint: str | None = HfArg(

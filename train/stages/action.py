@@ -14,7 +14,8 @@ from train.loop.config import ConfigError, TrainConfig
 from train.loop.seeding import Draw
 from train.stages.flow import FlowStage, draw_fraction
 from train.stages.i2v import seeded
-from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, INJECTION_TYPES, WanActionController
+from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, WanActionController
+from wanact.models.injection import INJECTION_TYPES
 from wanact.runs.store import CONTROLLER, RUN_CONFIG, TRANSFORMER, CheckpointError, load_weights
 
 LORA_SETTINGS = ("lora_base_model", "lora_target_modules", "lora_rank", "lora_checkpoint")

@@ -184,13 +184,12 @@ class CausalStage(ActionStage):
         transformer, controller = networks or (self.transformer, self.controller)
         actions, late = (batch["binary"], batch["magnitude"]), int(batch.get("late", 0))
         prepared = transformer.prepare_actions(actions, controller, len(both), T, first=late or None)
-        frames = 2 if prepared.ndim == 5 else 1  # keys and values lie before the batch
         output = transformer(
             both,
             timestep,
             context,
             return_dict=False,
-            actions=torch.cat([prepared, prepared], dim=frames),
+            actions=torch.cat([prepared, prepared], dim=controller.injection.frame_dim),
             controller=controller,
             view=FrameView.teacher_forcing(T, self.settings.window),
         )[0][:, :, T:]

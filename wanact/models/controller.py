@@ -9,20 +9,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from einops import rearrange
 from torch import Tensor
 
 from wanact.errors import UserError
-
-# For each injection type, the parts of the controller that never receive a gradient under it. They are there all the
-# same, so that every checkpoint has the same names. With one key a frame the softmax is always 1, hence q and k.
-UNUSED_PARTS = {
-    "cross_attn_frame": ("q_proj", "k_proj", "q_norm", "k_norm", "action_to_tmod", "action_to_residual"),
-    "adaln_tmod": ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm", "action_to_residual"),
-    "add_residual": ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm", "action_to_tmod"),
-    "cross_attn_channels": ("action_to_tmod", "action_to_residual"),
-}
-INJECTION_TYPES = tuple(UNUSED_PARTS)
+from wanact.models.injection import COMMON_PARTS, INJECTION_TYPES
 
 _TI2V_5B = dict(
     action_dim=8,
@@ -54,15 +44,8 @@ ACTION_CONTROLLER_CONFIGS: dict[str, dict[str, Any]] = {
 class WanActionController(ModelMixin, ConfigMixin):
     """Steers a Wan transformer with one action per latent frame; latent frame 0 is the first frame and takes none.
 
-    One controller serves all layers; `output_scale[i]` is what layer i takes of it. In four ways:
-
-    - `cross_attn_frame`: every token of a latent frame attends to its own frame's action. That is one key, whose
-      softmax is always 1, so the attention's output is `o_proj(v_proj(action))`, computed once per clip.
-    - `adaln_tmod`: the action is projected to the six terms of the time modulation and added there, layer i
-      receiving `output_scale[i]` times the projection.
-    - `add_residual`: the action is projected to the width of the tokens and added after the layer.
-    - `cross_attn_channels`: every token attends to eight keys of its frame, one a channel: `cross_attn_frame` with
-      something to choose between. Only this type has the parameter `channel_embed`.
+    One controller serves all layers; `output_scale[i]` is what layer i takes of it. How an action reaches a layer is
+    said by the injection type, a class of `wanact.models.injection`.
 
     Args:
         action_dim: channels A of an action; the network reads 2A numbers, binary and scaled magnitude.
@@ -107,6 +90,7 @@ class WanActionController(ModelMixin, ConfigMixin):
             raise UserError(f"inject_layers {outside} are outside the transformer's layers 0 to {num_layers - 1}")
 
         self.injection_type = injection_type
+        self.injection = INJECTION_TYPES[injection_type]
         self.inject_layers = frozenset(layers)
         self.num_heads = num_heads
 
@@ -123,13 +107,11 @@ class WanActionController(ModelMixin, ConfigMixin):
         self.k_norm = nn.RMSNorm(K, eps=1e-5) if qk_norm else nn.Identity()
         self.output_scale = nn.Parameter(torch.full((num_layers,), float(initial_scale)))
         self.drop = nn.Dropout(dropout)  # under the name `dropout` diffusers would find the configuration value
-        if injection_type == "cross_attn_channels":
-            # What tells the eight keys apart: for each channel a constant, and what its binary and magnitude weigh.
-            self.channel_embed = nn.Parameter(torch.randn(action_dim, 3, D) * 0.02)
+        self.injection.make(self, action_dim, D)
         self._freeze_unused()
 
     def _freeze_unused(self) -> None:
-        for name in UNUSED_PARTS[self.injection_type]:
+        for name in set(COMMON_PARTS) - set(self.injection.uses):
             getattr(self, name).requires_grad_(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> WanActionController:
@@ -151,7 +133,7 @@ class WanActionController(ModelMixin, ConfigMixin):
                 take the last one; None for the actions of a clip.
 
         Returns:
-            [B, T-1, D]; for `cross_attn_channels` one vector a channel, [B, T-1, A, D].
+            [B, T-1, D], or what the injection type makes of them.
 
         Raises:
             ValueError: if the two differ in shape, have not A channels, or are longer than the positions.
@@ -176,10 +158,7 @@ class WanActionController(ModelMixin, ConfigMixin):
         else:
             places = [min(place, limit - 1) for place in range(first, first + num_actions)]
             emb = emb + self.temporal_pos_embed[:, places]
-        if self.injection_type != "cross_attn_channels":
-            return emb
-        terms = torch.stack([torch.ones_like(binary), binary, magnitude], dim=-1)  # [B, T-1, A, 3]
-        return emb.unsqueeze(2) + torch.einsum("btai,aid->btad", terms, self.channel_embed)
+        return self.injection.embed(self, emb, binary, magnitude)
 
     def action_tmod(self, action_emb: Tensor) -> Tensor:
         """The six modulation terms of every action, before the layer's scale: [B, T-1, D] -> [B, T-1, 6, D]."""
@@ -193,71 +172,38 @@ class WanActionController(ModelMixin, ConfigMixin):
             with_first: whether latent frame 0, which has no action, stands before the frames that have one.
 
         Returns:
-            `adaln_tmod`: modulation terms [B, T, 6, D]; `cross_attn_frame` and `add_residual`: residuals [B, T, D];
-            `cross_attn_channels`: keys and values [2, B, T, A, D]. All are zero at latent frame 0, which makes it take
-            nothing.
+            What the injection type prepares, zero at latent frame 0, which makes it take nothing.
         """
-        front = int(with_first)
-        if self.injection_type == "cross_attn_channels":
-            key = rearrange(self.k_proj(action_emb), "b t a (n k) -> b t a n k", n=self.num_heads)
-            keys_values = torch.stack([self.k_norm(key).flatten(-2), self.v_proj(action_emb)])
-            return F.pad(keys_values, (0, 0, 0, 0, front, 0))
-        if self.injection_type == "adaln_tmod":
-            return F.pad(self.drop(self.action_tmod(action_emb)), (0, 0, 0, 0, front, 0))
-        if self.injection_type == "add_residual":
-            residual = self.action_to_residual(action_emb)
-        else:
-            residual = self.o_proj(self.v_proj(action_emb))
-        return F.pad(self.drop(residual), (0, 0, front, 0))
+        prepared = self.injection.prepare(self, action_emb)
+        behind = prepared.ndim - 1 - self.injection.frame_dim
+        return F.pad(prepared, (*(0, 0) * behind, int(with_first), 0))
 
     def modulate(self, modulation: Tensor, prepared: Tensor, block_idx: int) -> Tensor:
-        """Time modulation of one layer with its actions added; unchanged for the other injection types.
+        """Time modulation of one layer with its actions added; unchanged if they reach the tokens instead.
 
         Args:
             modulation: [B, n, 6, D], where n is 1, the T latent frames or the L tokens.
-            prepared: from `prepare`, [B or 1, T, 6, D].
+            prepared: from `prepare`.
             block_idx: the layer.
 
         Returns:
             [B, T, 6, D], or [B, L, 6, D] if it came per token.
         """
-        if self.injection_type != "adaln_tmod" or not self.should_inject(block_idx):
+        if not self.should_inject(block_idx):
             return modulation
-        delta = prepared * self.output_scale[block_idx]
-        T = delta.shape[1]
-        if modulation.shape[1] in (1, T):
-            return modulation + delta
-        return (modulation.unflatten(1, (T, -1)) + delta.unsqueeze(2)).flatten(1, 2)
+        return self.injection.modulate(self, modulation, prepared, self.output_scale[block_idx])
 
     def inject(self, hidden_states: Tensor, prepared: Tensor, block_idx: int) -> Tensor:
-        """Tokens after one layer with their frames' actions added; unchanged for `adaln_tmod`.
+        """Tokens after one layer with their frames' actions added; unchanged if they reach the modulation instead.
 
         Args:
             hidden_states: [B, L, D], frame after frame.
             prepared: from `prepare`, for the same clip.
             block_idx: the layer.
         """
-        if self.injection_type == "adaln_tmod" or not self.should_inject(block_idx):
+        if not self.should_inject(block_idx):
             return hidden_states
-        scale = self.output_scale[block_idx]
-        if self.injection_type == "cross_attn_channels":
-            frames = hidden_states.unflatten(1, (prepared.shape[2], -1))
-            out = frames + scale * self.drop(self._attend_to_channels(frames, *prepared))
-        else:
-            out = hidden_states.unflatten(1, (prepared.shape[1], -1)) + (scale * prepared).unsqueeze(2)
-        return out.flatten(1, 2).type_as(hidden_states)
-
-    def _attend_to_channels(self, frames: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention of [B, T, hw, D] tokens to keys and values [B or 1, T, A, D] of their own frame."""
-        B, T = frames.shape[:2]
-        query = rearrange(self.q_proj(frames), "b t p (n k) -> b t p n k", n=self.num_heads)
-        query = rearrange(self.q_norm(query), "b t p n k -> (b t) n p k")
-        key, value = (
-            rearrange(x.expand(B, -1, -1, -1), "b t a (n k) -> (b t) n a k", n=self.num_heads).type_as(query)
-            for x in (key, value)
-        )
-        out = F.scaled_dot_product_attention(query, key, value)
-        return self.o_proj(rearrange(out, "(b t) n p k -> b t p (n k)", b=B, t=T))
+        return self.injection.inject(self, hidden_states, prepared, self.output_scale[block_idx])
 
     def apply_action(self, hidden_states: Tensor, action_emb: Tensor, t: int, h: int, w: int, block_idx: int) -> Tensor:
         """`inject` from the action embedding itself: one layer's tokens [B, t*h*w, D] with their actions added.

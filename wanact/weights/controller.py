@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wanact.models.controller import WanActionController
+from wanact.models.injection import INJECTION_TYPES
 from wanact.weights.names import NameMap
 
 _MODULES = ("action_embed.0", "action_embed.2", "action_to_tmod", "action_to_residual", "q_norm", "k_norm")
@@ -13,9 +14,31 @@ _NAMES = (
     *(f"{module}.*" for module in (*_MODULES, *(f"{x}_proj" for x in "qkvo"))),
     "temporal_pos_embed",
     "output_scale",
-    "channel_embed",
 )
-NAMES = NameMap({name: name for name in _NAMES})
+
+
+class _Names(NameMap):
+    """The common parts' names, and those of the parts that injection types have of their own."""
+
+    def __init__(self) -> None:
+        super().__init__({name: name for name in _NAMES})
+
+    def to_diffusers(self, name: str, counts: Mapping[str, int] | None = None) -> str | None:
+        return name if _part_of(name) in _own_parts() else super().to_diffusers(name, counts)
+
+    def to_original(self, name: str, counts: Mapping[str, int] | None = None) -> str | None:
+        return name if _part_of(name) in _own_parts() else super().to_original(name, counts)
+
+
+def _part_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _own_parts() -> set[str]:
+    return {part for kind in INJECTION_TYPES.values() for part in kind.own_parts}
+
+
+NAMES = _Names()
 
 
 def infer_config(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,8 +61,10 @@ def infer_config(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any]) 
     }
     if qk_norm:
         told["num_heads"] = hidden_size // shapes["q_norm.weight"][0]
-    if "channel_embed" in shapes:
-        told["injection_type"] = "cross_attn_channels"
+    parts = {_part_of(name) for name in shapes}
+    kinds = [kind.name for kind in INJECTION_TYPES.values() if kind.own_parts and parts.issuperset(kind.own_parts)]
+    if kinds and hints.get("injection_type") not in kinds:
+        told["injection_type"] = kinds[0]
     return dict(hints) | told
 
 
