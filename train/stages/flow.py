@@ -6,17 +6,15 @@ import contextlib
 import gc
 import hashlib
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from train.data import csv, text
-from train.data.cache import Cache, CachedEntries, ahead, key_of, module_fingerprint
+from train.data.cache import Cache, CachedEntries, key_of, module_fingerprint
 from train.loop import export, legacy
 from train.loop.config import ConfigError, TrainConfig, require
 from train.loop.dist import Processes
@@ -24,6 +22,7 @@ from train.loop.seeding import Draw
 from train.loop.stage import Stage, StepLoss
 from train.stages import samples
 from train.stages.losses import SigmaSampler, flow_matching_loss
+from train.stages.rows import RowReader
 from wanact import flow, shapes
 from wanact.media import video
 from wanact.models import vae as wan_vae
@@ -127,49 +126,43 @@ class FlowStage(Stage):
 
     def _prepare_latents(self) -> None:
         """Encode what is not cached, each process its share; leave out and list what cannot be used."""
-        config, processes = self.config.data, self.processes
-        path, base = Path(config.dataset_metadata_path), Path(config.dataset_base_path)
-        records = list(enumerate(csv.read_records(path), start=1))
+        config = self.config.data
         cache = Cache(self.cache_dir / "latents")
         autoencoder = self.load_parts("vae", trained=True).vae
         if self.config.log.sample_steps is not None:
             self._sample_vae = autoencoder
         network = module_fingerprint(autoencoder)
-        made: dict[tuple[int, bool], tuple[csv.Row, str]] = {}
-        skipped: list[csv.Skipped] = []
 
-        def read(item: tuple[tuple[int, bool], Any]) -> tuple[csv.Row, str, np.ndarray | None]:
-            (number, mirrored), record = item
-            row = csv.parse_row(record, number, base, self.num_frames, self.needs_actions)
+        def load(row: csv.Row, mirrored: bool) -> tuple[str, np.ndarray | None]:
             image = cache.content_key(row.input_image) if row.input_image else ""
             made_from = (cache.content_key(row.video), image, self.height, self.width, self.num_frames, config.fit)
             key = key_of("latents", network, config.cache_dtype, *made_from, *["mirrored"] * mirrored)
             frames = None if cache.has(key) else self._frames(row)
-            if mirrored:
-                frames = None if frames is None else np.ascontiguousarray(frames[:, :, ::-1])
-                row = replace(row, track=None if row.track is None else row.track.mirrored())
-            return row, key, frames
+            return key, np.ascontiguousarray(frames[:, :, ::-1]) if mirrored and frames is not None else frames
 
-        ways = (False, True) if config.mirror else (False,)
-        mine = records[processes.rank :: processes.count]
-        items = [((number, way), record) for number, record in mine for way in ways]
-        bar = tqdm(total=len(items), desc="encoding clips", unit="clip", disable=not processes.is_main, mininterval=2.0)
-        for (place, record), result in ahead(read, items, config.dataset_num_workers):
-            bar.update(1)
-            number, mirrored = place
-            if isinstance(result, Exception) and mirrored:
-                continue  # said already
-            if isinstance(result, Exception):
-                name = str(record.get("video")) if isinstance(record, dict) else ""
-                skipped.append(csv.Skipped(number, name, str(result)))
-                print(f"skipped row {number} ({name}): {result}", flush=True)
-                continue
-            row, key, frames = result
+        def keep(row: csv.Row, loaded: tuple[str, np.ndarray | None]) -> tuple[csv.Row, str]:
+            key, frames = loaded
             if frames is not None:
                 cache.put(key, {"latents": self._encode(autoencoder, frames)})
-            made[place] = (row, key)
-        bar.close()
-        self._take_rows(cache, made, skipped, len(records))
+            return row, key
+
+        reader = RowReader(
+            self.config,
+            self.processes,
+            self.num_frames,
+            self.needs_actions,
+            mirror=config.mirror,
+            shared=True,
+            title="encoding clips",
+        )
+        made = reader.read(load, keep)
+        self.rows = [row for row, _ in made]
+        self.latents = CachedEntries(cache, [key for _, key in made], config.cache_memory_gb * 2**30)
+        digest = hashlib.sha256()
+        for row, key in made:
+            track = b"" if row.track is None else row.track.magnitude.tobytes()
+            digest.update(f"{key}\x1f{row.prompt}\x1f".encode() + track)
+        self._data_fingerprint = digest.hexdigest()
 
     def _frames(self, row: csv.Row) -> np.ndarray:
         """A row's clip, uint8 [F, H, W, 3]; with its input image in front if it has one."""
@@ -189,31 +182,6 @@ class FlowStage(Stage):
         if extra:
             latents[:, :, :1] = wan_vae.encode(autoencoder, pixels[:, :, :1])
         return latents[0].to("cpu", getattr(torch, self.config.data.cache_dtype))
-
-    def _take_rows(
-        self, cache: Cache, made: dict[tuple[int, bool], Any], skipped: list[csv.Skipped], total: int
-    ) -> None:
-        processes = self.processes
-        everything = {place: entry for part in processes.gather(made) for place, entry in part.items()}
-        skipped = sorted((s for part in processes.gather(skipped) for s in part), key=lambda s: s.row)
-        if processes.is_main:
-            csv.write_skipped(Path(self.config.checkpoint.output_path) / "skipped.csv", skipped)
-        if len(skipped) > self.config.data.max_skipped * total or not everything:
-            raise csv.DataError(
-                f"{len(skipped)} of {total} rows cannot be used, more than --max_skipped "
-                f"{self.config.data.max_skipped:g}; skipped.csv lists them, the first is: {skipped[0].reason}"
-            )
-        if skipped:
-            processes.print(f"{len(skipped)} of {total} rows are left out; skipped.csv lists them")
-        ordered = [everything[place] for place in sorted(everything)]
-        self.rows = [row for row, _ in ordered]
-        keys = [key for _, key in ordered]
-        self.latents = CachedEntries(cache, keys, self.config.data.cache_memory_gb * 2**30)
-        digest = hashlib.sha256()
-        for row, key in ordered:
-            track = b"" if row.track is None else row.track.magnitude.tobytes()
-            digest.update(f"{key}\x1f{row.prompt}\x1f".encode() + track)
-        self._data_fingerprint = digest.hexdigest()
 
     def _prepare_text(self) -> None:
         """Token ids of all prompts, and their embeddings unless the text encoder is trained."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from torch import Tensor
 from transformers.hf_argparser import HfArg
 
 from train.data import csv
-from train.data.cache import ahead, key_of
 from train.loop.config import ConfigError, TrainConfig, require
 from train.loop.dist import Processes
 from train.loop.seeding import Draw, derive_seed
 from train.loop.stage import Stage, StepLoss
 from train.stages.i2v import seeded
+from train.stages.rows import RowReader, files_fingerprint
 from wanact.actions import ActionTrack
 from wanact.models.idm import (
     CONFIG,
@@ -87,7 +86,7 @@ class IDMStage(Stage):
 
     @property
     def data_fingerprint(self) -> str:
-        return hashlib.sha256(key_of([(r.video.name, r.video.stat().st_size) for r in self.rows]).encode()).hexdigest()
+        return files_fingerprint(self.rows)
 
     def load(self, draws: list[Draw]) -> dict[str, Tensor]:
         """Windows [B, n, 5, H, W] in 0..1 and what lies between their frames, [B, n, 4]."""
@@ -137,28 +136,13 @@ class IDMStage(Stage):
 def read_clips(config: TrainConfig, processes: Processes) -> tuple[list[np.ndarray], list[np.ndarray], list[csv.Row]]:
     """Grey frames uint8 [F, H, W] and axes [N, 4] of every row that can be used; the others go to skipped.csv."""
     data = config.data
-    records = list(enumerate(csv.read_records(Path(data.dataset_metadata_path)), start=1))
 
-    def read(item: tuple[int, Any]) -> tuple[csv.Row, np.ndarray]:
-        row = csv.parse_row(item[1], item[0], Path(data.dataset_base_path), data.num_frames, needs_action=True)
+    def load(row: csv.Row, mirrored: bool) -> np.ndarray:
         frames = csv.clip_frames(row, data.num_frames, data.height, data.width, data.fit)
-        return row, np.rint(255 * grey_frames(frames, data.height, data.width)).astype(np.uint8)
+        return np.rint(255 * grey_frames(frames, data.height, data.width)).astype(np.uint8)
 
-    rows, clips, skipped = [], [], []
-    for (number, record), result in ahead(read, records, data.dataset_num_workers):
-        if isinstance(result, Exception):
-            name = str(record.get("video")) if isinstance(record, dict) else ""
-            skipped.append(csv.Skipped(number, name, str(result)))
-            continue
-        rows.append(result[0])
-        clips.append(result[1])
-    if processes.is_main:
-        csv.write_skipped(Path(config.checkpoint.output_path) / "skipped.csv", skipped)
-    if len(skipped) > data.max_skipped * len(records) or not rows:
-        raise csv.DataError(
-            f"{len(skipped)} of {len(records)} rows cannot be used, more than --max_skipped "
-            f"{data.max_skipped:g}; the first is: {skipped[0].reason}"
-        )
+    kept = RowReader(config, processes, data.num_frames, needs_actions=True).read(load, lambda *both: both)
+    rows, clips = [row for row, _ in kept], [clip for _, clip in kept]
     tracks: list[ActionTrack] = [row.track for row in rows if row.track is not None]
     return clips, [signed_axes(track) for track in tracks], rows
 

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from transformers.hf_argparser import HfArg
 
 from train.data import csv
-from train.data.cache import ahead, key_of, module_fingerprint
+from train.data.cache import module_fingerprint
 from train.loop.config import ConfigError, TrainConfig, require
 from train.loop.dist import Processes
 from train.loop.seeding import Draw, derive_seed
 from train.loop.stage import Stage, StepLoss
 from train.stages.i2v import seeded
 from train.stages.principal import Basis, principal_components
+from train.stages.rows import RowReader, files_fingerprint
 from wanact import shapes
 from wanact.errors import TakenError
 from wanact.media import video
@@ -176,34 +177,21 @@ class VAEStage(Stage):
     def _read_rows(self) -> None:
         """Keep the rows whose clips can be read; clips stay in memory as far as the budget goes."""
         data = self.config.data
-        base = Path(data.dataset_base_path)
-        records = list(enumerate(csv.read_records(Path(data.dataset_metadata_path)), start=1))
-        self.rows: list[csv.Row] = []
-        self._held: dict[int, np.ndarray] = {}
-        skipped = []
+        self._held: dict[int, np.ndarray] = {}  # by the row's number in its file
         budget = data.cache_memory_gb * 2**30
 
-        def read(item: tuple[int, Any]) -> tuple[csv.Row, np.ndarray]:
-            row = csv.parse_row(item[1], item[0], base, data.num_frames, needs_action=False)
-            return row, csv.clip_frames(row, data.num_frames, data.height, data.width, data.fit)
-
-        for (number, record), result in ahead(read, records, data.dataset_num_workers):
-            if isinstance(result, Exception):
-                name = str(record.get("video")) if isinstance(record, dict) else ""
-                skipped.append(csv.Skipped(number, name, str(result)))
-                continue
-            row, frames = result
+        def keep(row: csv.Row, frames: np.ndarray) -> csv.Row:
+            nonlocal budget
             if budget >= frames.nbytes:
-                self._held[len(self.rows)] = frames
+                self._held[row.number] = frames
                 budget -= frames.nbytes
-            self.rows.append(row)
-        if self.processes.is_main:
-            csv.write_skipped(Path(self.config.checkpoint.output_path) / "skipped.csv", skipped)
-        if len(skipped) > data.max_skipped * len(records) or not self.rows:
-            raise csv.DataError(
-                f"{len(skipped)} of {len(records)} rows cannot be used, more than --max_skipped "
-                f"{data.max_skipped:g}; the first is: {skipped[0].reason}"
-            )
+            return row
+
+        self.rows = RowReader(self.config, self.processes, data.num_frames).read(lambda row, _: self._frames(row), keep)
+
+    def _frames(self, row: csv.Row) -> np.ndarray:
+        data = self.config.data
+        return csv.clip_frames(row, data.num_frames, data.height, data.width, data.fit)
 
     # Data
 
@@ -212,8 +200,7 @@ class VAEStage(Stage):
 
     @property
     def data_fingerprint(self) -> str:
-        files = [(row.video.name, row.video.stat().st_size) for row in self.rows]
-        return hashlib.sha256(key_of(files).encode()).hexdigest()
+        return files_fingerprint(self.rows)
 
     def load(self, draws: list[Draw]) -> dict[str, Tensor]:
         """Crops uint8 [B, crops, F, H, W, 3], and the noise of their latents [B * crops, C, T, h, w]."""
@@ -249,10 +236,8 @@ class VAEStage(Stage):
 
     def clip(self, index: int) -> np.ndarray:
         """Frames of one row, uint8 [F, H, W, 3]."""
-        if index in self._held:
-            return self._held[index]
-        data = self.config.data
-        return csv.clip_frames(self.rows[index], data.num_frames, data.height, data.width, data.fit)
+        row = self.rows[index]
+        return self._held[row.number] if row.number in self._held else self._frames(row)
 
     # Loss
 

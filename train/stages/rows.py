@@ -1,0 +1,108 @@
+"""Which rows of a dataset a run learns from: those that can be read. The others are named, counted and left out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from train.data import csv
+from train.data.cache import ahead, key_of
+from train.loop.config import TrainConfig
+from train.loop.dist import Processes
+
+Read = TypeVar("Read")
+Kept = TypeVar("Kept")
+Place = tuple[int, bool]  # number of a row in its file, and whether it is mirrored
+
+
+@dataclass
+class RowReader:
+    """Reads every row of the metadata file once, before the first step.
+
+    Attributes:
+        config: where the rows are, and how many of them may be left out.
+        processes: of which the main one writes skipped.csv.
+        num_frames: frames of a training clip.
+        needs_actions: whether a row without actions cannot be used.
+        mirror: read every row twice: as it is, and with its actions mirrored.
+        shared: whether the processes share the rows out and tell each other what they kept, or each reads all of them.
+        title: of the bar that shows how far it is.
+    """
+
+    config: TrainConfig
+    processes: Processes
+    num_frames: int
+    needs_actions: bool = False
+    mirror: bool = False
+    shared: bool = False
+    title: str = "reading clips"
+
+    def read(self, load: Callable[[csv.Row, bool], Read], keep: Callable[[csv.Row, Read], Kept]) -> list[Kept]:
+        """What was kept of the usable rows, in the order of the file; a row's mirror image follows it.
+
+        Args:
+            load: reads the files of a row, in a thread and a little ahead; told whether the row is mirrored. A
+                ValueError or OSError from it leaves the row out.
+            keep: what to keep of a row and of what was loaded; called in the caller's thread, in the order of the file.
+
+        Raises:
+            train.data.csv.DataError: if more rows than `--max_skipped` cannot be used, or none can.
+        """
+        data, processes = self.config.data, self.processes
+        records = list(enumerate(csv.read_records(Path(data.dataset_metadata_path)), start=1))
+        mine = records[processes.rank :: processes.count] if self.shared else records
+        ways = (False, True) if self.mirror else (False,)
+        items = [((number, mirrored), record) for number, record in mine for mirrored in ways]
+        kept: dict[Place, Kept] = {}
+        skipped: list[csv.Skipped] = []
+        bar = tqdm(total=len(items), desc=self.title, unit="clip", disable=not processes.is_main, mininterval=2.0)
+        for ((number, mirrored), record), result in ahead(lambda item: self._load(load, *item), items, self._workers):
+            bar.update(1)
+            if not isinstance(result, Exception):
+                kept[number, mirrored] = keep(*result)
+            elif not mirrored:  # of its mirror image it is said already
+                name = str(record.get("video")) if isinstance(record, dict) else ""
+                skipped.append(csv.Skipped(number, name, str(result)))
+                if self.shared or processes.is_main:
+                    print(f"skipped row {number} ({name}): {result}", flush=True)
+        bar.close()
+        return self._all(kept, skipped, len(records))
+
+    @property
+    def _workers(self) -> int:
+        return self.config.data.dataset_num_workers
+
+    def _load(self, load: Callable[[csv.Row, bool], Read], place: Place, record: Any) -> tuple[csv.Row, Read]:
+        number, mirrored = place
+        base = Path(self.config.data.dataset_base_path)
+        row = csv.parse_row(record, number, base, self.num_frames, self.needs_actions)
+        if mirrored and row.track is not None:
+            row = replace(row, track=row.track.mirrored())
+        return row, load(row, mirrored)
+
+    def _all(self, kept: dict[Place, Kept], skipped: list[csv.Skipped], total: int) -> list[Kept]:
+        """What all processes kept, once it is known what they left out and whether that is little enough."""
+        processes, limit = self.processes, self.config.data.max_skipped
+        if self.shared:
+            kept = {place: entry for part in processes.gather(kept) for place, entry in part.items()}
+            skipped = sorted((s for part in processes.gather(skipped) for s in part), key=lambda s: s.row)
+        if processes.is_main:
+            csv.write_skipped(Path(self.config.checkpoint.output_path) / "skipped.csv", skipped)
+        if len(skipped) > limit * total or not kept:
+            raise csv.DataError(
+                f"{len(skipped)} of {total} rows cannot be used, more than --max_skipped {limit:g}; "
+                f"skipped.csv lists them, the first is: {skipped[0].reason}"
+            )
+        if skipped:
+            processes.print(f"{len(skipped)} of {total} rows are left out; skipped.csv lists them")
+        return [kept[place] for place in sorted(kept)]
+
+
+def files_fingerprint(rows: Iterable[csv.Row]) -> str:
+    """Changes when the files of these rows or their order change; told by names and sizes."""
+    return hashlib.sha256(key_of([(row.video.name, row.video.stat().st_size) for row in rows]).encode()).hexdigest()
