@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # As in docs/architecture.md, the ground floor first. A file imports its own room and rooms on floors below; the doors
 # (`__main__`, which look a command up by its name) are on the floor of what they open.
 STOREYS = (
-    ("wanact.errors", "wanact.flow"),
-    ("wanact.shapes", "wanact.files", "wanact.media"),
+    ("wanact.errors",),
+    ("wanact.shapes", "wanact.flow", "wanact.files", "wanact.media"),
     ("wanact.actions",),
     ("wanact.models", "wanact.world"),
     ("wanact.weights",),

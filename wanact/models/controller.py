@@ -140,7 +140,7 @@ class WanActionController(ModelMixin, ConfigMixin):
         """
         A, limit = self.config.action_dim, self.config.num_latent_frames
         if action_binary.shape != action_magnitude.shape or action_binary.shape[-1] != A:
-            raise ValueError(
+            raise UserError(
                 f"action_binary {tuple(action_binary.shape)} and action_magnitude {tuple(action_magnitude.shape)} "
                 f"must both be [B, T-1, {A}]"
             )
@@ -214,7 +214,7 @@ class WanActionController(ModelMixin, ConfigMixin):
             ValueError: if the tokens are not t*h*w, or the actions not t-1.
         """
         if hidden_states.shape[1] != t * h * w:
-            raise ValueError(f"{hidden_states.shape[1]} tokens are not t*h*w = {t}*{h}*{w} = {t * h * w}")
+            raise UserError(f"{hidden_states.shape[1]} tokens are not t*h*w = {t}*{h}*{w} = {t * h * w}")
         require_actions(action_emb.shape[1], t)
         return self.inject(hidden_states, self.prepare(action_emb), block_idx)
 
