@@ -22,13 +22,6 @@ TOOLS = {
     "bench": ("train.commands.bench", "measure what saving and resuming cost"),
     "crash_test": ("train.commands.crash_test", "kill a training run again and again, and see that nothing is lost"),
 }
-STAGE_HELP = {
-    "i2v": "train the base model or a LoRA",
-    "action": "train the action controller",
-    "causal": "train a model that draws each latent frame from those before it, for live flight",
-    "vae": "train a VAE",
-    "idm": "train an inverse dynamics model: from frames to actions",
-}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,7 +49,7 @@ def _reporting(run: Callable[[], int | None]) -> int:
 
 
 def _usage() -> str:
-    rows = [*STAGE_HELP.items(), *((name, text) for name, (_, text) in TOOLS.items())]
+    rows = [(name, text) for name, (_, text) in (*STAGES.items(), *TOOLS.items())]
     commands = "\n".join(f"  {name:12} {text}" for name, text in rows)
     return f"usage: python -m train COMMAND ...\n\ncommands (each has --help):\n{commands}"
 

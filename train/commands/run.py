@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from train.loop.config import TrainConfig, parse
@@ -9,7 +10,7 @@ from train.loop.dist import Processes
 from train.loop.export import require_free
 from train.loop.progress import available_tracker
 from train.loop.trainer import Trainer
-from train.stages import stage_class
+from train.stages import refuse_unused, stage_class
 
 
 def main(name: str, argv: list[str]) -> None:
@@ -24,7 +25,7 @@ def train(name: str, argv: list[str]) -> Trainer:
         ValueError: for settings, data or checkpoints that cannot be used, in a sentence for the user.
     """
     stage = stage_class(name)
-    config = parse(name, argv, stage.options)
+    config = parse(name, argv, stage.options, partial(refuse_unused, stage))
     stage.check(config)
     return run(config)
 

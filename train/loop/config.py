@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -305,13 +306,20 @@ class TrainConfig:
         return {"stage_name": self.stage_name, **sections}
 
 
-def parse(stage_name: str, argv: list[str], options: type | None = None) -> TrainConfig:
+def parse(
+    stage_name: str,
+    argv: list[str],
+    options: type | None = None,
+    refuse: Callable[[TrainConfig], None] = lambda config: None,
+) -> TrainConfig:
     """Settings from command-line arguments.
 
     Args:
         stage_name: the word after `python -m train`.
         argv: the arguments behind it.
         options: dataclass of the stage's own flags, or None.
+        refuse: raises ConfigError for settings that the stage does not use; asked before settings are held against
+            each other, so that nobody is told what else to give for a flag that has no effect here.
 
     Raises:
         ConfigError: for an unknown flag or section, a value of the wrong kind, or a contradiction.
@@ -335,6 +343,7 @@ def parse(stage_name: str, argv: list[str], options: type | None = None) -> Trai
         raise ConfigError(_unknown(unknown[0], parser))
     given = parser.given(from_files + arguments)
     config = TrainConfig(stage_name, **dict(zip(types, parts, strict=True)), given=given)
+    refuse(config)
     _check_combinations(config)
     return config
 
@@ -347,9 +356,6 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.checkpoint.init_from and config.checkpoint.resume_from not in ("auto", "none"):
         raise ConfigError("--init_from and --resume_from both say where to start; keep one")
     for name, active, remedy in (
-        ("lora_target_modules", config.model.lora_base_model, "--lora_base_model transformer"),
-        ("lora_rank", config.model.lora_base_model, "--lora_base_model transformer"),
-        ("lora_checkpoint", config.model.lora_base_model, "--lora_base_model transformer"),
         ("sigma_mean", config.loss.sigma_sampling == "logit_normal", "--sigma_sampling logit_normal"),
         ("sigma_std", config.loss.sigma_sampling == "logit_normal", "--sigma_sampling logit_normal"),
         ("sample_count", config.log.sample_steps, "--sample_steps N"),
@@ -357,8 +363,7 @@ def _check_combinations(config: TrainConfig) -> None:
         ("muon_momentum", config.optim.optimizer == "muon", "--optimizer muon"),
         ("wandb_run_name", config.log.tracker != "none", "--use_wandb or --tracker NAME"),
     ):
-        lora_in_action = name.startswith("lora_") and config.stage_name == "action"  # refused with its own reason
-        if name in given and not active and not lora_in_action:
+        if name in given and not active:
             raise ConfigError(f"--{name} has no effect without {remedy}")
     if config.optim.optimizer == "muon" and config.shard.fsdp:
         raise ConfigError("--optimizer muon needs whole matrices, which --fsdp splits; keep one")
@@ -395,7 +400,10 @@ class _Parser(HfArgumentParser):
 
 
 def _description(stage_name: str) -> str:
-    return f"Train the {stage_name} stage. A flag may also be written section.name=value or stand in a --config file."
+    return (
+        f"Train the {stage_name} stage. A flag may also be written section.name=value or stand in a --config file. "
+        "Those that have no effect in this stage are refused."
+    )
 
 
 def _without_dots(argv: list[str], types: dict[str, type]) -> list[str]:

@@ -21,20 +21,29 @@ differentiated with respect to `phase_modules(phase)` alone, then that phase's o
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from train.loop.config import SECTIONS, TrainConfig
 from train.loop.seeding import Draw
 from wanact.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from train.loop.config import TrainConfig
     from train.loop.dist import Processes
+
+# Settings that the loop itself uses, whatever the stage is: whole sections, and single ones.
+LOOP_USES = (
+    *("optim", "shard", "dataset_repeat", "dataset_num_workers"),
+    *("output_path", "save_steps", "max_checkpoints", "save_full_state", "export_model_dir"),
+    *("resume_from", "on_resume_error", "init_from", "override"),
+    *("log_steps", "tracker", "use_wandb", "wandb_project", "wandb_run_name"),
+)
 
 
 @dataclass
@@ -56,6 +65,9 @@ class Stage:
     Attributes:
         name: the word on the command line.
         options: dataclass of flags that only this stage has, or None. Its values are in `config.stage`.
+        uses: sections of the settings, and single settings, that count here, beside `LOOP_USES` and `options`.
+        refuses: of those, the ones that do not count all the same, and why. What is not used is refused where it is
+            given, so that nobody waits for an effect that never comes.
         phases: optimizers of a step, in order.
         modules: trained networks by name, filled by `setup`. Parameters that require gradients when `setup` returns
             are trained, counted and saved under "<module>.<parameter>".
@@ -64,6 +76,8 @@ class Stage:
 
     name: ClassVar[str]
     options: ClassVar[type | None] = None
+    uses: ClassVar[tuple[str, ...]] = ()
+    refuses: ClassVar[dict[str, str]] = {}
     phases: ClassVar[tuple[str, ...]] = ("main",)
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
@@ -75,6 +89,14 @@ class Stage:
     @classmethod
     def check(cls, config: TrainConfig) -> None:
         """Raise ValueError for settings that this stage cannot use. Called before anything loads."""
+
+    @classmethod
+    def used_settings(cls) -> frozenset[str]:
+        """Names of all settings that count in this stage, but for its own `options`."""
+        named = {*LOOP_USES, *cls.uses}
+        fields = {f.name: section for section, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
+        used = {name for name, section in fields.items() if {name, section} & named}
+        return frozenset(used - cls.refuses.keys())
 
     def setup(self, processes: Processes) -> None:
         """Build `modules` and the data. Collective: every process calls it."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from train.loop.config import SECTIONS, ConfigError, TrainConfig
 from train.loop.stage import Stage
 from wanact.errors import UserError
 
-# Stage name -> "module:class". The module is imported when the stage is asked for.
+# Stage name -> ("module:class", what it is for). The module is imported when the stage is asked for.
 STAGES = {
-    "i2v": "train.stages.i2v:I2VStage",
-    "action": "train.stages.action:ActionStage",
-    "causal": "train.stages.causal:CausalStage",
-    "vae": "train.stages.vae:VAEStage",
-    "idm": "train.stages.idm:IDMStage",
+    "i2v": ("train.stages.i2v:I2VStage", "train the base model or a LoRA"),
+    "action": ("train.stages.action:ActionStage", "train the action controller"),
+    "causal": (
+        "train.stages.causal:CausalStage",
+        "train a model that draws each latent frame from those before it, for live flight",
+    ),
+    "vae": ("train.stages.vae:VAEStage", "train a VAE"),
+    "idm": ("train.stages.idm:IDMStage", "train an inverse dynamics model: from frames to actions"),
 }
 
 
@@ -25,5 +29,18 @@ def stage_class(name: str) -> type[Stage]:
     """
     if name not in STAGES:
         raise UserError(f"stage {name!r} is unknown; stages are {', '.join(STAGES)}")
-    module, _, attribute = STAGES[name].partition(":")
+    module, _, attribute = STAGES[name][0].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def refuse_unused(stage: type[Stage], config: TrainConfig) -> None:
+    """Raise ConfigError for a setting that was given and has no effect in this stage; emptied flags are let through."""
+    used = stage.used_settings()
+    for section in SECTIONS:
+        for name, value in vars(getattr(config, section)).items():
+            if name in used or name not in config.given or value in (None, ""):
+                continue
+            users = [other for other in STAGES if name in stage_class(other).used_settings()]
+            where = f", only in {', '.join(users)}" if users else ""
+            why = f": {stage.refuses[name]}" if name in stage.refuses else ""
+            raise ConfigError(f"--{name} has no effect in stage {stage.name}{where}{why}")

@@ -13,18 +13,23 @@ from torch import Tensor
 from train.loop.config import ConfigError, TrainConfig
 from train.loop.seeding import Draw
 from train.stages.flow import FlowStage, draw_fraction
-from train.stages.i2v import seeded
+from train.stages.i2v import LORA_SETTINGS, seeded
 from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, WanActionController
 from wanact.models.injection import INJECTION_TYPES
 from wanact.runs.store import CONTROLLER, RUN_CONFIG, TRANSFORMER, CheckpointError, load_weights
 
-LORA_SETTINGS = ("lora_base_model", "lora_target_modules", "lora_rank", "lora_checkpoint")
+NO_LORA = (
+    "a LoRA is not for action training, since learned together with the controller it would hide how much each of them "
+    "does, and the controller could not be used without it; train the LoRA with `python -m train i2v`, merge it with "
+    "`python -m train merge-lora`, and train the controller on that"
+)
 
 
 class ActionStage(FlowStage):
     """Train the controller; with `--trainable_models action_controller,transformer` the transformer as well."""
 
     name = "action"
+    refuses = dict.fromkeys(("lora_base_model", *LORA_SETTINGS), NO_LORA)
     needs_actions = True
     known_models = ("action_controller", "transformer", "text_encoder")
     default_models = "action_controller"
@@ -32,15 +37,6 @@ class ActionStage(FlowStage):
     @classmethod
     def check(cls, config: TrainConfig) -> None:
         super().check(config)
-        lora = [
-            name for name in LORA_SETTINGS if name in config.given and getattr(config.model, name) not in (None, "")
-        ]
-        if lora:
-            raise ConfigError(
-                f"--{lora[0]} is not for action training: a LoRA learned together with the controller would hide how "
-                "much each of them does, and the controller could not be used without it. Train the LoRA with "
-                "`python -m train i2v`, merge it with `python -m train merge-lora`, and train the controller on that"
-            )
         controller_config(config)
         trained = config.model.trainable_models or cls.default_models
         if config.checkpoint.export_model_dir and not {"transformer", "text_encoder"} & set(trained.split(",")):

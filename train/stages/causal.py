@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers.hf_argparser import HfArg
 
-from train.loop.config import ConfigError, TrainConfig
+from train.loop.config import ConfigError
 from train.loop.seeding import Draw
 from train.loop.stage import StepLoss
 from train.stages.action import ActionStage
@@ -79,12 +79,10 @@ class CausalStage(ActionStage):
     name = "causal"
     default_models = "action_controller,transformer"
     options = CausalOptions
-
-    @classmethod
-    def check(cls, config: TrainConfig) -> None:
-        super().check(config)
-        if config.loss.loss_weighting != "none":
-            raise ConfigError("--loss_weighting: every frame has its own noise level here, and none is weighted")
+    refuses = ActionStage.refuses | {
+        "loss_weighting": "every frame has its own noise level here, and none is weighted",
+        "first_frame_dropout": "every frame follows the first",
+    }
 
     def build(self) -> None:
         super().build()

@@ -20,7 +20,7 @@ from train.loop.config import ConfigError, TrainConfig, require
 from train.loop.dist import Processes
 from train.loop.seeding import Draw
 from train.loop.stage import Stage, StepLoss
-from train.stages import samples
+from train.stages import refuse_unused, samples
 from train.stages.losses import SigmaSampler, flow_matching_loss
 from train.stages.rows import RowReader
 from wanact import flow, shapes
@@ -41,6 +41,7 @@ class FlowStage(Stage):
     Subclasses say what is trained (`build`) and whether rows have actions.
     """
 
+    uses = ("data", "model", "loss", "export_dtype", "sample_steps", "sample_count", "sample_inference_steps")
     needs_actions = False
     known_models: tuple[str, ...] = ("transformer", "text_encoder")
     default_models = "transformer"
@@ -53,6 +54,7 @@ class FlowStage(Stage):
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:
+        refuse_unused(cls, config)
         require(config, "dataset_metadata_path", "output_path")
         if not (config.model.model_dir or config.model.model_paths or config.model.model_id_with_origin_paths):
             require(config, "model_dir")

@@ -27,14 +27,25 @@ LORA_TARGETS = {
 }
 
 
+LORA_SETTINGS = ("lora_target_modules", "lora_rank", "lora_checkpoint")
+CONTROLLER_SETTINGS = (
+    *("action_controller_config", "action_injection_type", "action_initial_scale", "action_controller_checkpoint"),
+    *("action_magnitude_scale", "action_dropout"),
+)
+
+
 class I2VStage(FlowStage):
     """Train the transformer, with or without its text encoder, or a LoRA of it."""
 
     name = "i2v"
+    refuses = dict.fromkeys(CONTROLLER_SETTINGS, "there is no controller")
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:
         super().check(config)
+        for name in LORA_SETTINGS:
+            if name in config.given and not uses_lora(config):
+                raise ConfigError(f"--{name} has no effect without --lora_base_model transformer")
         if uses_lora(config) and config.model.trainable_models:
             raise ConfigError(
                 "--lora_base_model trains a LoRA and nothing else; leave --trainable_models out, or train in full"
@@ -43,9 +54,6 @@ class I2VStage(FlowStage):
             raise ConfigError(
                 "--export_model_dir writes no LoRA; `python -m train merge-lora` makes a model directory of one"
             )
-        controller = [name for name in config.given if name.startswith("action_")]
-        if controller:
-            raise ConfigError(f"--{controller[0]} belongs to `python -m train action`: stage i2v has no controller")
 
     def build(self) -> None:
         lora = uses_lora(self.config)

@@ -59,6 +59,7 @@ class IDMStage(Stage):
 
     name = "idm"
     options = IDMOptions
+    uses = ("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fit", "max_skipped")
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:

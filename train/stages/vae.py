@@ -124,6 +124,10 @@ class VAEStage(Stage):
 
     name = "vae"
     options = VAEOptions
+    uses = (
+        *("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fit", "max_skipped"),
+        *("cache_memory_gb", "model_dir", "sample_steps", "sample_count"),
+    )
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:
