@@ -27,7 +27,8 @@ class Visits:
         self.browser, self.url = browser, url
         self.problems, self.contexts = [], []
 
-    def __call__(self, width=1440, height=1000, **options):
+    def open(self, width=1440, height=1000, **options):
+        """An empty page of a new visitor."""
         context = self.browser.new_context(viewport={"width": width, "height": height}, **options)
         self.contexts.append(context)
         page = context.new_page()
@@ -35,6 +36,10 @@ class Visits:
         page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.problems.append(f"{error} {error.stack}"))
         page.on("request", lambda request: self.note_foreign(request.url))
+        return page
+
+    def __call__(self, width=1440, height=1000, **options):
+        page = self.open(width, height, **options)
         page.goto(self.url)
         page.wait_for_selector("#plan td[data-c]")
         page.wait_for_selector("#frame img")

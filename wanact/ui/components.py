@@ -11,6 +11,7 @@ from gradio.data_classes import FileData, GradioModel
 from wanact.actions import CHANNELS, FULL_DEFLECTION, MAX_MAGNITUDE, ActionTrack
 from wanact.errors import UserError
 from wanact.flying.record import FlightRecord
+from wanact.ui.modules import mounting
 from wanact.ui.samples import Sample
 from wanact.ui.theme import asset
 
@@ -19,17 +20,17 @@ _PEAKS = {"move": FULL_DEFLECTION[0], "look": FULL_DEFLECTION[4]}
 
 
 class Component(gr.HTML):
-    """An HTML component whose template, style and script are the files <name>.* of web/ or a page."""
+    """An HTML component whose template, style and module are the files <name>.* of web/ or a page."""
 
     schema: dict[str, Any] = {"type": "string"}
     example: Any = ""
 
-    def __init__(self, name: str, value: Any = None, *, scripts: Sequence[str] = ("channels.js",), **kwargs: Any):
+    def __init__(self, name: str, value: Any = None, **kwargs: Any):
         super().__init__(
             value=value,
             html_template=asset(f"{name}.html"),
             css_template=asset(f"{name}.css"),
-            js_on_load=asset(*scripts, f"{name}.js"),
+            js_on_load=mounting(name),
             apply_default_css=False,
             **kwargs,
         )
@@ -61,9 +62,7 @@ class ActionPad(Component):
     example = [1, 0, 0, 0, 0, 0, 0, 0]
 
     def __init__(self, **kwargs: Any):
-        super().__init__(
-            "pad", [0] * len(CHANNELS), scripts=("channels.js", "keys.js"), label="Flight keys", peaks=_PEAKS, **kwargs
-        )
+        super().__init__("pad", [0] * len(CHANNELS), label="Flight keys", peaks=_PEAKS, **kwargs)
 
 
 def read_plan(message: dict) -> dict:
@@ -161,7 +160,7 @@ class SampleGallery(Component):
     schema = {"type": "string", "description": "id of a sample frame"}
 
     def __init__(self, samples: Sequence[Mapping[str, str]], value: str | None, **kwargs: Any):
-        super().__init__("gallery", value, scripts=(), label="Samples", samples=list(samples), **kwargs)
+        super().__init__("gallery", value, label="Samples", samples=list(samples), **kwargs)
 
 
 def picked(sample: Sample | None) -> tuple[Any, ...]:
@@ -180,7 +179,7 @@ class Chips(Component):
     """A row of ready-made texts; the value is the one that was pressed."""
 
     def __init__(self, texts: Sequence[str], label: str, **kwargs: Any):
-        super().__init__("chips", None, scripts=(), label=label, texts=list(texts), **kwargs)
+        super().__init__("chips", None, label=label, texts=list(texts), **kwargs)
 
 
 class CheckpointPicker(Component):

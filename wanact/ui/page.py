@@ -9,6 +9,7 @@ import gradio as gr
 
 from wanact.ui.api import expose
 from wanact.ui.engine import Engine
+from wanact.ui.modules import mounting, routes
 from wanact.ui.pages.checkpoints.layout import build_checkpoints
 from wanact.ui.pages.compare.layout import build_compare
 from wanact.ui.pages.fly.layout import build_fly
@@ -36,7 +37,7 @@ def build_page(engine: Engine) -> gr.Blocks:
         delete_cache=(_CLEAN_EVERY_S, _KEEP_S),
         fill_width=True,
     ) as demo:
-        gr.HTML(asset("header.html"), elem_id="header", js_on_load=asset("header.js"))
+        gr.HTML(asset("header.html"), elem_id="header", js_on_load=mounting("header"))
         last_frame = gr.State(None, time_to_live=3600)
         with gr.Tabs(elem_id="places", overflow_behavior="wrap"):
             for name, build in PLACES:
@@ -60,4 +61,5 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "enable_monitoring": False,
         "quiet": True,
+        "app_kwargs": {"routes": routes()},
     }

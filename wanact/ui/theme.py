@@ -11,9 +11,9 @@ SHARED = UI / "web"
 FOLDERS = (SHARED, *sorted(path for path in (UI / "pages").iterdir() if path.is_dir()))
 
 
-def asset(*names: str) -> str:
-    """The text of what the browser gets, one file after the other; each name is in one folder, web/ or a page's."""
-    return "\n".join(_place(name).read_text(encoding="utf-8") for name in names)
+def asset(name: str) -> str:
+    """The text of a file that the browser gets; each name is in one folder, web/ or a page's."""
+    return _place(name).read_text(encoding="utf-8")
 
 
 def _place(name: str) -> Path:

@@ -1,55 +1,60 @@
-const select = element.querySelector('select'), remark = element.querySelector('p');
-let shown = '', gone = '', brought = null;   // brought: an upload, which no list names
+import {collect, connect, placeOf} from './events.js';
 
-function fill(listing) {
-  if (JSON.stringify(listing) === shown) return;
-  shown = JSON.stringify(listing);
-  const choices = [...(brought ? [brought] : []), ...listing.choices];
-  select.replaceChildren(...choices.map(choice => new Option(choice.label, choice.id)));
-  if (!choices.some(choice => choice.id === props.value)) {
-    gone = props.value ? `${props.value} is not there any more. ` : '';
-    props.value = listing.default;
+export function mount({element, props, trigger, server, watch}) {
+  const {hear} = connect(element);
+  const select = element.querySelector('select'), remark = element.querySelector('p');
+  let shown = '', gone = '', brought = null;   // brought: an upload, which no list names
+
+  function fill(listing) {
+    if (JSON.stringify(listing) === shown) return;
+    shown = JSON.stringify(listing);
+    const choices = [...(brought ? [brought] : []), ...listing.choices];
+    select.replaceChildren(...choices.map(choice => new Option(choice.label, choice.id)));
+    if (!choices.some(choice => choice.id === props.value)) {
+      gone = props.value ? `${props.value} is not there any more. ` : '';
+      props.value = listing.default;
+    }
+    mark();
   }
-  mark();
-}
-function mark() {
-  select.value = props.value;
-  const listing = JSON.parse(shown), damaged = listing.damaged;
-  remark.textContent = gone
-    + (props.value === 'base' ? 'The base model draws the scene and ignores the flight plan. ' : '')
-    + (damaged ? `${damaged} damaged checkpoint${damaged > 1 ? 's are' : ' is'} left out.` : '');
-}
-select.addEventListener('change', () => { gone = ''; props.value = select.value; mark(); trigger('input'); });
+  function mark() {
+    select.value = props.value;
+    const listing = JSON.parse(shown), damaged = listing.damaged;
+    remark.textContent = gone
+      + (props.value === 'base' ? 'The base model draws the scene and ignores the flight plan. ' : '')
+      + (damaged ? `${damaged} damaged checkpoint${damaged > 1 ? 's are' : ' is'} left out.` : '');
+  }
+  select.addEventListener('change', () => { gone = ''; props.value = select.value; mark(); trigger('input'); });
 
-// The Checkpoints page has chosen for this one.
-function choose() {
-  const chosen = collect('checkpoint-' + placeOf(element));
-  if (!chosen) return;
-  const {id, label} = chosen;
-  if (id.startsWith('upload/')) brought = {id, label};
-  gone = '';
-  props.value = id;
-  const listing = JSON.parse(shown);
-  shown = '';
-  if (!id.startsWith('upload/') && !listing.choices.some(choice => choice.id === id)) listing.choices.push({id, label});
-  fill(listing);
-  trigger('input');
-}
-hear('choose-checkpoint', ({place}) => { if (place === placeOf(element)) choose(); });
+  // The Checkpoints page has chosen for this one.
+  function choose() {
+    const chosen = collect('checkpoint-' + placeOf(element));
+    if (!chosen) return;
+    const {id, label} = chosen;
+    if (id.startsWith('upload/')) brought = {id, label};
+    gone = '';
+    props.value = id;
+    const listing = JSON.parse(shown);
+    shown = '';
+    if (!id.startsWith('upload/') && !listing.choices.some(choice => choice.id === id)) listing.choices.push({id, label});
+    fill(listing);
+    trigger('input');
+  }
+  hear('choose-checkpoint', ({place}) => { if (place === placeOf(element)) choose(); });
 
-// A run that is training adds checkpoints: look again before the list is opened, and now and then.
-let looking = false;
-async function look() {
-  if (looking || document.hidden) return;
-  looking = true;
-  try { fill(await server.list_checkpoints({})); }
-  catch (error) { /* the server is away; the list stands as it is */ }
-  looking = false;
+  // A run that is training adds checkpoints: look again before the list is opened, and now and then.
+  let looking = false;
+  async function look() {
+    if (looking || document.hidden) return;
+    looking = true;
+    try { fill(await server.list_checkpoints({})); }
+    catch { /* the server is away; the list stands as it is */ }
+    looking = false;
+  }
+  select.addEventListener('pointerenter', look);
+  select.addEventListener('focus', look);
+  setInterval(() => { if (select.offsetParent) look(); }, 20000);
+  watch('value', async () => { await look(); mark(); });
+  fill(props.listing);
+  setTimeout(look);
+  setTimeout(choose, 300);   // left for a place that had not been in sight
 }
-select.addEventListener('pointerenter', look);
-select.addEventListener('focus', look);
-setInterval(() => { if (select.offsetParent) look(); }, 20000);
-watch('value', async () => { await look(); mark(); });
-fill(props.listing);
-setTimeout(look);
-setTimeout(choose, 300);   // left for a place that had not been in sight

@@ -1,6 +1,8 @@
+import {CHANNELS, OPPOSITE} from './channels.js';
+
 // Turns keyboard, mouse, touch and screen-reader presses inside `root` into a set of held channels.
 // Keys count only while the focus is inside `root`; text fields and shortcuts keep theirs.
-function holdKeys(root, onChange) {
+export function holdKeys(root, onChange) {
   const byCode = new Map(CHANNELS.map((channel, i) => [channel.code, i]));
   const keys = new Set(), pointers = new Map(), latched = new Set();
   const buttons = [...root.querySelectorAll('[data-channel]')];

@@ -1,8 +1,10 @@
+import {CHANNELS} from './channels.js';
+
 // Analogue sticks: under a mouse or a thumb, and on a gamepad. A value is [8], shares of each channel from 0 to 1.
 const DEAD_ZONE = 0.14;
 
 // What a stick's position means for its four channels; x to the right and y down, each from -1 to 1.
-function channelsOf(x, y, ahead, back, left, right) {
+export function channelsOf(x, y, ahead, back, left, right) {
   const values = CHANNELS.map(() => 0), length = Math.hypot(x, y);
   if (length <= DEAD_ZONE) return values;
   const scale = Math.min(1, (length - DEAD_ZONE) / (1 - DEAD_ZONE)) / length;
@@ -10,10 +12,10 @@ function channelsOf(x, y, ahead, back, left, right) {
   values[x < 0 ? left : right] = Math.abs(x) * scale;
   return values.map(value => (value < 0.06 ? 0 : value));  // a thumb that goes straight ahead drifts a little
 }
-const MOVE = [0, 1, 2, 3], LOOK = [6, 7, 4, 5];  // ahead, back, left, right
+export const MOVE = [0, 1, 2, 3], LOOK = [6, 7, 4, 5];  // ahead, back, left, right
 
 // Drag anywhere in the circle; letting go centres it.
-function holdStick(circle, channels, onChange) {
+export function holdStick(circle, channels, onChange) {
   const knob = circle.querySelector('.knob');
   let pointer = null;
   function place(x, y) {
@@ -25,7 +27,7 @@ function holdStick(circle, channels, onChange) {
   function follow(event) {
     if (event.pointerId !== pointer) return;
     const box = circle.getBoundingClientRect(), reach = box.width * 0.36;
-    let x = (event.clientX - box.left - box.width / 2) / reach, y = (event.clientY - box.top - box.height / 2) / reach;
+    const x = (event.clientX - box.left - box.width / 2) / reach, y = (event.clientY - box.top - box.height / 2) / reach;
     const length = Math.max(1, Math.hypot(x, y));
     place(x / length, y / length);
   }
@@ -50,9 +52,9 @@ function holdStick(circle, channels, onChange) {
 }
 
 // The first gamepad with two sticks, as channels; null without one.
-function readGamepad() {
+export function readGamepad() {
   if (!navigator.getGamepads) return null;
-  const pad = [...navigator.getGamepads()].find(one => one && one.connected && one.axes.length >= 4);
+  const pad = [...navigator.getGamepads()].find(one => one?.connected && one.axes.length >= 4);
   if (!pad) return null;
   const [x, y, turn, tilt] = pad.axes;
   const move = channelsOf(x, y, ...MOVE), look = channelsOf(turn, tilt, ...LOOK);

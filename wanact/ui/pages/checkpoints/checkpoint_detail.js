@@ -1,5 +1,5 @@
 // Everything about one checkpoint, drawn into a panel; what it needs from the server it asks for itself.
-function makeDetail(panel, {act, isPicked, others, noteOf, keepNote}) {
+export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}) {
   const build = (name, attributes, ...children) => {
     const node = document.createElement(name);
     for (const [key, value] of Object.entries(attributes || {})) {

@@ -1,7 +1,9 @@
+import {TRAY_LETTERS} from '../compare/tray.js';
+
 // Loss (left axis) and learning rate (dashed, right axis) over steps as an SVG, with a point for every checkpoint. A
 // click anywhere picks the nearest point; on the keyboard the arrows walk from point to point and Enter picks.
 //   series: [{name, colour, curve: {step, loss, learning_rate}}], points: [{id, step, loss, colour, best, bad, label}]
-function makeCurve(host, {onPick}) {
+export function makeCurve(host, {onPick}) {
   const svg = host.querySelector('svg'), bubble = host.querySelector('.bubble');
   const make = (name, attributes, parent) => {
     const node = document.createElementNS('http://www.w3.org/2000/svg', name);

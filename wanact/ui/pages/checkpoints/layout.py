@@ -11,7 +11,6 @@ from wanact.ui.engine import Engine
 from wanact.ui.pages.checkpoints.cards import build_card
 from wanact.ui.pages.checkpoints.desk import Shelf
 
-_SCRIPTS = ("channels.js", "tray.js", "curve.js", "rows.js", "checkpoint_detail.js")
 # What the server says of an upload goes to the list, which keeps it in this tab.
 _TELL = """(answer) => {
   if (answer?.upload) document.dispatchEvent(new CustomEvent('wanact:uploaded', {detail: {upload: answer.upload}}));
@@ -28,7 +27,6 @@ class Ledger(Component):
         super().__init__(
             "ledger",
             None,
-            scripts=_SCRIPTS,
             label="Checkpoints",
             server_functions=shelf.server_functions(),
             **kwargs,

@@ -1,6 +1,6 @@
 // A list of thousands of which only the rows in sight are in the page. Rows have one height; the container scrolls.
 // Arrow keys move, Space marks for comparison, Enter selects.
-function makeRows(grid, {fill, onSelect, onMark}) {
+export function makeRows(grid, {fill, onSelect, onMark}) {
   const frame = grid.querySelector('.window'), space = frame.querySelector('.space'), holder = frame.querySelector('.rows');
   let items = [], height = 42, first = -1, last = -1, cursor = 0;
 

@@ -1,6 +1,6 @@
 // One clock for all lanes: a single clip that holds every lane side by side plays out of sight, and each of its frames
 // is cut into the lanes' canvases. So the lanes cannot drift apart.
-function makeClock(video, {onFrame, onPlaying}) {
+export function makeClock(video, {onFrame, onPlaying}) {
   let fps = 16, count = 1, frame = 0, loop = true, wanted = null;
   const clamp = number => Math.max(0, Math.min(count - 1, number));
 

@@ -1,252 +1,260 @@
-const root = element.querySelector('.stage'), find = selector => root.querySelector(selector), all = selector => [...root.querySelectorAll(selector)];
-const video = find('video'), grid = find('.grid'), scrub = find('.transport input[type=range]'), big = find('.big'), canvas = find('.big canvas');
-// Which way is better; a lane's figure is marked only where the lanes differ.
-const HIGHER = ['control', 'likeness', 'sharpness at the end', 'PSNR to the truth', 'SSIM to the truth'], LOWER = ['lag', 'colour shift at the end', 'GMSD to the truth'];
-let lanes = [], layout = null, track = [], view = 'side', wipe = 0.5, clipShown = '', link = '';
+import {channelLamps} from '../../web/channels.js';
+import {connect} from '../../web/events.js';
+import {makeClock} from './clock.js';
+import {sparkline} from './sparkline.js';
 
-// ---- one clock, and the lanes cut from its picture ---------------------------------------------------------------
-const clock = makeClock(video, {
-  onFrame: frame => { drawLanes(frame); showFrame(frame); },
-  onPlaying: playing => { const button = find('[data-do=play]'); button.classList.toggle('playing', playing); button.setAttribute('aria-label', playing ? 'Pause' : 'Play'); },
-});
-function cut(context, index, width, height) {
-  const [left, top] = layout.places[index];
-  context.drawImage(video, left, top, layout.width, layout.height, 0, 0, width, height);
-}
-function drawLanes(frame) {
-  if (!layout || video.readyState < 2) return;
-  for (const figure of grid.children) {
-    const index = +figure.dataset.index, own = figure.querySelector('canvas');
-    if (!layout.shown[index]) continue;
-    if (own.width !== layout.width || own.height !== layout.height) Object.assign(own, {width: layout.width, height: layout.height});
-    cut(own.getContext('2d'), index, own.width, own.height);
-    figure.dataset.frame = frame;
+export function mount({element, props, trigger, watch}) {
+  const {announce, hear} = connect(element);
+  const root = element.querySelector('.stage'), find = selector => root.querySelector(selector), all = selector => [...root.querySelectorAll(selector)];
+  const video = find('video'), grid = find('.grid'), scrub = find('.transport input[type=range]'), big = find('.big'), canvas = find('.big canvas');
+  // Which way is better; a lane's figure is marked only where the lanes differ.
+  const HIGHER = ['control', 'likeness', 'sharpness at the end', 'PSNR to the truth', 'SSIM to the truth'], LOWER = ['lag', 'colour shift at the end', 'GMSD to the truth'];
+  let lanes = [], layout = null, track = [], view = 'side', wipe = 0.5, clipShown = '', link = '';
+
+  // ---- one clock, and the lanes cut from its picture ---------------------------------------------------------------
+  const clock = makeClock(video, {
+    onFrame: frame => { drawLanes(frame); showFrame(frame); },
+    onPlaying: playing => { const button = find('[data-do=play]'); button.classList.toggle('playing', playing); button.setAttribute('aria-label', playing ? 'Pause' : 'Play'); },
+  });
+  function cut(context, index, width, height) {
+    const [left, top] = layout.places[index];
+    context.drawImage(video, left, top, layout.width, layout.height, 0, 0, width, height);
   }
-  if (view !== 'side') drawBig();
-}
-function drawBig() {
-  const left = +find('.left').value, right = +find('.right').value;
-  if (!layout?.shown[left] || !layout?.shown[right]) return;
-  const {width, height} = layout;
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, {width, height});
-  const context = canvas.getContext('2d');
-  context.globalCompositeOperation = 'source-over';
-  context.filter = 'none';
-  cut(context, left, width, height);
-  if (view === 'difference') {
-    context.globalCompositeOperation = 'difference';
-    cut(context, right, width, height);
+  function drawLanes(frame) {
+    if (!layout || video.readyState < 2) return;
+    for (const figure of grid.children) {
+      const index = +figure.dataset.index, own = figure.querySelector('canvas');
+      if (!layout.shown[index]) continue;
+      if (own.width !== layout.width || own.height !== layout.height) Object.assign(own, {width: layout.width, height: layout.height});
+      cut(own.getContext('2d'), index, own.width, own.height);
+      figure.dataset.frame = frame;
+    }
+    if (view !== 'side') drawBig();
+  }
+  function drawBig() {
+    const left = +find('.left').value, right = +find('.right').value;
+    if (!layout?.shown[left] || !layout?.shown[right]) return;
+    const {width, height} = layout;
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, {width, height});
+    const context = canvas.getContext('2d');
     context.globalCompositeOperation = 'source-over';
-    context.filter = 'brightness(3)';      // small differences are to be seen
-    context.drawImage(canvas, 0, 0);
     context.filter = 'none';
-    return;
+    cut(context, left, width, height);
+    if (view === 'difference') {
+      context.globalCompositeOperation = 'difference';
+      cut(context, right, width, height);
+      context.globalCompositeOperation = 'source-over';
+      context.filter = 'brightness(3)';      // small differences are to be seen
+      context.drawImage(canvas, 0, 0);
+      context.filter = 'none';
+      return;
+    }
+    const edge = Math.round(width * wipe), [x, y] = layout.places[right];
+    if (edge < width) context.drawImage(video, x + edge, y, width - edge, height, edge, 0, width - edge, height);
+    context.fillStyle = '#fff';
+    context.fillRect(edge - 1, 0, 2, height);
   }
-  const edge = Math.round(width * wipe), [x, y] = layout.places[right];
-  if (edge < width) context.drawImage(video, x + edge, y, width - edge, height, edge, 0, width - edge, height);
-  context.fillStyle = '#fff';
-  context.fillRect(edge - 1, 0, 2, height);
-}
-function showFrame(frame) {
-  scrub.max = Math.max(1, clock.count - 1);
-  scrub.value = frame;
-  scrub.style.setProperty('--filled', 100 * frame / Math.max(1, scrub.max) + '%');
-  scrub.setAttribute('aria-valuetext', `frame ${frame} of ${scrub.max}`);
-  find('.time').textContent = `frame ${frame} / ${scrub.max}`;
-  const held = frame < 1 ? null : track[Math.min(Math.floor((frame - 1) / 4), track.length - 1)]?.[0];
-  lamps.forEach((lamp, i) => lamp.classList.toggle('on', !!held?.[i]));
-  const share = frame / Math.max(1, clock.count - 1);
-  for (const plot of all('.spark')) plot.moveTo(share);
-}
-const lamps = channelLamps(find);
+  function showFrame(frame) {
+    scrub.max = Math.max(1, clock.count - 1);
+    scrub.value = frame;
+    scrub.style.setProperty('--filled', 100 * frame / Math.max(1, scrub.max) + '%');
+    scrub.setAttribute('aria-valuetext', `frame ${frame} of ${scrub.max}`);
+    find('.time').textContent = `frame ${frame} / ${scrub.max}`;
+    const held = frame < 1 ? null : track[Math.min(Math.floor((frame - 1) / 4), track.length - 1)]?.[0];
+    lamps.forEach((lamp, i) => { lamp.classList.toggle('on', !!held?.[i]); });
+    const share = frame / Math.max(1, clock.count - 1);
+    for (const plot of all('.spark')) plot.moveTo(share);
+  }
+  const lamps = channelLamps(find);
 
-// ---- transport ------------------------------------------------------------------------------------------------------
-scrub.addEventListener('input', () => clock.seek(+scrub.value));
-find('.speed').addEventListener('change', event => clock.setSpeed(+event.target.value));
-find('.loop').addEventListener('change', event => clock.setLoop(event.target.checked));
-find('.view').addEventListener('change', event => { view = event.target.value; showView(); });
-for (const side of ['.left', '.right']) find(side).addEventListener('change', drawBig);
-function showView() {
-  big.hidden = view === 'side';
-  big.dataset.view = view;
-  grid.style.display = '';
-  canvas.setAttribute('role', view === 'wipe' ? 'slider' : 'img');
-  canvas.setAttribute('aria-label', view === 'wipe' ? 'Where the left lane gives way to the right one' : 'Difference of the two lanes, three times as bright');
-  for (const [selector, first] of [['.left', 0], ['.right', 1]]) {
-    const select = find(selector), chosen = select.value;
-    const shown = lanes.map((lane, i) => [lane, i]).filter(([, i]) => layout?.shown[i]);
-    select.replaceChildren(...shown.map(([lane, i]) => new Option(`${lane.letter}: ${lane.label}`, i)));
-    select.value = [...select.options].some(option => option.value === chosen) ? chosen : shown[Math.min(first, shown.length - 1)]?.[1] ?? '';
+  // ---- transport ------------------------------------------------------------------------------------------------------
+  scrub.addEventListener('input', () => clock.seek(+scrub.value));
+  find('.speed').addEventListener('change', event => clock.setSpeed(+event.target.value));
+  find('.loop').addEventListener('change', event => clock.setLoop(event.target.checked));
+  find('.view').addEventListener('change', event => { view = event.target.value; showView(); });
+  for (const side of ['.left', '.right']) find(side).addEventListener('change', drawBig);
+  function showView() {
+    big.hidden = view === 'side';
+    big.dataset.view = view;
+    grid.style.display = '';
+    canvas.setAttribute('role', view === 'wipe' ? 'slider' : 'img');
+    canvas.setAttribute('aria-label', view === 'wipe' ? 'Where the left lane gives way to the right one' : 'Difference of the two lanes, three times as bright');
+    for (const [selector, first] of [['.left', 0], ['.right', 1]]) {
+      const select = find(selector), chosen = select.value;
+      const shown = lanes.map((lane, i) => [lane, i]).filter(([, i]) => layout?.shown[i]);
+      select.replaceChildren(...shown.map(([lane, i]) => new Option(`${lane.letter}: ${lane.label}`, i)));
+      select.value = [...select.options].some(option => option.value === chosen) ? chosen : shown[Math.min(first, shown.length - 1)]?.[1] ?? '';
+    }
+    drawBig();
   }
-  drawBig();
-}
-function moveWipe(event) {
-  const box = canvas.getBoundingClientRect();
-  setWipe((event.clientX - box.left) / box.width);
-}
-function setWipe(share) {
-  wipe = Math.max(0, Math.min(1, share));
-  canvas.setAttribute('aria-valuenow', Math.round(100 * wipe));
-  drawBig();
-}
-canvas.addEventListener('pointerdown', event => { if (view !== 'wipe') return; canvas.setPointerCapture(event.pointerId); moveWipe(event); });
-canvas.addEventListener('pointermove', event => { if (view === 'wipe' && (event.buttons || event.pointerType === 'mouse')) moveWipe(event); });
-canvas.addEventListener('keydown', event => {
-  const by = {ArrowLeft: -0.02, ArrowRight: 0.02}[event.key];
-  if (!by || view !== 'wipe') return;
-  event.preventDefault();
-  setWipe(wipe + by);
-});
-root.addEventListener('keydown', event => {
-  if (event.target.matches('input, select, textarea, canvas') || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === 'ArrowLeft' || event.key === 'ArrowRight') clock.step(event.key === 'ArrowRight' ? 1 : -1);
-  else if (event.key === ' ' && !event.target.matches('button, a')) clock.toggle();
-  else return;
-  event.preventDefault();
-});
-hear('place', ({place}) => { if (place !== 'compare') clock.pause(); });
+  function moveWipe(event) {
+    const box = canvas.getBoundingClientRect();
+    setWipe((event.clientX - box.left) / box.width);
+  }
+  function setWipe(share) {
+    wipe = Math.max(0, Math.min(1, share));
+    canvas.setAttribute('aria-valuenow', Math.round(100 * wipe));
+    drawBig();
+  }
+  canvas.addEventListener('pointerdown', event => { if (view !== 'wipe') return; canvas.setPointerCapture(event.pointerId); moveWipe(event); });
+  canvas.addEventListener('pointermove', event => { if (view === 'wipe' && (event.buttons || event.pointerType === 'mouse')) moveWipe(event); });
+  canvas.addEventListener('keydown', event => {
+    const by = {ArrowLeft: -0.02, ArrowRight: 0.02}[event.key];
+    if (!by || view !== 'wipe') return;
+    event.preventDefault();
+    setWipe(wipe + by);
+  });
+  root.addEventListener('keydown', event => {
+    if (event.target.matches('input, select, textarea, canvas') || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === 'ArrowLeft' || event.key === 'ArrowRight') clock.step(event.key === 'ArrowRight' ? 1 : -1);
+    else if (event.key === ' ' && !event.target.matches('button, a')) clock.toggle();
+    else return;
+    event.preventDefault();
+  });
+  hear('place', ({place}) => { if (place !== 'compare') clock.pause(); });
 
-// ---- lanes ------------------------------------------------------------------------------------------------------------
-const text = (name, className, content) => Object.assign(document.createElement(name), {className, textContent: content});
-function build() {
-  grid.style.setProperty('--columns', lanes.length === 3 ? 3 : 2);
-  grid.replaceChildren(...lanes.map((lane, i) => {
-    const figure = document.createElement('figure'), picture = text('div', 'picture', ''), say = text('div', 'say', ''), bar = text('div', 'bar', '');
-    figure.dataset.index = i;
-    const screen = document.createElement('canvas');
-    screen.setAttribute('role', 'img');
-    bar.append(document.createElement('i'));
-    say.append(text('span', 'line', ''), bar);
-    picture.append(screen, say, text('b', 'letter', lane.letter));
-    const caption = document.createElement('figcaption');
-    caption.append(text('span', 'name', ''), Object.assign(document.createElement('dl'), {className: 'numbers'}), text('div', 'plots', ''), text('div', 'foot', ''));
-    figure.append(picture, caption);
-    return figure;
-  }));
-}
-function dress() {
-  const done = lanes.filter(lane => lane.status === 'done');
-  const range = name => { const every = done.flatMap(lane => lane.curves?.[name] || []); return every.length ? [Math.min(...every), Math.max(...every)] : [0, 1]; };
-  const best = {};
-  for (const [names, pick] of [[HIGHER, Math.max], [LOWER, Math.min]]) for (const name of names) {
-    const values = done.filter(lane => !lane.truth).map(lane => lane.numbers?.[name]).filter(value => value != null);
-    if (values.length > 1 && new Set(values).size > 1) best[name] = pick(...values);
-  }
-  lanes.forEach((lane, i) => {
-    const figure = grid.children[i], say = figure.querySelector('.say');
-    figure.dataset.status = lane.status;
-    figure.querySelector('.name').textContent = lane.label;
-    figure.querySelector('canvas').setAttribute('aria-label', `Lane ${lane.letter}: ${lane.label}`);
-    say.hidden = lane.status === 'done';
-    say.querySelector('.line').textContent = {waiting: 'Waits for its turn', drawing: `Flying… ${lane.message || ''}`, failed: lane.message}[lane.status] || '';
-    say.querySelector('.bar').hidden = lane.status !== 'drawing';
-    say.querySelector('.bar i').style.width = Math.round(100 * (lane.progress || 0)) + '%';
-    figure.querySelector('.numbers').replaceChildren(...Object.entries(lane.numbers || {}).filter(([, value]) => value != null).flatMap(([name, value]) => [
-      text('dt', '', name), text('dd', best[name] === value && !lane.truth ? 'best' : '', format(name, value))]));
-    const plots = figure.querySelector('.plots');
-    plots.replaceChildren(...(lane.status === 'done' ? ['sharpness', 'colour'] : []).filter(name => lane.curves?.[name]?.length).map(name => {
-      const box = document.createElement('div');
-      box.append(text('span', '', name === 'colour' ? 'colour shift' : name), sparkline(name, lane.curves[name], done.filter(other => other !== lane).map(other => other.curves[name]), range(name)));
-      return box;
+  // ---- lanes ------------------------------------------------------------------------------------------------------------
+  const text = (name, className, content) => Object.assign(document.createElement(name), {className, textContent: content});
+  function build() {
+    grid.style.setProperty('--columns', lanes.length === 3 ? 3 : 2);
+    grid.replaceChildren(...lanes.map((lane, i) => {
+      const figure = document.createElement('figure'), picture = text('div', 'picture', ''), say = text('div', 'say', ''), bar = text('div', 'bar', '');
+      figure.dataset.index = i;
+      const screen = document.createElement('canvas');
+      screen.setAttribute('role', 'img');
+      bar.append(document.createElement('i'));
+      say.append(text('span', 'line', ''), bar);
+      picture.append(screen, say, text('b', 'letter', lane.letter));
+      const caption = document.createElement('figcaption');
+      caption.append(text('span', 'name', ''), Object.assign(document.createElement('dl'), {className: 'numbers'}), text('div', 'plots', ''), text('div', 'foot', ''));
+      figure.append(picture, caption);
+      return figure;
     }));
-    const foot = figure.querySelector('.foot');
-    foot.replaceChildren();
-    if (lane.video?.url) { const link = text('a', '', 'mp4'); Object.assign(link, {href: lane.video.url, download: lane.video.orig_name || 'wanact.mp4'}); foot.append(link); }
-    const id = lane.checkpoint;
-    if (lane.status === 'done' && id && id !== 'truth' && id !== 'base') {
-      const card = text('button', '', 'Control card');
-      card.type = 'button';
-      card.addEventListener('click', () => announce('show-card', {id}));
-      foot.append(card);
+  }
+  function dress() {
+    const done = lanes.filter(lane => lane.status === 'done');
+    const range = name => { const every = done.flatMap(lane => lane.curves?.[name] || []); return every.length ? [Math.min(...every), Math.max(...every)] : [0, 1]; };
+    const best = {};
+    for (const [names, pick] of [[HIGHER, Math.max], [LOWER, Math.min]]) for (const name of names) {
+      const values = done.filter(lane => !lane.truth).map(lane => lane.numbers?.[name]).filter(value => value != null);
+      if (values.length > 1 && new Set(values).size > 1) best[name] = pick(...values);
+    }
+    lanes.forEach((lane, i) => {
+      const figure = grid.children[i], say = figure.querySelector('.say');
+      figure.dataset.status = lane.status;
+      figure.querySelector('.name').textContent = lane.label;
+      figure.querySelector('canvas').setAttribute('aria-label', `Lane ${lane.letter}: ${lane.label}`);
+      say.hidden = lane.status === 'done';
+      say.querySelector('.line').textContent = {waiting: 'Waits for its turn', drawing: `Flying… ${lane.message || ''}`, failed: lane.message}[lane.status] || '';
+      say.querySelector('.bar').hidden = lane.status !== 'drawing';
+      say.querySelector('.bar i').style.width = Math.round(100 * (lane.progress || 0)) + '%';
+      figure.querySelector('.numbers').replaceChildren(...Object.entries(lane.numbers || {}).filter(([, value]) => value != null).flatMap(([name, value]) => [
+        text('dt', '', name), text('dd', best[name] === value && !lane.truth ? 'best' : '', format(name, value))]));
+      const plots = figure.querySelector('.plots');
+      plots.replaceChildren(...(lane.status === 'done' ? ['sharpness', 'colour'] : []).filter(name => lane.curves?.[name]?.length).map(name => {
+        const box = document.createElement('div');
+        box.append(text('span', '', name === 'colour' ? 'colour shift' : name), sparkline(name, lane.curves[name], done.filter(other => other !== lane).map(other => other.curves[name]), range(name)));
+        return box;
+      }));
+      const foot = figure.querySelector('.foot');
+      foot.replaceChildren();
+      if (lane.video?.url) { const link = text('a', '', 'mp4'); Object.assign(link, {href: lane.video.url, download: lane.video.orig_name || 'wanact.mp4'}); foot.append(link); }
+      const id = lane.checkpoint;
+      if (lane.status === 'done' && id && id !== 'truth' && id !== 'base') {
+        const card = text('button', '', 'Control card');
+        card.type = 'button';
+        card.addEventListener('click', () => announce('show-card', {id}));
+        foot.append(card);
+      }
+    });
+    showFrame(clock.frame);
+  }
+  function format(name, value) {
+    if (name === 'control') return Math.round(100 * value) + ' %';
+    if (name === 'lag') return `${value} latent`;
+    if (name === 'PSNR to the truth') return value.toFixed(1) + ' dB';
+    return (+value.toFixed(3)).toString();
+  }
+
+  // ---- states -----------------------------------------------------------------------------------------------------------
+  function say(message) { find('.notice').hidden = !message; find('.notice span').textContent = message || ''; }
+  function show() {
+    const value = props.value || {status: 'idle'}, status = value.status, working = status === 'working' || status === 'queued';
+    if (value.lanes?.length) {
+      const same = lanes.length === value.lanes.length && lanes.every((lane, i) => lane.label === value.lanes[i].label) && status !== 'queued';
+      lanes = value.lanes.map(lane => ({...lane, truth: lane.checkpoint === 'truth'}));
+      if (!same || grid.children.length !== lanes.length) build();
+      track = value.track || track;
+      dress();
+    }
+    if (value.tiled?.url && value.tiled.url !== clipShown) {
+      clipShown = value.tiled.url;
+      layout = value.layout;
+      root.style.setProperty('--ratio', layout.width / layout.height);
+      clock.load(clipShown, value.num_frames, value.fps);
+      showView();
+    }
+    root.dataset.status = status;
+    root.classList.toggle('has-lanes', grid.children.length > 0);
+    root.setAttribute('aria-busy', working ? 'true' : 'false');
+    find('.working').hidden = !working;
+    if (working) {
+      const drawing = lanes.filter(lane => ['done', 'failed'].includes(lane.status)).length;
+      find('.what').textContent = status === 'queued' ? value.message : `Lane ${Math.min(lanes.length, drawing + 1)} of ${lanes.length}`;
+    }
+    find('.transport').hidden = !layout;
+    const finished = status === 'done' || status === 'failed' && !!value.record;
+    find('.after').hidden = !(finished && value.record);
+    if (finished && value.record) {
+      const tiled = find('a.tiled'), record = find('a.record');
+      tiled.hidden = !value.tiled;
+      if (value.tiled) Object.assign(tiled, {href: value.tiled.url, download: 'wanact-compare.mp4'});
+      Object.assign(record, {href: value.record.url, download: 'wanact-comparison.json'});
+      link = value.link;
+      find('[data-do=link]').disabled = !link;
+      find('.told').textContent = value.link_problem || '';
+    }
+    say(status === 'failed' || status === 'cancelled' ? value.message : '');
+  }
+  hear('compare-start', () => {
+    if (root.getAttribute('aria-busy') === 'true') return;
+    lanes = [];
+    layout = null;
+    clipShown = '';
+    grid.replaceChildren();
+    video.removeAttribute('src');
+    video.load();
+    big.hidden = true;
+    props.value = {status: 'queued', message: 'Waiting for the model…'};
+    show();
+    if (innerWidth < 900) root.scrollIntoView({block: 'start', behavior: 'smooth'});
+  });
+  hear('compare-failed', () => {
+    if (root.getAttribute('aria-busy') !== 'true') return;
+    props.value = {status: 'failed', message: 'The lanes were not flown; nothing else has changed. Try again.'};
+    show();
+  });
+  new MutationObserver(() => {
+    const place = /queue:\s*(\d+)\/(\d+)/.exec(element.closest('.block').querySelector('[data-testid=status-tracker]')?.textContent || '');
+    if (!place || root.dataset.status !== 'queued') return;
+    const words = `Waiting in line: number ${place[1]} of ${place[2]}`;
+    if (find('.what').textContent !== words) find('.what').textContent = words;
+  }).observe(element.closest('.block'), {childList: true, characterData: true, subtree: true});
+  root.addEventListener('click', async event => {
+    const what = event.target.closest('[data-do]')?.dataset.do;
+    if (what === 'play') clock.toggle();
+    else if (what === 'back') clock.step(-1);
+    else if (what === 'next') clock.step(1);
+    else if (what === 'dismiss') say('');
+    else if (what === 'cancel') { find('.what').textContent = 'Cancelling…'; trigger('cancel'); }
+    else if (what === 'link') {
+      const address = new URL(location.pathname, location.origin);
+      address.searchParams.set('compare', link);
+      history.replaceState(null, '', address);
+      try { await navigator.clipboard.writeText(address.href); find('.told').textContent = 'The link is copied; it stands in the address bar, too.'; }
+      catch { find('.told').textContent = 'The link stands in the address bar now.'; }
     }
   });
-  showFrame(clock.frame);
-}
-function format(name, value) {
-  if (name === 'control') return Math.round(100 * value) + ' %';
-  if (name === 'lag') return `${value} latent`;
-  if (name === 'PSNR to the truth') return value.toFixed(1) + ' dB';
-  return (+value.toFixed(3)).toString();
-}
-
-// ---- states -----------------------------------------------------------------------------------------------------------
-function say(message) { find('.notice').hidden = !message; find('.notice span').textContent = message || ''; }
-function show() {
-  const value = props.value || {status: 'idle'}, status = value.status, working = status === 'working' || status === 'queued';
-  if (value.lanes?.length) {
-    const same = lanes.length === value.lanes.length && lanes.every((lane, i) => lane.label === value.lanes[i].label) && status !== 'queued';
-    lanes = value.lanes.map(lane => ({...lane, truth: lane.checkpoint === 'truth'}));
-    if (!same || grid.children.length !== lanes.length) build();
-    track = value.track || track;
-    dress();
-  }
-  if (value.tiled?.url && value.tiled.url !== clipShown) {
-    clipShown = value.tiled.url;
-    layout = value.layout;
-    root.style.setProperty('--ratio', layout.width / layout.height);
-    clock.load(clipShown, value.num_frames, value.fps);
-    showView();
-  }
-  root.dataset.status = status;
-  root.classList.toggle('has-lanes', grid.children.length > 0);
-  root.setAttribute('aria-busy', working ? 'true' : 'false');
-  find('.working').hidden = !working;
-  if (working) {
-    const drawing = lanes.filter(lane => ['done', 'failed'].includes(lane.status)).length;
-    find('.what').textContent = status === 'queued' ? value.message : `Lane ${Math.min(lanes.length, drawing + 1)} of ${lanes.length}`;
-  }
-  find('.transport').hidden = !layout;
-  const finished = status === 'done' || status === 'failed' && !!value.record;
-  find('.after').hidden = !(finished && value.record);
-  if (finished && value.record) {
-    const tiled = find('a.tiled'), record = find('a.record');
-    tiled.hidden = !value.tiled;
-    if (value.tiled) Object.assign(tiled, {href: value.tiled.url, download: 'wanact-compare.mp4'});
-    Object.assign(record, {href: value.record.url, download: 'wanact-comparison.json'});
-    link = value.link;
-    find('[data-do=link]').disabled = !link;
-    find('.told').textContent = value.link_problem || '';
-  }
-  say(status === 'failed' || status === 'cancelled' ? value.message : '');
-}
-hear('compare-start', () => {
-  if (root.getAttribute('aria-busy') === 'true') return;
-  lanes = [];
-  layout = null;
-  clipShown = '';
-  grid.replaceChildren();
-  video.removeAttribute('src');
-  video.load();
-  big.hidden = true;
-  props.value = {status: 'queued', message: 'Waiting for the model…'};
+  watch('value', show);
   show();
-  if (innerWidth < 900) root.scrollIntoView({block: 'start', behavior: 'smooth'});
-});
-hear('compare-failed', () => {
-  if (root.getAttribute('aria-busy') !== 'true') return;
-  props.value = {status: 'failed', message: 'The lanes were not flown; nothing else has changed. Try again.'};
-  show();
-});
-new MutationObserver(() => {
-  const place = /queue:\s*(\d+)\/(\d+)/.exec(element.closest('.block').querySelector('[data-testid=status-tracker]')?.textContent || '');
-  if (!place || root.dataset.status !== 'queued') return;
-  const words = `Waiting in line: number ${place[1]} of ${place[2]}`;
-  if (find('.what').textContent !== words) find('.what').textContent = words;
-}).observe(element.closest('.block'), {childList: true, characterData: true, subtree: true});
-root.addEventListener('click', async event => {
-  const what = event.target.closest('[data-do]')?.dataset.do;
-  if (what === 'play') clock.toggle();
-  else if (what === 'back') clock.step(-1);
-  else if (what === 'next') clock.step(1);
-  else if (what === 'dismiss') say('');
-  else if (what === 'cancel') { find('.what').textContent = 'Cancelling…'; trigger('cancel'); }
-  else if (what === 'link') {
-    const address = new URL(location.pathname, location.origin);
-    address.searchParams.set('compare', link);
-    history.replaceState(null, '', address);
-    try { await navigator.clipboard.writeText(address.href); find('.told').textContent = 'The link is copied; it stands in the address bar, too.'; }
-    catch (error) { find('.told').textContent = 'The link stands in the address bar now.'; }
-  }
-});
-watch('value', show);
-show();
+}

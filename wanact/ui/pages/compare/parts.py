@@ -55,7 +55,6 @@ class Lanes(Component):
         super().__init__(
             "lanes",
             [{"checkpoint": default}, {"checkpoint": other}],
-            scripts=("channels.js", "tray.js"),
             label="Lanes",
             listing=first,
             has_truth=has_truth,
@@ -75,9 +74,7 @@ class CompareStage(Component):
     example: Any = {"status": "idle"}
 
     def __init__(self, **kwargs: Any):
-        super().__init__(
-            "compare", CompareState(), scripts=("channels.js", "sparkline.js", "clock.js"), label="Comparison", **kwargs
-        )
+        super().__init__("compare", CompareState(), label="Comparison", **kwargs)
 
     def preprocess(self, payload: Any) -> None:
         return None  # clips never travel back

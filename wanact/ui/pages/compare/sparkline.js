@@ -1,5 +1,5 @@
 // A small plot of a number over the frames of a clip; the others of the comparison stand behind it in grey.
-function sparkline(name, values, others, range) {
+export function sparkline(name, values, others, range) {
   const make = (tag, attributes, parent) => {
     const node = document.createElementNS('http://www.w3.org/2000/svg', tag);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);

@@ -1,124 +1,130 @@
-const root = element.querySelector('.viewer'), find = selector => root.querySelector(selector);
-const video = find('video'), preview = find('.preview'), scrub = find('.controls input[type=range]');
-const bar = find('.bar'), notice = find('.notice');
-let clip = null;        // what is playing: {url, track, key, fps}
+import {channelLamps} from '../../web/channels.js';
+import {announceToAll, connect, leave} from '../../web/events.js';
 
-// ---- heads-up display ---------------------------------------------------------------------------------------
-const lamps = channelLamps(find);
-const wantsKeys = find('.switch input');
-try { wantsKeys.checked = localStorage.getItem('wanact-keys') !== 'off'; } catch (error) { /* storage is blocked: keep the default */ }
-wantsKeys.addEventListener('change', () => {
+export function mount({element, props, trigger, watch}) {
+  const {announce, hear} = connect(element);
+  const root = element.querySelector('.viewer'), find = selector => root.querySelector(selector);
+  const video = find('video'), preview = find('.preview'), scrub = find('.controls input[type=range]');
+  const bar = find('.bar'), notice = find('.notice');
+  let clip = null;        // what is playing: {url, track, key, fps}
+
+  // ---- heads-up display ---------------------------------------------------------------------------------------
+  const lamps = channelLamps(find);
+  const wantsKeys = find('.switch input');
+  try { wantsKeys.checked = localStorage.getItem('wanact-keys') !== 'off'; } catch { /* storage is blocked: keep the default */ }
+  wantsKeys.addEventListener('change', () => {
+    root.classList.toggle('keys', wantsKeys.checked);
+    try { localStorage.setItem('wanact-keys', wantsKeys.checked ? 'on' : 'off'); } catch { /* not remembered */ }
+  });
   root.classList.toggle('keys', wantsKeys.checked);
-  try { localStorage.setItem('wanact-keys', wantsKeys.checked ? 'on' : 'off'); } catch (error) { /* not remembered */ }
-});
-root.classList.toggle('keys', wantsKeys.checked);
 
-// Frame 0 is the given picture; frames 1 to 4 obey the first action.
-function showFrame(frame) {
-  const step = frame < 1 ? null : Math.floor((frame - 1) / 4);
-  const held = clip?.track && step !== null ? clip.track[Math.min(step, clip.track.length - 1)]?.[0] : null;
-  lamps.forEach((lamp, i) => lamp.classList.toggle('on', !!held?.[i]));
-  scrub.value = frame;
-  scrub.style.setProperty('--filled', 100 * frame / Math.max(1, scrub.max) + '%');
-  scrub.setAttribute('aria-valuetext', `frame ${frame} of ${scrub.max}`);
-  find('.time').textContent = `${(frame / clip.fps).toFixed(1)} / ${((+scrub.max + 1) / clip.fps).toFixed(1)} s`;
-  announce('playhead', {step: video.paused ? null : step, track: clip.key});
-}
-const currentFrame = () => Math.min(+scrub.max, Math.floor(video.currentTime * clip.fps + 0.01));
-(function follow() {
-  if (!element.isConnected) return;
-  if (clip && !video.hidden && !video.paused) showFrame(currentFrame());
-  requestAnimationFrame(follow);
-})();
-
-// ---- controls -----------------------------------------------------------------------------------------------
-function showPlaying() {
-  find('[data-do=play]').classList.toggle('playing', !video.paused);
-  find('[data-do=play]').setAttribute('aria-label', video.paused ? 'Play' : 'Pause');
-  if (clip) showFrame(currentFrame());
-}
-video.addEventListener('play', showPlaying);
-video.addEventListener('pause', showPlaying);
-video.addEventListener('click', () => toggle());
-video.addEventListener('loadedmetadata', () => {
-  find('.screen').style.setProperty('--ratio', video.videoWidth / video.videoHeight);
-  scrub.max = Math.max(1, Math.round(video.duration * clip.fps) - 1);
-});
-// The address of the clip dies when the server cleans up; the page keeps what it has.
-video.addEventListener('error', () => { if (clip) say('The clip could not be played; download it, or generate it again.'); });
-function toggle() { video.paused ? video.play().catch(() => {}) : video.pause(); }
-scrub.addEventListener('input', () => {
-  video.pause();
-  video.currentTime = (+scrub.value + 0.5) / clip.fps;
-  showFrame(+scrub.value);
-});
-
-// ---- states ---------------------------------------------------------------------------------------------------
-function say(message) {
-  notice.hidden = !message;
-  notice.querySelector('span').textContent = message || '';
-}
-function play(value) {
-  clip = {track: value.track, key: JSON.stringify(value.track), fps: value.fps};
-  find('a.clip').href = value.video.url;
-  find('a.clip').download = value.video.orig_name || 'wanact.mp4';
-  find('a.record').href = value.record.url;
-  find('a.record').download = value.record.orig_name || 'wanact-flight.json';
-  find('.caption').textContent = value.caption || '';
-  video.src = value.video.url;
-  video.autoplay = true;
-  video.play().catch(() => {});   // a browser that blocks autoplay shows the play button instead
-}
-function show() {
-  const value = props.value || {status: 'idle'}, status = value.status;
-  if (status === 'done' && value.video) play(value);
-  const working = status === 'working' || status === 'queued';
-  root.dataset.status = status === 'idle' && clip ? 'done' : status;
-  root.setAttribute('aria-busy', working ? 'true' : 'false');
-  if (working) {
-    video.pause();
-    find('.what').textContent = value.message || '';
-    const share = Math.round(100 * (value.progress || 0));
-    bar.style.width = share + '%';
-    bar.setAttribute('aria-valuenow', share);
-    if (value.preview) preview.src = value.preview;
-  } else {
-    preview.removeAttribute('src');
+  // Frame 0 is the given picture; frames 1 to 4 obey the first action.
+  function showFrame(frame) {
+    const step = frame < 1 ? null : Math.floor((frame - 1) / 4);
+    const held = clip?.track && step !== null ? clip.track[Math.min(step, clip.track.length - 1)]?.[0] : null;
+    lamps.forEach((lamp, i) => { lamp.classList.toggle('on', !!held?.[i]); });
+    scrub.value = frame;
+    scrub.style.setProperty('--filled', 100 * frame / Math.max(1, scrub.max) + '%');
+    scrub.setAttribute('aria-valuetext', `frame ${frame} of ${scrub.max}`);
+    find('.time').textContent = `${(frame / clip.fps).toFixed(1)} / ${((+scrub.max + 1) / clip.fps).toFixed(1)} s`;
+    announce('playhead', {step: video.paused ? null : step, track: clip.key});
   }
-  preview.hidden = !(working && preview.src);
-  const hasClip = !!clip && !working;
-  video.hidden = !hasClip;
-  find('.invite').hidden = working || hasClip;
-  find('.controls').hidden = find('.after').hidden = !hasClip;
-  say(status === 'failed' || status === 'cancelled' ? value.message : '');
-  if (hasClip && status !== 'done') showFrame(currentFrame());
+  const currentFrame = () => Math.min(+scrub.max, Math.floor(video.currentTime * clip.fps + 0.01));
+  (function follow() {
+    if (!element.isConnected) return;
+    if (clip && !video.hidden && !video.paused) showFrame(currentFrame());
+    requestAnimationFrame(follow);
+  })();
+
+  // ---- controls -----------------------------------------------------------------------------------------------
+  function showPlaying() {
+    find('[data-do=play]').classList.toggle('playing', !video.paused);
+    find('[data-do=play]').setAttribute('aria-label', video.paused ? 'Play' : 'Pause');
+    if (clip) showFrame(currentFrame());
+  }
+  video.addEventListener('play', showPlaying);
+  video.addEventListener('pause', showPlaying);
+  video.addEventListener('click', () => toggle());
+  video.addEventListener('loadedmetadata', () => {
+    find('.screen').style.setProperty('--ratio', video.videoWidth / video.videoHeight);
+    scrub.max = Math.max(1, Math.round(video.duration * clip.fps) - 1);
+  });
+  // The address of the clip dies when the server cleans up; the page keeps what it has.
+  video.addEventListener('error', () => { if (clip) say('The clip could not be played; download it, or generate it again.'); });
+  function toggle() { video.paused ? video.play().catch(() => {}) : video.pause(); }
+  scrub.addEventListener('input', () => {
+    video.pause();
+    video.currentTime = (+scrub.value + 0.5) / clip.fps;
+    showFrame(+scrub.value);
+  });
+
+  // ---- states ---------------------------------------------------------------------------------------------------
+  function say(message) {
+    notice.hidden = !message;
+    notice.querySelector('span').textContent = message || '';
+  }
+  function play(value) {
+    clip = {track: value.track, key: JSON.stringify(value.track), fps: value.fps};
+    find('a.clip').href = value.video.url;
+    find('a.clip').download = value.video.orig_name || 'wanact.mp4';
+    find('a.record').href = value.record.url;
+    find('a.record').download = value.record.orig_name || 'wanact-flight.json';
+    find('.caption').textContent = value.caption || '';
+    video.src = value.video.url;
+    video.autoplay = true;
+    video.play().catch(() => {});   // a browser that blocks autoplay shows the play button instead
+  }
+  function show() {
+    const value = props.value || {status: 'idle'}, status = value.status;
+    if (status === 'done' && value.video) play(value);
+    const working = status === 'working' || status === 'queued';
+    root.dataset.status = status === 'idle' && clip ? 'done' : status;
+    root.setAttribute('aria-busy', working ? 'true' : 'false');
+    if (working) {
+      video.pause();
+      find('.what').textContent = value.message || '';
+      const share = Math.round(100 * (value.progress || 0));
+      bar.style.width = share + '%';
+      bar.setAttribute('aria-valuenow', share);
+      if (value.preview) preview.src = value.preview;
+    } else {
+      preview.removeAttribute('src');
+    }
+    preview.hidden = !(working && preview.src);
+    const hasClip = !!clip && !working;
+    video.hidden = !hasClip;
+    find('.invite').hidden = working || hasClip;
+    find('.controls').hidden = find('.after').hidden = !hasClip;
+    say(status === 'failed' || status === 'cancelled' ? value.message : '');
+    if (hasClip && status !== 'done') showFrame(currentFrame());
+  }
+  // Shown at the press of the button, before the server has answered.
+  hear('generate', () => {
+    if (root.getAttribute('aria-busy') === 'true') return;
+    props.value = {status: 'queued', message: 'Waiting for the model…', progress: 0};
+    show();
+    if (innerWidth < 900) root.scrollIntoView({block: 'center', behavior: 'smooth'});
+  });
+  // Gradio writes the place in the queue into its own status line, which page.css hides.
+  new MutationObserver(() => {
+    const place = /queue:\s*(\d+)\/(\d+)/.exec(element.closest('.block').querySelector('[data-testid=status-tracker]')?.textContent || '');
+    if (!place || root.dataset.status !== 'queued') return;
+    const text = `Waiting in line: number ${place[1]} of ${place[2]}`;
+    if (find('.what').textContent !== text) find('.what').textContent = text;
+  }).observe(element.closest('.block'), {childList: true, characterData: true, subtree: true});
+  hear('failed', () => {
+    if (root.getAttribute('aria-busy') !== 'true') return;
+    props.value = {status: 'failed', message: 'The clip was not drawn; nothing else has changed. Try again.'};
+    show();
+  });
+  root.addEventListener('click', event => {
+    const what = event.target.closest('[data-do]')?.dataset.do;
+    if (what === 'play') toggle();
+    else if (what === 'dismiss') say('');
+    else if (what === 'cancel') { find('.what').textContent = 'Cancelling…'; trigger('cancel'); }
+    else if (what === 'extend') trigger('extend');
+    else if (what === 'compare') { leave('compare-flight', find('a.record').href); announceToAll('compare-flight', {}); announceToAll('go', {place: 'compare'}); }
+  });
+  watch('value', show);
+  show();
 }
-// Shown at the press of the button, before the server has answered.
-hear('generate', () => {
-  if (root.getAttribute('aria-busy') === 'true') return;
-  props.value = {status: 'queued', message: 'Waiting for the model…', progress: 0};
-  show();
-  if (innerWidth < 900) root.scrollIntoView({block: 'center', behavior: 'smooth'});
-});
-// Gradio writes the place in the queue into its own status line, which page.css hides.
-new MutationObserver(() => {
-  const place = /queue:\s*(\d+)\/(\d+)/.exec(element.closest('.block').querySelector('[data-testid=status-tracker]')?.textContent || '');
-  if (!place || root.dataset.status !== 'queued') return;
-  const text = `Waiting in line: number ${place[1]} of ${place[2]}`;
-  if (find('.what').textContent !== text) find('.what').textContent = text;
-}).observe(element.closest('.block'), {childList: true, characterData: true, subtree: true});
-hear('failed', () => {
-  if (root.getAttribute('aria-busy') !== 'true') return;
-  props.value = {status: 'failed', message: 'The clip was not drawn; nothing else has changed. Try again.'};
-  show();
-});
-root.addEventListener('click', event => {
-  const what = event.target.closest('[data-do]')?.dataset.do;
-  if (what === 'play') toggle();
-  else if (what === 'dismiss') say('');
-  else if (what === 'cancel') { find('.what').textContent = 'Cancelling…'; trigger('cancel'); }
-  else if (what === 'extend') trigger('extend');
-  else if (what === 'compare') { leave('compare-flight', find('a.record').href); announce('compare-flight', {}); announce('go', {place: 'compare'}); }
-});
-watch('value', show);
-show();

@@ -1,9 +1,11 @@
+import {AXES, atRest, motionOf, Warper} from './warp.js';
+
 // Is the prediction any good? When a key goes down from rest, the picture of that moment is kept small. Once the frames
 // that obey the key have moved as far as one action goes, they are compared with it: as it was, and warped as far.
 // The better it fits, the less the handoff shows; the gain that fits best is used from then on.
 const TRIED = [0, 0.5, 1, 1.5, 2], SMALL = [80, 48], EDGE = 8;
 
-class Handoff {
+export class Handoff {
   constructor(timewarp) {
     this.timewarp = timewarp;
     const canvas = () => Object.assign(document.createElement('canvas'), {width: SMALL[0], height: SMALL[1]});

@@ -48,7 +48,6 @@ class LiveStage(Component):
         super().__init__(
             "live",
             {},
-            scripts=("channels.js", "keys.js", "sticks.js", "warp.js", "handoff.js", "player.js"),
             label="Live flight",
             ratio=width / height,
             fps=desk.engine.defaults["fps"],

@@ -1,14 +1,14 @@
 // Frames as they come, shown one by one in their time, and kept for going back.
 const MAX_KEPT_BYTES = 96 * 2 ** 20;
 
-function blobOf(base64) {
+export function blobOf(base64) {
   const text = atob(base64), bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
   return new Blob([bytes], {type: 'image/jpeg'});
 }
 
 // The pictures of one flight, by latent frame: four blobs each. What was flown before this page knew of it is missing.
-class Film {
+export class Film {
   constructor(first, start) { this.first = first; this.start = start; this.blobs = []; this.size = 0; this.prompts = []; }
   get end() { return this.start + Math.floor(this.blobs.length / 4); }
   add(blob) {
@@ -33,7 +33,7 @@ class Film {
 }
 
 // Plays what has come. Four frames come at a time and are spread over the time until the next four.
-class Player {
+export class Player {
   constructor(fps) {
     this.fps = fps;
     this.waiting = [];
@@ -67,10 +67,10 @@ class Player {
     const epoch = this.epoch, blobs = message.f.map(blobOf);
     const images = Promise.all(blobs.map(blob => createImageBitmap(blob)));
     this.decoding = this.decoding.then(() => images).then(ready => {
-      if (epoch !== this.epoch) return ready.forEach(image => image.close());
-      ready.forEach((image, j) => this.waiting.push({
+      if (epoch !== this.epoch) for (const image of ready) image.close();
+      else this.waiting.push(...ready.map((image, j) => ({
         image, i: message.i + j, k: message.k + j, t: message.t, a: message.a, n: message.n, attitude: message.attitude,
-      }));
+      })));
     }).catch(() => { this.missed += blobs.length; });
     return blobs;
   }

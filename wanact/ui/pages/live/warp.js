@@ -2,18 +2,18 @@
 // are exact (the camera sees 75 degrees across); moving would need distances, so it is a zoom and a shift.
 const HALF_FIELD = 37.5 * Math.PI / 180, STRIPS = 24, MARGIN = 0.2;
 const ZOOM_PER_PATH = 0.5, SHIFT_PER_PATH = 0.6;  // a full key, 0.05 of the path: 2.5% nearer, 3% aside
-const AXES = ['yaw', 'pitch', 'ahead', 'aside'];
+export const AXES = ['yaw', 'pitch', 'ahead', 'aside'];
 const LIMITS = {yaw: 8, pitch: 6, ahead: 0.15, aside: 0.1};  // degrees, and shares of the path
 const STILL = {yaw: 0.02, pitch: 0.02, ahead: 0.0004, aside: 0.0003};
 
 // Net motion of an action [8] on the four axes: degrees and path lengths in a latent frame.
-function motionOf(action) {
+export function motionOf(action) {
   return {yaw: action[5] - action[4], pitch: action[6] - action[7], ahead: action[0] - action[1], aside: action[3] - action[2]};
 }
-const isStill = offset => AXES.every(axis => Math.abs(offset[axis]) < STILL[axis]);
-const atRest = () => ({yaw: 0, pitch: 0, ahead: 0, aside: 0});
+export const isStill = offset => AXES.every(axis => Math.abs(offset[axis]) < STILL[axis]);
+export const atRest = () => ({yaw: 0, pitch: 0, ahead: 0, aside: 0});
 
-class Warper {
+export class Warper {
   constructor(canvas, options) {
     this.canvas = canvas;
     this.context = canvas.getContext('2d', {alpha: false, ...options});
@@ -72,7 +72,7 @@ class Warper {
 
 // How far the picture leads the newest frame: what is held now moves on at once, what the frame obeys has been drawn,
 // and the rest fades, so that generated frames take over without a step back.
-class Timewarp {
+export class Timewarp {
   constructor() {
     this.on = true;
     this.offset = atRest();
