@@ -11,6 +11,8 @@ NUMERIC := $(addprefix tests/,test_flow.py models media weights flying world con
 PY := $(VENV)/bin/python
 INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 
+BIOME = $(MAKE) --no-print-directory node_modules/.installed && node_modules/.bin/biome check
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test narrow check format cards clean
 
@@ -35,16 +37,18 @@ check: $(VENV)/.dev ## Check style, formatting and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	@if command -v node >/dev/null; then $(VENV)/bin/pyright; else echo "pyright skipped: it needs node"; fi
+	@if command -v npm >/dev/null; then $(BIOME) --error-on-warnings; else echo "biome skipped: it needs npm"; fi
 
 format: $(VENV)/.dev ## Format the code and sort its imports
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+	@if command -v npm >/dev/null; then $(BIOME) --write; else echo "biome skipped: it needs npm"; fi
 
 cards: $(VENV)/.app ## Measure what the bundled checkpoints do with the controls (minutes each)
 	$(PY) -m wanact card assets/runs/* --base $(ARGS)
 
 clean: ## Remove the virtual environment and all caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) node_modules .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are younger than what they were installed from, so that a second run installs nothing.
@@ -63,4 +67,8 @@ $(VENV)/.app: requirements.txt constraints.txt | $(PY)
 $(VENV)/.dev: requirements-dev.txt requirements.txt constraints.txt | $(PY)
 	@echo "Installing what the tests need (minutes, once) ..."
 	$(INSTALL) -r requirements-dev.txt
+	@touch $@
+
+node_modules/.installed: package.json package-lock.json
+	@npm ci --no-audit --no-fund --silent
 	@touch $@

@@ -2,8 +2,11 @@ import {collect, connect, placeOf} from './events.js';
 
 export function mount({element, props, trigger, server, watch}) {
   const {hear} = connect(element);
-  const select = element.querySelector('select'), remark = element.querySelector('p');
-  let shown = '', gone = '', brought = null;   // brought: an upload, which no list names
+  const select = element.querySelector('select');
+  const remark = element.querySelector('p');
+  let shown = '';
+  let gone = '';
+  let brought = null; // brought: an upload, which no list names
 
   function fill(listing) {
     if (JSON.stringify(listing) === shown) return;
@@ -18,12 +21,19 @@ export function mount({element, props, trigger, server, watch}) {
   }
   function mark() {
     select.value = props.value;
-    const listing = JSON.parse(shown), damaged = listing.damaged;
-    remark.textContent = gone
-      + (props.value === 'base' ? 'The base model draws the scene and ignores the flight plan. ' : '')
-      + (damaged ? `${damaged} damaged checkpoint${damaged > 1 ? 's are' : ' is'} left out.` : '');
+    const listing = JSON.parse(shown);
+    const damaged = listing.damaged;
+    remark.textContent =
+      gone +
+      (props.value === 'base' ? 'The base model draws the scene and ignores the flight plan. ' : '') +
+      (damaged ? `${damaged} damaged checkpoint${damaged > 1 ? 's are' : ' is'} left out.` : '');
   }
-  select.addEventListener('change', () => { gone = ''; props.value = select.value; mark(); trigger('input'); });
+  select.addEventListener('change', () => {
+    gone = '';
+    props.value = select.value;
+    mark();
+    trigger('input');
+  });
 
   // The Checkpoints page has chosen for this one.
   function choose() {
@@ -35,26 +45,37 @@ export function mount({element, props, trigger, server, watch}) {
     props.value = id;
     const listing = JSON.parse(shown);
     shown = '';
-    if (!id.startsWith('upload/') && !listing.choices.some(choice => choice.id === id)) listing.choices.push({id, label});
+    if (!id.startsWith('upload/') && !listing.choices.some(choice => choice.id === id))
+      listing.choices.push({id, label});
     fill(listing);
     trigger('input');
   }
-  hear('choose-checkpoint', ({place}) => { if (place === placeOf(element)) choose(); });
+  hear('choose-checkpoint', ({place}) => {
+    if (place === placeOf(element)) choose();
+  });
 
   // A run that is training adds checkpoints: look again before the list is opened, and now and then.
   let looking = false;
   async function look() {
     if (looking || document.hidden) return;
     looking = true;
-    try { fill(await server.list_checkpoints({})); }
-    catch { /* the server is away; the list stands as it is */ }
+    try {
+      fill(await server.list_checkpoints({}));
+    } catch {
+      /* the server is away; the list stands as it is */
+    }
     looking = false;
   }
   select.addEventListener('pointerenter', look);
   select.addEventListener('focus', look);
-  setInterval(() => { if (select.offsetParent) look(); }, 20000);
-  watch('value', async () => { await look(); mark(); });
+  setInterval(() => {
+    if (select.offsetParent) look();
+  }, 20000);
+  watch('value', async () => {
+    await look();
+    mark();
+  });
   fill(props.listing);
   setTimeout(look);
-  setTimeout(choose, 300);   // left for a place that had not been in sight
+  setTimeout(choose, 300); // left for a place that had not been in sight
 }

@@ -12,22 +12,34 @@
 export const placeOf = node => node.closest('#fly, #live, #checkpoints, #compare')?.id;
 // A place is built when it first comes into sight, so what is meant for it waits in this tab until then.
 const WAITING = 'wanact-waiting-';
-export function leave(place, what) { try { sessionStorage.setItem(WAITING + place, JSON.stringify(what)); } catch { /* storage is blocked */ } }
+export function leave(place, what) {
+  try {
+    sessionStorage.setItem(WAITING + place, JSON.stringify(what));
+  } catch {
+    /* storage is blocked */
+  }
+}
 export function collect(place) {
   try {
     const what = JSON.parse(sessionStorage.getItem(WAITING + place));
     sessionStorage.removeItem(WAITING + place);
     return what;
-  } catch { return null; }
+  } catch {
+    return null;
+  }
 }
 
 // Tell every place.
-export function announceToAll(name, detail) { document.dispatchEvent(new CustomEvent('wanact:' + name, {detail: {...detail}})); }
+export function announceToAll(name, detail) {
+  document.dispatchEvent(new CustomEvent('wanact:' + name, {detail: {...detail}}));
+}
 
 // What a component says to the others of its place, and hears from them and from every place.
 export function connect(element) {
   return {
-    announce(name, detail) { announceToAll(name, {...detail, from: placeOf(element)}); },
+    announce(name, detail) {
+      announceToAll(name, {...detail, from: placeOf(element)});
+    },
     // Listens for as long as the page stands.
     hear(name, listener) {
       document.addEventListener('wanact:' + name, event => {

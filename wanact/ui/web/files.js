@@ -3,7 +3,9 @@ import {connect} from './events.js';
 export function mount({element, props, watch}) {
   const {hear} = connect(element);
   const line = element.querySelector('.saved');
-  hear('live-saving', ({what}) => { line.textContent = what === 'record' ? 'Writing the flight…' : 'Writing the clip…'; });
+  hear('live-saving', ({what}) => {
+    line.textContent = what === 'record' ? 'Writing the flight…' : 'Writing the clip…';
+  });
   watch('value', () => {
     const value = props.value;
     if (!value || (!value.file && !value.problem)) return;

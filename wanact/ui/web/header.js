@@ -1,16 +1,24 @@
 export function mount({element}) {
   const KEY = 'wanact-mode';
-  try { const mode = localStorage.getItem(KEY); if (mode) document.body.classList.toggle('dark', mode === 'dark'); }
-  catch { /* storage is blocked: the system's choice stands */ }
+  try {
+    const mode = localStorage.getItem(KEY);
+    if (mode) document.body.classList.toggle('dark', mode === 'dark');
+  } catch {
+    /* storage is blocked: the system's choice stands */
+  }
   element.querySelector('.mode').addEventListener('click', () => {
     const dark = document.body.classList.toggle('dark');
-    try { localStorage.setItem(KEY, dark ? 'dark' : 'light'); } catch { /* not remembered */ }
+    try {
+      localStorage.setItem(KEY, dark ? 'dark' : 'light');
+    } catch {
+      /* not remembered */
+    }
   });
 
   // A picture that is pasted anywhere, or dropped beside the frame, goes the same way as one that is chosen.
   function choosePicture(files, event) {
     const picture = [...files].find(file => file.type.startsWith('image/'));
-    const place = ['#frame', '#live-frame'].map(id => document.querySelector(id)).find(frame => frame?.offsetParent);  // the one in sight
+    const place = ['#frame', '#live-frame'].map(id => document.querySelector(id)).find(frame => frame?.offsetParent); // the one in sight
     const input = place?.querySelector('input[type=file]');
     if (!picture || !input) return;
     event.preventDefault();
@@ -20,17 +28,25 @@ export function mount({element}) {
     input.dispatchEvent(new Event('change', {bubbles: true}));
   }
   document.addEventListener('paste', event => choosePicture(event.clipboardData?.files || [], event));
-  document.addEventListener('dragover', event => { if (event.target.closest('#scene, #live-scene')) event.preventDefault(); });
+  document.addEventListener('dragover', event => {
+    if (event.target.closest('#scene, #live-scene')) event.preventDefault();
+  });
   document.addEventListener('drop', event => {
-    if (event.target.closest('#scene, #live-scene') && !event.defaultPrevented) choosePicture(event.dataTransfer?.files || [], event);
+    if (event.target.closest('#scene, #live-scene') && !event.defaultPrevented)
+      choosePicture(event.dataTransfer?.files || [], event);
   });
 
   // The places are tabs. A component asks for one by `wanact:go`; whoever comes into sight is announced to all.
-  const tabOf = place => [...document.querySelectorAll('#places [role=tab]')].find(tab => tab.textContent.trim().toLowerCase() === place);
-  document.addEventListener('wanact:go', event => { tabOf(event.detail.place)?.click(); scrollTo({top: 0}); });
+  const tabOf = place =>
+    [...document.querySelectorAll('#places [role=tab]')].find(tab => tab.textContent.trim().toLowerCase() === place);
+  document.addEventListener('wanact:go', event => {
+    tabOf(event.detail.place)?.click();
+    scrollTo({top: 0});
+  });
   let inSight = '';
   function tellPlace() {
-    const place = document.querySelector('#places [role=tab][aria-selected=true]')?.textContent.trim().toLowerCase() || '';
+    const place =
+      document.querySelector('#places [role=tab][aria-selected=true]')?.textContent.trim().toLowerCase() || '';
     if (place === inSight) return;
     inSight = place;
     document.body.dataset.place = place;
@@ -39,9 +55,13 @@ export function mount({element}) {
   function watchPlaces(tries) {
     const places = document.querySelector('#places');
     if (!places) return tries && setTimeout(() => watchPlaces(tries - 1), 100);
-    new MutationObserver(tellPlace).observe(places, {subtree: true, attributes: true, attributeFilter: ['aria-selected']});
+    new MutationObserver(tellPlace).observe(places, {
+      subtree: true,
+      attributes: true,
+      attributeFilter: ['aria-selected'],
+    });
     tellPlace();
-    if (new URLSearchParams(location.search).has('compare')) tabOf('compare')?.click();   // a link to a comparison
+    if (new URLSearchParams(location.search).has('compare')) tabOf('compare')?.click(); // a link to a comparison
   }
   watchPlaces(100);
 }

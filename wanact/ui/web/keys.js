@@ -4,7 +4,9 @@ import {CHANNELS, OPPOSITE} from './channels.js';
 // Keys count only while the focus is inside `root`; text fields and shortcuts keep theirs.
 export function holdKeys(root, onChange) {
   const byCode = new Map(CHANNELS.map((channel, i) => [channel.code, i]));
-  const keys = new Set(), pointers = new Map(), latched = new Set();
+  const keys = new Set();
+  const pointers = new Map();
+  const latched = new Set();
   const buttons = [...root.querySelectorAll('[data-channel]')];
   let last = '';
 
@@ -22,16 +24,28 @@ export function holdKeys(root, onChange) {
     }
     onChange(held, pressed);
   }
-  function releaseAll() { keys.clear(); pointers.clear(); latched.clear(); update(); }
+  function releaseAll() {
+    keys.clear();
+    pointers.clear();
+    latched.clear();
+    update();
+  }
 
   root.addEventListener('keydown', event => {
-    if (event.code === 'Escape') { releaseAll(); document.activeElement.blur(); return; }
+    if (event.code === 'Escape') {
+      releaseAll();
+      document.activeElement.blur();
+      return;
+    }
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
     if (event.target.matches('input, textarea, select, [contenteditable=true]')) return;
     const channel = byCode.get(event.code);
     if (channel === undefined) return;
-    event.preventDefault();  // arrows must not scroll the page while they fly
-    if (!event.repeat) { keys.add(channel); update(); }
+    event.preventDefault(); // arrows must not scroll the page while they fly
+    if (!event.repeat) {
+      keys.add(channel);
+      update();
+    }
   });
   // On the window, because the focus may have moved on by the time the key comes up.
   const onKeyUp = event => {
@@ -39,10 +53,17 @@ export function holdKeys(root, onChange) {
     if (keys.delete(byCode.get(event.code))) update();
   };
   window.addEventListener('keyup', onKeyUp);
-  root.addEventListener('focusout', event => { if (!root.contains(event.relatedTarget)) { keys.clear(); update(); } });
+  root.addEventListener('focusout', event => {
+    if (!root.contains(event.relatedTarget)) {
+      keys.clear();
+      update();
+    }
+  });
   window.addEventListener('blur', releaseAll);
-  document.addEventListener('wanact:place', releaseAll);   // another page has come into sight
-  document.addEventListener('visibilitychange', () => { if (document.hidden) releaseAll(); });
+  document.addEventListener('wanact:place', releaseAll); // another page has come into sight
+  document.addEventListener('visibilitychange', () => {
+    if (document.hidden) releaseAll();
+  });
 
   root.addEventListener('pointerdown', event => {
     const button = event.target.closest('[data-channel]');
@@ -52,8 +73,12 @@ export function holdKeys(root, onChange) {
     update();
   });
   for (const name of ['pointerup', 'pointercancel', 'lostpointercapture'])
-    root.addEventListener(name, event => { if (pointers.delete(event.pointerId)) update(); });
-  root.addEventListener('contextmenu', event => { if (event.target.closest('[data-channel]')) event.preventDefault(); });
+    root.addEventListener(name, event => {
+      if (pointers.delete(event.pointerId)) update();
+    });
+  root.addEventListener('contextmenu', event => {
+    if (event.target.closest('[data-channel]')) event.preventDefault();
+  });
   // Enter or Space on a focused key, or a screen reader's press, has no duration: it latches.
   root.addEventListener('click', event => {
     const button = event.target.closest('[data-channel]');

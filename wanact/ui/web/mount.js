@@ -6,10 +6,10 @@ let turn = Promise.resolve();
 //   changed: whether its value has changed since gradio made it; then what it watches is called once more, after it.
 export function mountInTurn(load, component, changed) {
   const loading = load();
-  loading.catch(() => {});   // it is told below, in turn
+  loading.catch(() => {}); // it is told below, in turn
   const mounted = turn.then(async () => {
     const {mount} = await loading;
-    if (!component.element.isConnected) return;   // it has gone in the meantime
+    if (!component.element.isConnected) return; // it has gone in the meantime
     const watched = [];
     const watch = (names, callback) => {
       watched.push(callback);

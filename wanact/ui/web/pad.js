@@ -36,21 +36,26 @@ export function mount({element, props, trigger}) {
 
   function showPeaks() {
     for (const slider of sliders) {
-      const group = slider.dataset.group, value = peaks[group];
+      const group = slider.dataset.group;
+      const value = peaks[group];
       if (value > +slider.max) slider.max = value;
       slider.value = value;
-      slider.style.setProperty('--filled', 100 * (value - slider.min) / (slider.max - slider.min) + '%');
+      slider.style.setProperty('--filled', (100 * (value - slider.min)) / (slider.max - slider.min) + '%');
       const text = group === 'move' ? (+value.toFixed(4)).toString() : +value.toFixed(2) + '°';
       slider.closest('label').querySelector('output').textContent = text;
       slider.setAttribute('aria-valuetext', text + (group === 'move' ? ' of the path' : ' per latent frame'));
     }
   }
-  for (const slider of sliders) slider.addEventListener('input', () => {
-    peaks[slider.dataset.group] = +slider.value;
+  for (const slider of sliders)
+    slider.addEventListener('input', () => {
+      peaks[slider.dataset.group] = +slider.value;
+      showPeaks();
+      announce('peaks', {...peaks});
+    });
+  hear('plan', plan => {
+    Object.assign(peaks, plan);
     showPeaks();
-    announce('peaks', {...peaks});
   });
-  hear('plan', plan => { Object.assign(peaks, plan); showPeaks(); });
   hear('take-keys', () => root.focus({preventScroll: true}));
   showPeaks();
 }

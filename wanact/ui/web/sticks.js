@@ -5,14 +5,17 @@ const DEAD_ZONE = 0.14;
 
 // What a stick's position means for its four channels; x to the right and y down, each from -1 to 1.
 export function channelsOf(x, y, ahead, back, left, right) {
-  const values = CHANNELS.map(() => 0), length = Math.hypot(x, y);
+  const values = CHANNELS.map(() => 0);
+  const length = Math.hypot(x, y);
   if (length <= DEAD_ZONE) return values;
   const scale = Math.min(1, (length - DEAD_ZONE) / (1 - DEAD_ZONE)) / length;
   values[y < 0 ? ahead : back] = Math.abs(y) * scale;
   values[x < 0 ? left : right] = Math.abs(x) * scale;
-  return values.map(value => (value < 0.06 ? 0 : value));  // a thumb that goes straight ahead drifts a little
+  return values.map(value => (value < 0.06 ? 0 : value)); // a thumb that goes straight ahead drifts a little
 }
-export const MOVE = [0, 1, 2, 3], LOOK = [6, 7, 4, 5];  // ahead, back, left, right
+// ahead, back, left, right
+export const MOVE = [0, 1, 2, 3];
+export const LOOK = [6, 7, 4, 5];
 
 // Drag anywhere in the circle; letting go centres it.
 export function holdStick(circle, channels, onChange) {
@@ -26,8 +29,10 @@ export function holdStick(circle, channels, onChange) {
   }
   function follow(event) {
     if (event.pointerId !== pointer) return;
-    const box = circle.getBoundingClientRect(), reach = box.width * 0.36;
-    const x = (event.clientX - box.left - box.width / 2) / reach, y = (event.clientY - box.top - box.height / 2) / reach;
+    const box = circle.getBoundingClientRect();
+    const reach = box.width * 0.36;
+    const x = (event.clientX - box.left - box.width / 2) / reach;
+    const y = (event.clientY - box.top - box.height / 2) / reach;
     const length = Math.max(1, Math.hypot(x, y));
     place(x / length, y / length);
   }
@@ -40,7 +45,7 @@ export function holdStick(circle, channels, onChange) {
     if (pointer !== null || event.button > 0) return;
     pointer = event.pointerId;
     if (circle.hasPointerCapture) circle.setPointerCapture(pointer);
-    event.preventDefault();  // no selection, and the focus is taken below
+    event.preventDefault(); // no selection, and the focus is taken below
     circle.closest('[tabindex]').focus({preventScroll: true});
     follow(event);
   });
@@ -57,6 +62,7 @@ export function readGamepad() {
   const pad = [...navigator.getGamepads()].find(one => one?.connected && one.axes.length >= 4);
   if (!pad) return null;
   const [x, y, turn, tilt] = pad.axes;
-  const move = channelsOf(x, y, ...MOVE), look = channelsOf(turn, tilt, ...LOOK);
+  const move = channelsOf(x, y, ...MOVE);
+  const look = channelsOf(turn, tilt, ...LOOK);
   return move.map((value, i) => value + look[i]);
 }

@@ -2,15 +2,18 @@ import {connect, placeOf} from '../../web/events.js';
 
 export function mount({element, props, trigger, watch}) {
   const {hear} = connect(element);
-  const root = element.querySelector('.control'), find = selector => root.querySelector(selector);
+  const root = element.querySelector('.control');
+  const find = selector => root.querySelector(selector);
   function show() {
-    const value = props.value || {}, busy = typeof value.progress === 'number';
+    const value = props.value || {};
+    const busy = typeof value.progress === 'number';
     root.dataset.status = busy ? 'measuring' : value.picture || value.numbers ? 'card' : 'empty';
     root.setAttribute('aria-busy', busy ? 'true' : 'false');
-    root.hidden = !value.id && placeOf(element) === 'compare';   // there, a lane asks for it
+    root.hidden = !value.id && placeOf(element) === 'compare'; // there, a lane asks for it
     find('.title').textContent = value.title || '';
     find('.note').textContent = value.note || (value.id ? '' : 'Select a checkpoint to see how well it obeys.');
-    const bar = find('.bar'), share = Math.round(100 * (value.progress || 0));
+    const bar = find('.bar');
+    const share = Math.round(100 * (value.progress || 0));
     bar.hidden = !busy;
     bar.setAttribute('aria-valuenow', share);
     bar.firstElementChild.style.width = share + '%';
@@ -18,18 +21,28 @@ export function mount({element, props, trigger, watch}) {
     button.hidden = !value.can_measure && !busy;
     button.disabled = busy;
     button.textContent = busy ? 'Measuring…' : value.numbers ? 'Measure again, quickly' : 'Measure a quick card';
-    for (const [name, url, what] of [['.picture', value.picture, 'Control card of'], ['.curve', value.curves, 'Control over the steps of the run of']]) {
+    for (const [name, url, what] of [
+      ['.picture', value.picture, 'Control card of'],
+      ['.curve', value.curves, 'Control over the steps of the run of'],
+    ]) {
       const image = find(name);
       image.hidden = !url;
-      if (url) { image.src = url; image.alt = `${what} ${value.title}`; } else image.removeAttribute('src');
+      if (url) {
+        image.src = url;
+        image.alt = `${what} ${value.title}`;
+      } else image.removeAttribute('src');
     }
-    find('.numbers').replaceChildren(...(value.numbers || []).map(([name, number]) => {
-      const box = document.createElement('div'), term = document.createElement('dt'), figure = document.createElement('dd');
-      term.textContent = name;
-      figure.textContent = number;
-      box.append(term, figure);
-      return box;
-    }));
+    find('.numbers').replaceChildren(
+      ...(value.numbers || []).map(([name, number]) => {
+        const box = document.createElement('div');
+        const term = document.createElement('dt');
+        const figure = document.createElement('dd');
+        term.textContent = name;
+        figure.textContent = number;
+        box.append(term, figure);
+        return box;
+      }),
+    );
   }
   find('[data-do=measure]').addEventListener('click', () => {
     props.value = {...props.value, progress: 0, note: 'Waiting for the model…'};

@@ -6,46 +6,113 @@ import {makeRows} from './rows.js';
 
 export function mount({element, props, trigger, server}) {
   const {hear} = connect(element);
-  const root = element.querySelector('.ledger'), find = selector => root.querySelector(selector);
+  const root = element.querySelector('.ledger');
+  const find = selector => root.querySelector(selector);
   const STATES = ['verified', 'whole', 'unsummed', 'weightless', 'damaged'];
-  const NOTES_KEY = 'wanact-notes', UPLOADS_KEY = 'wanact-uploads', EVERY_MS = 5000;
-  let items = [], byId = new Map(), runs = [], version = '', notesWithRuns = true;
-  let hidden = new Set(), query = '', only = 'all', sort = ['saved', -1], selected = null, tray = readTray(), curves = {}, uploads = [];
+  const NOTES_KEY = 'wanact-notes';
+  const UPLOADS_KEY = 'wanact-uploads';
+  const EVERY_MS = 5000;
+  let items = [];
+  let byId = new Map();
+  let runs = [];
+  let version = '';
+  let notesWithRuns = true;
+  const hidden = new Set();
+  let query = '';
+  let only = 'all';
+  let sort = ['saved', -1];
+  let selected = null;
+  let tray = readTray();
+  let curves = {};
+  let uploads = [];
   let ownNotes = {};
-  try { ownNotes = JSON.parse(localStorage.getItem(NOTES_KEY)) || {}; } catch { /* none, or storage is blocked */ }
+  try {
+    ownNotes = JSON.parse(localStorage.getItem(NOTES_KEY)) || {};
+  } catch {
+    /* none, or storage is blocked */
+  }
 
   async function ask(name, message) {
-    try { return await server[name](message || {}); }
-    catch { return {problem: 'The server did not answer; try again.'}; }
+    try {
+      return await server[name](message || {});
+    } catch {
+      return {problem: 'The server did not answer; try again.'};
+    }
   }
   const colour = number => `var(--s${number % 6})`;
-  const clock = seconds => (seconds ? new Date(seconds * 1000).toLocaleString([], {month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', hour12: false}) : '');
-  const size = bytes => (bytes >= 2 ** 30 ? (bytes / 2 ** 30).toFixed(1) + ' GB' : bytes >= 2 ** 20 ? (bytes / 2 ** 20).toFixed(1) + ' MB' : bytes ? Math.ceil(bytes / 1024) + ' kB' : '');
+  const clock = seconds =>
+    seconds
+      ? new Date(seconds * 1000).toLocaleString([], {
+          month: 'short',
+          day: 'numeric',
+          hour: '2-digit',
+          minute: '2-digit',
+          hour12: false,
+        })
+      : '';
+  const size = bytes =>
+    bytes >= 2 ** 30
+      ? (bytes / 2 ** 30).toFixed(1) + ' GB'
+      : bytes >= 2 ** 20
+        ? (bytes / 2 ** 20).toFixed(1) + ' MB'
+        : bytes
+          ? Math.ceil(bytes / 1024) + ' kB'
+          : '';
 
   // ---- what there is ------------------------------------------------------------------------------------------
   function take(listing) {
     if (listing.same) return;
-    if (listing.problem) { say(listing.problem); return; }
+    if (listing.problem) {
+      say(listing.problem);
+      return;
+    }
     version = listing.version;
     runs = listing.runs;
     notesWithRuns = listing.notes_with_runs;
-    const columns = listing.columns, best = new Set(columns.best), latest = new Set(columns.latest);
+    const columns = listing.columns;
+    const best = new Set(columns.best);
+    const latest = new Set(columns.latest);
     items = columns.run.map((number, i) => {
-      const run = runs[number], step = columns.step[i];
+      const run = runs[number];
+      const step = columns.step[i];
       const marks = [...(best.has(i) ? ['best'] : []), ...(latest.has(i) && step !== null ? ['latest'] : [])];
       return {
-        id: `${run.name}/${columns.name[i]}`, run: run.name, number, step, loss: columns.loss[i], saved: columns.saved[i], bytes: columns.bytes[i], state: STATES[columns.state[i]],
-        problem: columns.problems[i] || '', note: columns.notes[i] || null, marks, injection: run.injection,
+        id: `${run.name}/${columns.name[i]}`,
+        run: run.name,
+        number,
+        step,
+        loss: columns.loss[i],
+        saved: columns.saved[i],
+        bytes: columns.bytes[i],
+        state: STATES[columns.state[i]],
+        problem: columns.problems[i] || '',
+        note: columns.notes[i] || null,
+        marks,
+        injection: run.injection,
         title: step === null ? run.name : `${run.name} · step ${step.toLocaleString('en')}`,
       };
     });
     index();
   }
   function index() {
-    items = [...items.filter(item => item.run !== 'upload'), ...uploads.map(upload => ({
-      id: upload.id, run: 'upload', number: runs.length, step: null, loss: null, saved: null, bytes: upload.bytes, state: 'verified', problem: '', note: null, marks: [],
-      injection: upload.injection, title: upload.label,
-    }))];
+    items = [
+      ...items.filter(item => item.run !== 'upload'),
+      ...uploads.map(upload => ({
+        id: upload.id,
+        run: 'upload',
+        number: runs.length,
+        step: null,
+        loss: null,
+        saved: null,
+        bytes: upload.bytes,
+        state: 'verified',
+        problem: '',
+        note: null,
+        marks: [],
+        injection: upload.injection,
+        title: upload.label,
+      })),
+    ];
     byId = new Map(items.map(item => [item.id, item]));
     root.dataset.status = 'ready';
     showRuns();
@@ -53,19 +120,33 @@ export function mount({element, props, trigger, server}) {
     loadCurves();
     markPicked();
     detail.refresh(byId.get(selected));
-    if (selected && !byId.has(selected)) { selected = null; detail.show(null); }
+    if (selected && !byId.has(selected)) {
+      selected = null;
+      detail.show(null);
+    }
     if (!selected) select(firstChoice(), false);
   }
   function firstChoice() {
     const newest = items.filter(item => item.saved).sort((a, b) => b.saved - a.saved)[0];
-    return (items.find(item => item.run === newest?.run && item.marks.includes('best')) || newest || items[0])?.id || null;
+    return (
+      (items.find(item => item.run === newest?.run && item.marks.includes('best')) || newest || items[0])?.id || null
+    );
   }
-  function say(text) { const empty = find('.empty'); empty.hidden = !text; empty.textContent = text || ''; }
+  function say(text) {
+    const empty = find('.empty');
+    empty.hidden = !text;
+    empty.textContent = text || '';
+  }
 
   // ---- notes: with the run where the server lets us, else in this browser ---------------------------------------
   function noteOf(item) {
-    const withRun = notesWithRuns && item.run !== 'upload', kept = (withRun ? item.note : ownNotes[item.id]) || {};
-    return {star: !!kept.star, note: kept.note || '', where: withRun ? 'Kept with the run.' : 'Kept in this browser: on a public page nobody writes into the runs.'};
+    const withRun = notesWithRuns && item.run !== 'upload';
+    const kept = (withRun ? item.note : ownNotes[item.id]) || {};
+    return {
+      star: !!kept.star,
+      note: kept.note || '',
+      where: withRun ? 'Kept with the run.' : 'Kept in this browser: on a public page nobody writes into the runs.',
+    };
   }
   async function keepNote(item, {star, note}) {
     if (notesWithRuns && item.run !== 'upload') {
@@ -73,28 +154,40 @@ export function mount({element, props, trigger, server}) {
       if (!answer.problem) item.note = star || note ? {star, note} : null;
       showRows();
       detail.refresh(item);
-      if (answer.problem) { const remark = find('.kept'); if (remark) remark.textContent = answer.problem; }
+      if (answer.problem) {
+        const remark = find('.kept');
+        if (remark) remark.textContent = answer.problem;
+      }
       return;
     }
-    if (star || note) ownNotes[item.id] = {star, note}; else delete ownNotes[item.id];
-    try { localStorage.setItem(NOTES_KEY, JSON.stringify(ownNotes)); } catch { /* kept until the page is closed */ }
+    if (star || note) ownNotes[item.id] = {star, note};
+    else delete ownNotes[item.id];
+    try {
+      localStorage.setItem(NOTES_KEY, JSON.stringify(ownNotes));
+    } catch {
+      /* kept until the page is closed */
+    }
     showRows();
     detail.refresh(item);
   }
 
   // ---- runs and curves --------------------------------------------------------------------------------------------
   function showRuns() {
-    find('.runs').replaceChildren(...runs.map((run, number) => {
-      const button = document.createElement('button'), count = items.filter(item => item.number === number).length;
-      button.type = 'button';
-      button.style.setProperty('--c', colour(number));
-      button.disabled = !!run.problem;
-      button.setAttribute('aria-pressed', hidden.has(run.name) || run.problem ? 'false' : 'true');
-      button.textContent = run.problem ? `${run.name}: not followed` : `${run.name} · ${count}`;
-      button.title = run.problem || [run.base && `on ${run.base}`, run.injection, run.stage].filter(Boolean).join(', ');
-      button.dataset.run = run.name;
-      return button;
-    }));
+    find('.runs').replaceChildren(
+      ...runs.map((run, number) => {
+        const button = document.createElement('button');
+        const count = items.filter(item => item.number === number).length;
+        button.type = 'button';
+        button.style.setProperty('--c', colour(number));
+        button.disabled = !!run.problem;
+        button.setAttribute('aria-pressed', hidden.has(run.name) || run.problem ? 'false' : 'true');
+        button.textContent = run.problem ? `${run.name}: not followed` : `${run.name} · ${count}`;
+        button.title =
+          run.problem || [run.base && `on ${run.base}`, run.injection, run.stage].filter(Boolean).join(', ');
+        button.dataset.run = run.name;
+        return button;
+      }),
+    );
   }
   find('.runs').addEventListener('click', event => {
     const name = event.target.dataset.run;
@@ -106,7 +199,9 @@ export function mount({element, props, trigger, server}) {
   });
   const visibleRuns = () => runs.filter(run => !hidden.has(run.name) && !run.problem);
   async function loadCurves() {
-    const names = visibleRuns().slice(0, 12).map(run => run.name);
+    const names = visibleRuns()
+      .slice(0, 12)
+      .map(run => run.name);
     const answer = await ask('read_curves', {runs: names});
     if (answer.problem) return;
     curves = answer.curves;
@@ -115,11 +210,28 @@ export function mount({element, props, trigger, server}) {
   function drawCurve() {
     const shown = new Set(visibleRuns().map(run => run.name));
     curve.show({
-      series: runs.map((run, number) => ({name: run.name, colour: colour(number), curve: curves[run.name]})).filter(one => one.curve && shown.has(one.name)),
-      points: items.filter(item => item.step !== null && shown.has(item.run)).map(item => ({
-        id: item.id, run: item.run, step: item.step, loss: item.loss, colour: colour(item.number), best: item.marks.includes('best'), bad: item.state === 'damaged',
-        label: [item.title, item.loss === null ? '' : `loss ${item.loss.toFixed(4)}`, ...item.marks, item.state === 'damaged' ? 'damaged' : ''].filter(Boolean).join(' · '),
-      })),
+      series: runs
+        .map((run, number) => ({name: run.name, colour: colour(number), curve: curves[run.name]}))
+        .filter(one => one.curve && shown.has(one.name)),
+      points: items
+        .filter(item => item.step !== null && shown.has(item.run))
+        .map(item => ({
+          id: item.id,
+          run: item.run,
+          step: item.step,
+          loss: item.loss,
+          colour: colour(item.number),
+          best: item.marks.includes('best'),
+          bad: item.state === 'damaged',
+          label: [
+            item.title,
+            item.loss === null ? '' : `loss ${item.loss.toFixed(4)}`,
+            ...item.marks,
+            item.state === 'damaged' ? 'damaged' : '',
+          ]
+            .filter(Boolean)
+            .join(' · '),
+        })),
     });
   }
 
@@ -133,27 +245,54 @@ export function mount({element, props, trigger, server}) {
     if (only === 'flyable' && ['damaged', 'weightless'].includes(item.state)) return false;
     if (only === 'damaged' && item.state !== 'damaged') return false;
     if (!query) return true;
-    const text = [item.id, item.title, item.step, item.injection, item.state, ...item.marks, note.note, note.star ? 'starred' : ''].join(' ').toLowerCase();
+    const text = [
+      item.id,
+      item.title,
+      item.step,
+      item.injection,
+      item.state,
+      ...item.marks,
+      note.note,
+      note.star ? 'starred' : '',
+    ]
+      .join(' ')
+      .toLowerCase();
     return query.split(/\s+/).every(word => text.includes(word));
   }
   function showRows() {
-    const [key, way] = sort, last = way > 0 ? Infinity : -Infinity;
-    const value = item => (key === 'run' ? item.run : item[key] ?? last);
+    const [key, way] = sort;
+    const last = way > 0 ? Infinity : -Infinity;
+    const value = item => (key === 'run' ? item.run : (item[key] ?? last));
     const list = items.filter(matches).sort((a, b) => {
-      const one = value(a), other = value(b);
-      return (one < other ? -way : one > other ? way : 0) || (b.saved ?? 0) - (a.saved ?? 0) || (b.step ?? 0) - (a.step ?? 0);
+      const one = value(a);
+      const other = value(b);
+      return (
+        (one < other ? -way : one > other ? way : 0) || (b.saved ?? 0) - (a.saved ?? 0) || (b.step ?? 0) - (a.step ?? 0)
+      );
     });
     rows.show(list);
-    find('.count').textContent = list.length === items.length ? `${items.length.toLocaleString('en')} checkpoint${items.length === 1 ? '' : 's'}` : `${list.length.toLocaleString('en')} of ${items.length.toLocaleString('en')}`;
+    find('.count').textContent =
+      list.length === items.length
+        ? `${items.length.toLocaleString('en')} checkpoint${items.length === 1 ? '' : 's'}`
+        : `${list.length.toLocaleString('en')} of ${items.length.toLocaleString('en')}`;
     find('.grid').hidden = !list.length;
-    say(list.length ? '' : items.length ? 'Nothing matches. Clear the search, or show all runs.' : 'There are no checkpoints yet. Train one, or open one of your own above.');
+    say(
+      list.length
+        ? ''
+        : items.length
+          ? 'Nothing matches. Clear the search, or show all runs.'
+          : 'There are no checkpoints yet. Train one, or open one of your own above.',
+    );
     for (const head of root.querySelectorAll('[role=columnheader]')) {
       const button = head.querySelector('button');
-      if (button?.dataset.sort === key) head.setAttribute('aria-sort', way > 0 ? 'ascending' : 'descending'); else head.removeAttribute('aria-sort');
+      if (button?.dataset.sort === key) head.setAttribute('aria-sort', way > 0 ? 'ascending' : 'descending');
+      else head.removeAttribute('aria-sort');
     }
   }
   function fill(item) {
-    const row = document.createElement('div'), note = noteOf(item), picked = tray.findIndex(one => one.id === item.id);
+    const row = document.createElement('div');
+    const note = noteOf(item);
+    const picked = tray.findIndex(one => one.id === item.id);
     row.className = 'row';
     row.setAttribute('role', 'row');
     row.dataset.id = item.id;
@@ -168,15 +307,29 @@ export function mount({element, props, trigger, server}) {
       return node;
     };
     const box = document.createElement('input');
-    Object.assign(box, {type: 'checkbox', checked: picked >= 0, tabIndex: -1, disabled: picked < 0 && ['damaged', 'weightless'].includes(item.state)});
+    Object.assign(box, {
+      type: 'checkbox',
+      checked: picked >= 0,
+      tabIndex: -1,
+      disabled: picked < 0 && ['damaged', 'weightless'].includes(item.state),
+    });
     box.setAttribute('aria-label', `Compare ${item.title}`);
     cell('c-pick', box);
-    const step = cell('c-step'), number = document.createElement('b');
-    number.textContent = item.step === null ? (item.run === 'upload' ? item.title : 'exported') : item.step.toLocaleString('en');
+    const step = cell('c-step');
+    const number = document.createElement('b');
+    number.textContent =
+      item.step === null ? (item.run === 'upload' ? item.title : 'exported') : item.step.toLocaleString('en');
     step.append(number);
-    for (const mark of item.marks) step.append(Object.assign(document.createElement('span'), {className: 'mark ' + mark, textContent: mark}));
-    if (note.star) step.append(Object.assign(document.createElement('span'), {className: 'star', textContent: '★', title: 'starred'}));
-    if (note.note) step.append(Object.assign(document.createElement('span'), {className: 'mark', textContent: 'note', title: note.note}));
+    for (const mark of item.marks)
+      step.append(Object.assign(document.createElement('span'), {className: 'mark ' + mark, textContent: mark}));
+    if (note.star)
+      step.append(
+        Object.assign(document.createElement('span'), {className: 'star', textContent: '★', title: 'starred'}),
+      );
+    if (note.note)
+      step.append(
+        Object.assign(document.createElement('span'), {className: 'mark', textContent: 'note', title: note.note}),
+      );
     cell('c-run', document.createElement('i'), item.run);
     cell('c-loss', item.loss === null ? '–' : item.loss.toFixed(4));
     cell('c-saved', clock(item.saved));
@@ -204,7 +357,8 @@ export function mount({element, props, trigger, server}) {
     const item = byId.get(id);
     if (!item) return;
     if (tray.some(one => one.id === id)) tray = tray.filter(one => one.id !== id);
-    else if (['damaged', 'weightless'].includes(item.state)) return tell(`${item.title} cannot be flown, so it cannot be compared.`);
+    else if (['damaged', 'weightless'].includes(item.state))
+      return tell(`${item.title} cannot be flown, so it cannot be compared.`);
     else if (tray.length === TRAY_MAX) return tell('Four can be compared; take one out first.');
     else tray = [...tray, {id, label: item.title}];
     writeTray(tray);
@@ -213,33 +367,63 @@ export function mount({element, props, trigger, server}) {
     if (!tray.some(one => one.id === id) || selected === id) mark(id);
     select(id, false);
   }
-  function tell(text) { const note = find('.tray .told'); if (note) note.textContent = text; }
+  function tell(text) {
+    const note = find('.tray .told');
+    if (note) note.textContent = text;
+  }
   function markPicked() {
-    curve.mark(tray.map(one => one.id), selected);
+    curve.mark(
+      tray.map(one => one.id),
+      selected,
+    );
     rows.redraw();
-    const bar = find('.tray'), build = (name, text, more) => Object.assign(document.createElement(name), {textContent: text, ...more});
+    const bar = find('.tray');
+    const build = (name, text, more) => Object.assign(document.createElement(name), {textContent: text, ...more});
     bar.hidden = !tray.length;
-    bar.replaceChildren(...tray.map((one, i) => {
-      const chip = build('span', '', {className: 'chip'}), out = build('button', '✕', {type: 'button'});
-      out.setAttribute('aria-label', `Take ${one.label} out`);
-      out.dataset.out = one.id;
-      chip.append(build('b', TRAY_LETTERS[i]), one.label, out);
-      return chip;
-    }), build('span', '', {className: 'told'}), build('button', tray.length < 2 ? 'Pick one more to compare' : `Compare ${tray.length}`, {type: 'button', className: 'go', disabled: tray.length < 2}));
+    bar.replaceChildren(
+      ...tray.map((one, i) => {
+        const chip = build('span', '', {className: 'chip'});
+        const out = build('button', '✕', {type: 'button'});
+        out.setAttribute('aria-label', `Take ${one.label} out`);
+        out.dataset.out = one.id;
+        chip.append(build('b', TRAY_LETTERS[i]), one.label, out);
+        return chip;
+      }),
+      build('span', '', {className: 'told'}),
+      build('button', tray.length < 2 ? 'Pick one more to compare' : `Compare ${tray.length}`, {
+        type: 'button',
+        className: 'go',
+        disabled: tray.length < 2,
+      }),
+    );
     bar.querySelector('.told').setAttribute('role', 'status');
   }
   find('.tray').addEventListener('click', event => {
     if (event.target.dataset.out) mark(event.target.dataset.out);
-    else if (event.target.matches('.go')) { leave('compare-lanes', tray); announceToAll('compare-tray', {}); goTo('compare'); }
+    else if (event.target.matches('.go')) {
+      leave('compare-lanes', tray);
+      announceToAll('compare-tray', {});
+      goTo('compare');
+    }
   });
-  hear('tray', ({items: next}) => { tray = next; markPicked(); detail.refresh(byId.get(selected)); });
+  hear('tray', ({items: next}) => {
+    tray = next;
+    markPicked();
+    detail.refresh(byId.get(selected));
+  });
 
   function act(what, item, more) {
-    if (what === 'fly' || what === 'live') { leave('checkpoint-' + what, {id: item.id, label: item.title}); announceToAll('choose-checkpoint', {place: what}); goTo(what); }
-    else if (what === 'mark') mark(item.id);
+    if (what === 'fly' || what === 'live') {
+      leave('checkpoint-' + what, {id: item.id, label: item.title});
+      announceToAll('choose-checkpoint', {place: what});
+      goTo(what);
+    } else if (what === 'mark') mark(item.id);
     else if (what === 'verified') {
       if (more.problem) item.problem = more.problem;
-      else { item.state = more.state; item.problem = more.why || ''; }
+      else {
+        item.state = more.state;
+        item.problem = more.why || '';
+      }
       showRows();
       detail.show(item);
     }
@@ -249,13 +433,31 @@ export function mount({element, props, trigger, server}) {
   const curve = makeCurve(find('.plot'), {onPick: pickPoint});
   const rows = makeRows(find('.grid'), {fill, onSelect: id => select(id, true), onMark: mark});
   const detail = makeDetail(find('.detail'), {
-    ask, act, noteOf, keepNote, isPicked: id => tray.some(one => one.id === id),
-    others: item => items.filter(other => other.id !== item.id).sort((a, b) => (a.run === item.run ? 0 : 1) - (b.run === item.run ? 0 : 1) || (b.saved ?? 0) - (a.saved ?? 0)).slice(0, 300),
+    ask,
+    act,
+    noteOf,
+    keepNote,
+    isPicked: id => tray.some(one => one.id === id),
+    others: item =>
+      items
+        .filter(other => other.id !== item.id)
+        .sort((a, b) => (a.run === item.run ? 0 : 1) - (b.run === item.run ? 0 : 1) || (b.saved ?? 0) - (a.saved ?? 0))
+        .slice(0, 300),
   });
   find('.log').addEventListener('change', event => curve.setLog(event.target.checked));
-  find('.search input').addEventListener('input', event => { query = event.target.value.trim().toLowerCase(); showRows(); });
-  find('.only').addEventListener('change', event => { only = event.target.value; showRows(); });
-  find('.sort').addEventListener('change', event => { const [key, way] = event.target.value.split(','); sort = [key, +way]; showRows(); });
+  find('.search input').addEventListener('input', event => {
+    query = event.target.value.trim().toLowerCase();
+    showRows();
+  });
+  find('.only').addEventListener('change', event => {
+    only = event.target.value;
+    showRows();
+  });
+  find('.sort').addEventListener('change', event => {
+    const [key, way] = event.target.value.split(',');
+    sort = [key, +way];
+    showRows();
+  });
   find('.header').addEventListener('click', event => {
     const key = event.target.dataset.sort;
     if (!key) return;
@@ -264,7 +466,13 @@ export function mount({element, props, trigger, server}) {
   });
 
   // ---- uploads: ids of this tab, which nobody else can guess ----------------------------------------------------------
-  function rememberUploads() { try { sessionStorage.setItem(UPLOADS_KEY, JSON.stringify(uploads)); } catch { /* known until the page is closed */ } }
+  function rememberUploads() {
+    try {
+      sessionStorage.setItem(UPLOADS_KEY, JSON.stringify(uploads));
+    } catch {
+      /* known until the page is closed */
+    }
+  }
   hear('uploaded', ({upload}) => {
     uploads = [upload, ...uploads.filter(one => one.id !== upload.id)];
     rememberUploads();
@@ -273,7 +481,11 @@ export function mount({element, props, trigger, server}) {
   });
   async function recallUploads() {
     let kept = [];
-    try { kept = JSON.parse(sessionStorage.getItem(UPLOADS_KEY)) || []; } catch { /* none */ }
+    try {
+      kept = JSON.parse(sessionStorage.getItem(UPLOADS_KEY)) || [];
+    } catch {
+      /* none */
+    }
     if (!kept.length) return;
     const answer = await ask('find_uploads', {ids: kept.map(one => one.id)});
     uploads = answer.uploads || [];
@@ -289,7 +501,9 @@ export function mount({element, props, trigger, server}) {
     looking = false;
   }
   setInterval(look, EVERY_MS);
-  hear('place', ({place}) => { if (place === 'checkpoints') look(); });
+  hear('place', ({place}) => {
+    if (place === 'checkpoints') look();
+  });
   detail.show(null);
   recallUploads().then(look);
 }

@@ -5,16 +5,36 @@ import {sparkline} from './sparkline.js';
 
 export function mount({element, props, trigger, watch}) {
   const {announce, hear} = connect(element);
-  const root = element.querySelector('.stage'), find = selector => root.querySelector(selector), all = selector => [...root.querySelectorAll(selector)];
-  const video = find('video'), grid = find('.grid'), scrub = find('.transport input[type=range]'), big = find('.big'), canvas = find('.big canvas');
+  const root = element.querySelector('.stage');
+  const find = selector => root.querySelector(selector);
+  const all = selector => [...root.querySelectorAll(selector)];
+  const video = find('video');
+  const grid = find('.grid');
+  const scrub = find('.transport input[type=range]');
+  const big = find('.big');
+  const canvas = find('.big canvas');
   // Which way is better; a lane's figure is marked only where the lanes differ.
-  const HIGHER = ['control', 'likeness', 'sharpness at the end', 'PSNR to the truth', 'SSIM to the truth'], LOWER = ['lag', 'colour shift at the end', 'GMSD to the truth'];
-  let lanes = [], layout = null, track = [], view = 'side', wipe = 0.5, clipShown = '', link = '';
+  const HIGHER = ['control', 'likeness', 'sharpness at the end', 'PSNR to the truth', 'SSIM to the truth'];
+  const LOWER = ['lag', 'colour shift at the end', 'GMSD to the truth'];
+  let lanes = [];
+  let layout = null;
+  let track = [];
+  let view = 'side';
+  let wipe = 0.5;
+  let clipShown = '';
+  let link = '';
 
   // ---- one clock, and the lanes cut from its picture ---------------------------------------------------------------
   const clock = makeClock(video, {
-    onFrame: frame => { drawLanes(frame); showFrame(frame); },
-    onPlaying: playing => { const button = find('[data-do=play]'); button.classList.toggle('playing', playing); button.setAttribute('aria-label', playing ? 'Pause' : 'Play'); },
+    onFrame: frame => {
+      drawLanes(frame);
+      showFrame(frame);
+    },
+    onPlaying: playing => {
+      const button = find('[data-do=play]');
+      button.classList.toggle('playing', playing);
+      button.setAttribute('aria-label', playing ? 'Pause' : 'Play');
+    },
   });
   function cut(context, index, width, height) {
     const [left, top] = layout.places[index];
@@ -23,16 +43,19 @@ export function mount({element, props, trigger, watch}) {
   function drawLanes(frame) {
     if (!layout || video.readyState < 2) return;
     for (const figure of grid.children) {
-      const index = +figure.dataset.index, own = figure.querySelector('canvas');
+      const index = +figure.dataset.index;
+      const own = figure.querySelector('canvas');
       if (!layout.shown[index]) continue;
-      if (own.width !== layout.width || own.height !== layout.height) Object.assign(own, {width: layout.width, height: layout.height});
+      if (own.width !== layout.width || own.height !== layout.height)
+        Object.assign(own, {width: layout.width, height: layout.height});
       cut(own.getContext('2d'), index, own.width, own.height);
       figure.dataset.frame = frame;
     }
     if (view !== 'side') drawBig();
   }
   function drawBig() {
-    const left = +find('.left').value, right = +find('.right').value;
+    const left = +find('.left').value;
+    const right = +find('.right').value;
     if (!layout?.shown[left] || !layout?.shown[right]) return;
     const {width, height} = layout;
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, {width, height});
@@ -44,12 +67,13 @@ export function mount({element, props, trigger, watch}) {
       context.globalCompositeOperation = 'difference';
       cut(context, right, width, height);
       context.globalCompositeOperation = 'source-over';
-      context.filter = 'brightness(3)';      // small differences are to be seen
+      context.filter = 'brightness(3)'; // small differences are to be seen
       context.drawImage(canvas, 0, 0);
       context.filter = 'none';
       return;
     }
-    const edge = Math.round(width * wipe), [x, y] = layout.places[right];
+    const edge = Math.round(width * wipe);
+    const [x, y] = layout.places[right];
     if (edge < width) context.drawImage(video, x + edge, y, width - edge, height, edge, 0, width - edge, height);
     context.fillStyle = '#fff';
     context.fillRect(edge - 1, 0, 2, height);
@@ -57,11 +81,13 @@ export function mount({element, props, trigger, watch}) {
   function showFrame(frame) {
     scrub.max = Math.max(1, clock.count - 1);
     scrub.value = frame;
-    scrub.style.setProperty('--filled', 100 * frame / Math.max(1, scrub.max) + '%');
+    scrub.style.setProperty('--filled', (100 * frame) / Math.max(1, scrub.max) + '%');
     scrub.setAttribute('aria-valuetext', `frame ${frame} of ${scrub.max}`);
     find('.time').textContent = `frame ${frame} / ${scrub.max}`;
     const held = frame < 1 ? null : track[Math.min(Math.floor((frame - 1) / 4), track.length - 1)]?.[0];
-    lamps.forEach((lamp, i) => { lamp.classList.toggle('on', !!held?.[i]); });
+    lamps.forEach((lamp, i) => {
+      lamp.classList.toggle('on', !!held?.[i]);
+    });
     const share = frame / Math.max(1, clock.count - 1);
     for (const plot of all('.spark')) plot.moveTo(share);
   }
@@ -71,19 +97,33 @@ export function mount({element, props, trigger, watch}) {
   scrub.addEventListener('input', () => clock.seek(+scrub.value));
   find('.speed').addEventListener('change', event => clock.setSpeed(+event.target.value));
   find('.loop').addEventListener('change', event => clock.setLoop(event.target.checked));
-  find('.view').addEventListener('change', event => { view = event.target.value; showView(); });
+  find('.view').addEventListener('change', event => {
+    view = event.target.value;
+    showView();
+  });
   for (const side of ['.left', '.right']) find(side).addEventListener('change', drawBig);
   function showView() {
     big.hidden = view === 'side';
     big.dataset.view = view;
     grid.style.display = '';
     canvas.setAttribute('role', view === 'wipe' ? 'slider' : 'img');
-    canvas.setAttribute('aria-label', view === 'wipe' ? 'Where the left lane gives way to the right one' : 'Difference of the two lanes, three times as bright');
-    for (const [selector, first] of [['.left', 0], ['.right', 1]]) {
-      const select = find(selector), chosen = select.value;
+    canvas.setAttribute(
+      'aria-label',
+      view === 'wipe'
+        ? 'Where the left lane gives way to the right one'
+        : 'Difference of the two lanes, three times as bright',
+    );
+    for (const [selector, first] of [
+      ['.left', 0],
+      ['.right', 1],
+    ]) {
+      const select = find(selector);
+      const chosen = select.value;
       const shown = lanes.map((lane, i) => [lane, i]).filter(([, i]) => layout?.shown[i]);
       select.replaceChildren(...shown.map(([lane, i]) => new Option(`${lane.letter}: ${lane.label}`, i)));
-      select.value = [...select.options].some(option => option.value === chosen) ? chosen : shown[Math.min(first, shown.length - 1)]?.[1] ?? '';
+      select.value = [...select.options].some(option => option.value === chosen)
+        ? chosen
+        : (shown[Math.min(first, shown.length - 1)]?.[1] ?? '');
     }
     drawBig();
   }
@@ -96,8 +136,14 @@ export function mount({element, props, trigger, watch}) {
     canvas.setAttribute('aria-valuenow', Math.round(100 * wipe));
     drawBig();
   }
-  canvas.addEventListener('pointerdown', event => { if (view !== 'wipe') return; canvas.setPointerCapture(event.pointerId); moveWipe(event); });
-  canvas.addEventListener('pointermove', event => { if (view === 'wipe' && (event.buttons || event.pointerType === 'mouse')) moveWipe(event); });
+  canvas.addEventListener('pointerdown', event => {
+    if (view !== 'wipe') return;
+    canvas.setPointerCapture(event.pointerId);
+    moveWipe(event);
+  });
+  canvas.addEventListener('pointermove', event => {
+    if (view === 'wipe' && (event.buttons || event.pointerType === 'mouse')) moveWipe(event);
+  });
   canvas.addEventListener('keydown', event => {
     const by = {ArrowLeft: -0.02, ArrowRight: 0.02}[event.key];
     if (!by || view !== 'wipe') return;
@@ -105,60 +151,109 @@ export function mount({element, props, trigger, watch}) {
     setWipe(wipe + by);
   });
   root.addEventListener('keydown', event => {
-    if (event.target.matches('input, select, textarea, canvas') || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.matches('input, select, textarea, canvas') || event.ctrlKey || event.metaKey || event.altKey)
+      return;
     if (event.key === 'ArrowLeft' || event.key === 'ArrowRight') clock.step(event.key === 'ArrowRight' ? 1 : -1);
     else if (event.key === ' ' && !event.target.matches('button, a')) clock.toggle();
     else return;
     event.preventDefault();
   });
-  hear('place', ({place}) => { if (place !== 'compare') clock.pause(); });
+  hear('place', ({place}) => {
+    if (place !== 'compare') clock.pause();
+  });
 
   // ---- lanes ------------------------------------------------------------------------------------------------------------
-  const text = (name, className, content) => Object.assign(document.createElement(name), {className, textContent: content});
+  const text = (name, className, content) =>
+    Object.assign(document.createElement(name), {className, textContent: content});
   function build() {
     grid.style.setProperty('--columns', lanes.length === 3 ? 3 : 2);
-    grid.replaceChildren(...lanes.map((lane, i) => {
-      const figure = document.createElement('figure'), picture = text('div', 'picture', ''), say = text('div', 'say', ''), bar = text('div', 'bar', '');
-      figure.dataset.index = i;
-      const screen = document.createElement('canvas');
-      screen.setAttribute('role', 'img');
-      bar.append(document.createElement('i'));
-      say.append(text('span', 'line', ''), bar);
-      picture.append(screen, say, text('b', 'letter', lane.letter));
-      const caption = document.createElement('figcaption');
-      caption.append(text('span', 'name', ''), Object.assign(document.createElement('dl'), {className: 'numbers'}), text('div', 'plots', ''), text('div', 'foot', ''));
-      figure.append(picture, caption);
-      return figure;
-    }));
+    grid.replaceChildren(
+      ...lanes.map((lane, i) => {
+        const figure = document.createElement('figure');
+        const picture = text('div', 'picture', '');
+        const say = text('div', 'say', '');
+        const bar = text('div', 'bar', '');
+        figure.dataset.index = i;
+        const screen = document.createElement('canvas');
+        screen.setAttribute('role', 'img');
+        bar.append(document.createElement('i'));
+        say.append(text('span', 'line', ''), bar);
+        picture.append(screen, say, text('b', 'letter', lane.letter));
+        const caption = document.createElement('figcaption');
+        caption.append(
+          text('span', 'name', ''),
+          Object.assign(document.createElement('dl'), {className: 'numbers'}),
+          text('div', 'plots', ''),
+          text('div', 'foot', ''),
+        );
+        figure.append(picture, caption);
+        return figure;
+      }),
+    );
   }
   function dress() {
     const done = lanes.filter(lane => lane.status === 'done');
-    const range = name => { const every = done.flatMap(lane => lane.curves?.[name] || []); return every.length ? [Math.min(...every), Math.max(...every)] : [0, 1]; };
+    const range = name => {
+      const every = done.flatMap(lane => lane.curves?.[name] || []);
+      return every.length ? [Math.min(...every), Math.max(...every)] : [0, 1];
+    };
     const best = {};
-    for (const [names, pick] of [[HIGHER, Math.max], [LOWER, Math.min]]) for (const name of names) {
-      const values = done.filter(lane => !lane.truth).map(lane => lane.numbers?.[name]).filter(value => value != null);
-      if (values.length > 1 && new Set(values).size > 1) best[name] = pick(...values);
-    }
+    for (const [names, pick] of [
+      [HIGHER, Math.max],
+      [LOWER, Math.min],
+    ])
+      for (const name of names) {
+        const values = done
+          .filter(lane => !lane.truth)
+          .map(lane => lane.numbers?.[name])
+          .filter(value => value != null);
+        if (values.length > 1 && new Set(values).size > 1) best[name] = pick(...values);
+      }
     lanes.forEach((lane, i) => {
-      const figure = grid.children[i], say = figure.querySelector('.say');
+      const figure = grid.children[i];
+      const say = figure.querySelector('.say');
       figure.dataset.status = lane.status;
       figure.querySelector('.name').textContent = lane.label;
       figure.querySelector('canvas').setAttribute('aria-label', `Lane ${lane.letter}: ${lane.label}`);
       say.hidden = lane.status === 'done';
-      say.querySelector('.line').textContent = {waiting: 'Waits for its turn', drawing: `Flying… ${lane.message || ''}`, failed: lane.message}[lane.status] || '';
+      say.querySelector('.line').textContent =
+        {waiting: 'Waits for its turn', drawing: `Flying… ${lane.message || ''}`, failed: lane.message}[lane.status] ||
+        '';
       say.querySelector('.bar').hidden = lane.status !== 'drawing';
       say.querySelector('.bar i').style.width = Math.round(100 * (lane.progress || 0)) + '%';
-      figure.querySelector('.numbers').replaceChildren(...Object.entries(lane.numbers || {}).filter(([, value]) => value != null).flatMap(([name, value]) => [
-        text('dt', '', name), text('dd', best[name] === value && !lane.truth ? 'best' : '', format(name, value))]));
+      figure.querySelector('.numbers').replaceChildren(
+        ...Object.entries(lane.numbers || {})
+          .filter(([, value]) => value != null)
+          .flatMap(([name, value]) => [
+            text('dt', '', name),
+            text('dd', best[name] === value && !lane.truth ? 'best' : '', format(name, value)),
+          ]),
+      );
       const plots = figure.querySelector('.plots');
-      plots.replaceChildren(...(lane.status === 'done' ? ['sharpness', 'colour'] : []).filter(name => lane.curves?.[name]?.length).map(name => {
-        const box = document.createElement('div');
-        box.append(text('span', '', name === 'colour' ? 'colour shift' : name), sparkline(name, lane.curves[name], done.filter(other => other !== lane).map(other => other.curves[name]), range(name)));
-        return box;
-      }));
+      plots.replaceChildren(
+        ...(lane.status === 'done' ? ['sharpness', 'colour'] : [])
+          .filter(name => lane.curves?.[name]?.length)
+          .map(name => {
+            const box = document.createElement('div');
+            box.append(
+              text('span', '', name === 'colour' ? 'colour shift' : name),
+              sparkline(
+                name,
+                lane.curves[name],
+                done.filter(other => other !== lane).map(other => other.curves[name]),
+                range(name),
+              ),
+            );
+            return box;
+          }),
+      );
       const foot = figure.querySelector('.foot');
       foot.replaceChildren();
-      if (lane.video?.url) { const link = text('a', '', 'mp4'); Object.assign(link, {href: lane.video.url, download: lane.video.orig_name || 'wanact.mp4'}); foot.append(link); }
+      if (lane.video?.url) {
+        const link = text('a', '', 'mp4');
+        Object.assign(link, {href: lane.video.url, download: lane.video.orig_name || 'wanact.mp4'});
+        foot.append(link);
+      }
       const id = lane.checkpoint;
       if (lane.status === 'done' && id && id !== 'truth' && id !== 'base') {
         const card = text('button', '', 'Control card');
@@ -177,11 +272,19 @@ export function mount({element, props, trigger, watch}) {
   }
 
   // ---- states -----------------------------------------------------------------------------------------------------------
-  function say(message) { find('.notice').hidden = !message; find('.notice span').textContent = message || ''; }
+  function say(message) {
+    find('.notice').hidden = !message;
+    find('.notice span').textContent = message || '';
+  }
   function show() {
-    const value = props.value || {status: 'idle'}, status = value.status, working = status === 'working' || status === 'queued';
+    const value = props.value || {status: 'idle'};
+    const status = value.status;
+    const working = status === 'working' || status === 'queued';
     if (value.lanes?.length) {
-      const same = lanes.length === value.lanes.length && lanes.every((lane, i) => lane.label === value.lanes[i].label) && status !== 'queued';
+      const same =
+        lanes.length === value.lanes.length &&
+        lanes.every((lane, i) => lane.label === value.lanes[i].label) &&
+        status !== 'queued';
       lanes = value.lanes.map(lane => ({...lane, truth: lane.checkpoint === 'truth'}));
       if (!same || grid.children.length !== lanes.length) build();
       track = value.track || track;
@@ -200,13 +303,15 @@ export function mount({element, props, trigger, watch}) {
     find('.working').hidden = !working;
     if (working) {
       const drawing = lanes.filter(lane => ['done', 'failed'].includes(lane.status)).length;
-      find('.what').textContent = status === 'queued' ? value.message : `Lane ${Math.min(lanes.length, drawing + 1)} of ${lanes.length}`;
+      find('.what').textContent =
+        status === 'queued' ? value.message : `Lane ${Math.min(lanes.length, drawing + 1)} of ${lanes.length}`;
     }
     find('.transport').hidden = !layout;
-    const finished = status === 'done' || status === 'failed' && !!value.record;
+    const finished = status === 'done' || (status === 'failed' && !!value.record);
     find('.after').hidden = !(finished && value.record);
     if (finished && value.record) {
-      const tiled = find('a.tiled'), record = find('a.record');
+      const tiled = find('a.tiled');
+      const record = find('a.record');
       tiled.hidden = !value.tiled;
       if (value.tiled) Object.assign(tiled, {href: value.tiled.url, download: 'wanact-compare.mp4'});
       Object.assign(record, {href: value.record.url, download: 'wanact-comparison.json'});
@@ -235,7 +340,9 @@ export function mount({element, props, trigger, watch}) {
     show();
   });
   new MutationObserver(() => {
-    const place = /queue:\s*(\d+)\/(\d+)/.exec(element.closest('.block').querySelector('[data-testid=status-tracker]')?.textContent || '');
+    const place = /queue:\s*(\d+)\/(\d+)/.exec(
+      element.closest('.block').querySelector('[data-testid=status-tracker]')?.textContent || '',
+    );
     if (!place || root.dataset.status !== 'queued') return;
     const words = `Waiting in line: number ${place[1]} of ${place[2]}`;
     if (find('.what').textContent !== words) find('.what').textContent = words;
@@ -246,13 +353,19 @@ export function mount({element, props, trigger, watch}) {
     else if (what === 'back') clock.step(-1);
     else if (what === 'next') clock.step(1);
     else if (what === 'dismiss') say('');
-    else if (what === 'cancel') { find('.what').textContent = 'Cancelling…'; trigger('cancel'); }
-    else if (what === 'link') {
+    else if (what === 'cancel') {
+      find('.what').textContent = 'Cancelling…';
+      trigger('cancel');
+    } else if (what === 'link') {
       const address = new URL(location.pathname, location.origin);
       address.searchParams.set('compare', link);
       history.replaceState(null, '', address);
-      try { await navigator.clipboard.writeText(address.href); find('.told').textContent = 'The link is copied; it stands in the address bar, too.'; }
-      catch { find('.told').textContent = 'The link stands in the address bar now.'; }
+      try {
+        await navigator.clipboard.writeText(address.href);
+        find('.told').textContent = 'The link is copied; it stands in the address bar, too.';
+      } catch {
+        find('.told').textContent = 'The link stands in the address bar now.';
+      }
     }
   });
   watch('value', show);

@@ -2,65 +2,118 @@ import {collect, connect} from '../../web/events.js';
 
 export function mount({element, props, trigger, server, watch}) {
   const {hear} = connect(element);
-  const root = element.querySelector('.lanes'), list = root.querySelector('.list'), told = root.querySelector('.told'), add = root.querySelector('.add');
-  const LETTERS = 'ABCD', TRUTH = {id: 'truth', label: "the simulator's truth (its own sample frames)"};
-  let listing = props.listing, own = '', unfolded = new Set();
+  const root = element.querySelector('.lanes');
+  const list = root.querySelector('.list');
+  const told = root.querySelector('.told');
+  const add = root.querySelector('.add');
+  const LETTERS = 'ABCD';
+  const TRUTH = {id: 'truth', label: "the simulator's truth (its own sample frames)"};
+  let listing = props.listing;
+  let own = '';
+  const unfolded = new Set();
 
   const lanesNow = () => (Array.isArray(props.value) ? props.value : []);
   function commit(lanes, redraw) {
     props.value = lanes;
     own = JSON.stringify(lanes);
     trigger('input');
-    if (redraw) draw(); else summarise();
+    if (redraw) draw();
+    else summarise();
   }
   function choices() {
     let uploads = [];
-    try { uploads = JSON.parse(sessionStorage.getItem('wanact-uploads')) || []; } catch { /* none */ }
+    try {
+      uploads = JSON.parse(sessionStorage.getItem('wanact-uploads')) || [];
+    } catch {
+      /* none */
+    }
     return [...uploads, ...listing.choices, ...(props.has_truth ? [TRUTH] : [])];
   }
   function differs(lane) {
-    return [lane.seed != null && `seed ${lane.seed}`, lane.guidance != null && `guidance ${lane.guidance}`, lane.scale != null && `${lane.scale} × controls`, lane.prompt && `“${lane.prompt.slice(0, 30)}”`].filter(Boolean).join(', ');
+    return [
+      lane.seed != null && `seed ${lane.seed}`,
+      lane.guidance != null && `guidance ${lane.guidance}`,
+      lane.scale != null && `${lane.scale} × controls`,
+      lane.prompt && `“${lane.prompt.slice(0, 30)}”`,
+    ]
+      .filter(Boolean)
+      .join(', ');
   }
   function summarise() {
-    lanesNow().forEach((lane, i) => { const summary = list.children[i]?.querySelector('summary'); if (summary) summary.textContent = differs(lane) || 'As the others: seed, guidance, controls, prompt'; });
+    lanesNow().forEach((lane, i) => {
+      const summary = list.children[i]?.querySelector('summary');
+      if (summary) summary.textContent = differs(lane) || 'As the others: seed, guidance, controls, prompt';
+    });
     const count = lanesNow().length;
     add.hidden = count >= props.most;
     told.textContent = count < props.fewest ? 'Two lanes at least.' : '';
-    list.querySelectorAll('.out').forEach(button => { button.disabled = count <= props.fewest; });
+    list.querySelectorAll('.out').forEach(button => {
+      button.disabled = count <= props.fewest;
+    });
   }
   function draw() {
     const all = choices();
-    list.replaceChildren(...lanesNow().map((lane, i) => {
-      const box = document.createElement('div'), letter = document.createElement('b'), select = document.createElement('select'), out = document.createElement('button');
-      box.className = 'lane';
-      letter.textContent = LETTERS[i];
-      if (!all.some(choice => choice.id === lane.checkpoint)) select.append(new Option(`${lane.checkpoint} (not here)`, lane.checkpoint));
-      select.append(...all.map(choice => new Option(choice.label, choice.id)));
-      select.value = lane.checkpoint;
-      select.setAttribute('aria-label', `Lane ${LETTERS[i]}`);
-      select.addEventListener('change', () => { const lanes = lanesNow().map(one => ({...one})); lanes[i].checkpoint = select.value; commit(lanes, true); });
-      Object.assign(out, {type: 'button', className: 'out', textContent: '✕'});
-      out.setAttribute('aria-label', `Take lane ${LETTERS[i]} out`);
-      out.addEventListener('click', () => commit(lanesNow().filter((_, j) => j !== i), true));
-      box.append(letter, select, out);
-      if (lane.checkpoint !== TRUTH.id) box.append(settings(lane, i));
-      return box;
-    }));
+    list.replaceChildren(
+      ...lanesNow().map((lane, i) => {
+        const box = document.createElement('div');
+        const letter = document.createElement('b');
+        const select = document.createElement('select');
+        const out = document.createElement('button');
+        box.className = 'lane';
+        letter.textContent = LETTERS[i];
+        if (!all.some(choice => choice.id === lane.checkpoint))
+          select.append(new Option(`${lane.checkpoint} (not here)`, lane.checkpoint));
+        select.append(...all.map(choice => new Option(choice.label, choice.id)));
+        select.value = lane.checkpoint;
+        select.setAttribute('aria-label', `Lane ${LETTERS[i]}`);
+        select.addEventListener('change', () => {
+          const lanes = lanesNow().map(one => ({...one}));
+          lanes[i].checkpoint = select.value;
+          commit(lanes, true);
+        });
+        Object.assign(out, {type: 'button', className: 'out', textContent: '✕'});
+        out.setAttribute('aria-label', `Take lane ${LETTERS[i]} out`);
+        out.addEventListener('click', () =>
+          commit(
+            lanesNow().filter((_, j) => j !== i),
+            true,
+          ),
+        );
+        box.append(letter, select, out);
+        if (lane.checkpoint !== TRUTH.id) box.append(settings(lane, i));
+        return box;
+      }),
+    );
     summarise();
   }
   function settings(lane, i) {
-    const details = document.createElement('details'), summary = document.createElement('summary'), grid = document.createElement('div');
+    const details = document.createElement('details');
+    const summary = document.createElement('summary');
+    const grid = document.createElement('div');
     details.open = unfolded.has(i);
     details.addEventListener('toggle', () => (details.open ? unfolded.add(i) : unfolded.delete(i)));
     grid.className = 'settings';
-    for (const [key, name, kind] of [['seed', 'Seed', {min: 0, max: 2147483647, step: 1}], ['guidance', 'Guidance', {min: 1, max: 12, step: 0.1}], ['scale', 'Controls ×', {min: 0, max: props.largest_scale, step: 0.1}], ['prompt', 'Prompt', null]]) {
-      const field = document.createElement('label'), input = document.createElement('input');
-      if (kind) Object.assign(input, {type: 'number', ...kind}); else { input.type = 'text'; input.maxLength = 2000; field.className = 'wide'; }
+    for (const [key, name, kind] of [
+      ['seed', 'Seed', {min: 0, max: 2147483647, step: 1}],
+      ['guidance', 'Guidance', {min: 1, max: 12, step: 0.1}],
+      ['scale', 'Controls ×', {min: 0, max: props.largest_scale, step: 0.1}],
+      ['prompt', 'Prompt', null],
+    ]) {
+      const field = document.createElement('label');
+      const input = document.createElement('input');
+      if (kind) Object.assign(input, {type: 'number', ...kind});
+      else {
+        input.type = 'text';
+        input.maxLength = 2000;
+        field.className = 'wide';
+      }
       input.placeholder = 'as the others';
       input.value = lane[key] ?? '';
       input.addEventListener('change', () => {
-        const lanes = lanesNow().map(one => ({...one})), value = kind ? (input.value === '' ? null : +input.value) : input.value.trim() || null;
-        if (value === null) delete lanes[i][key]; else lanes[i][key] = value;
+        const lanes = lanesNow().map(one => ({...one}));
+        const value = kind ? (input.value === '' ? null : +input.value) : input.value.trim() || null;
+        if (value === null) delete lanes[i][key];
+        else lanes[i][key] = value;
         commit(lanes, false);
       });
       field.append(name, input);
@@ -70,7 +123,8 @@ export function mount({element, props, trigger, server, watch}) {
     return details;
   }
   add.addEventListener('click', () => {
-    const lanes = lanesNow(), used = new Set(lanes.map(lane => lane.checkpoint));
+    const lanes = lanesNow();
+    const used = new Set(lanes.map(lane => lane.checkpoint));
     const next = choices().find(choice => !used.has(choice.id)) || choices()[0];
     commit([...lanes, {checkpoint: next.id}], true);
   });
@@ -78,7 +132,8 @@ export function mount({element, props, trigger, server, watch}) {
   function take(items) {
     if (!items?.length) return;
     const lanes = items.map(item => ({checkpoint: item.id}));
-    if (lanes.length < props.fewest) lanes.push({checkpoint: lanes[0].checkpoint === 'base' ? listing.default : 'base'});
+    if (lanes.length < props.fewest)
+      lanes.push({checkpoint: lanes[0].checkpoint === 'base' ? listing.default : 'base'});
     commit(lanes.slice(0, props.most), true);
   }
   // What the Checkpoints page left. A value set while the component is being made is lost, hence the second look.
@@ -87,7 +142,9 @@ export function mount({element, props, trigger, server, watch}) {
     if (!items) return;
     take(items);
     const wanted = own;
-    setTimeout(() => { if (JSON.stringify(props.value) !== wanted) commit(JSON.parse(wanted), true); }, 700);
+    setTimeout(() => {
+      if (JSON.stringify(props.value) !== wanted) commit(JSON.parse(wanted), true);
+    }, 700);
   }
   hear('compare-tray', () => look().then(fetchLanes));
 
@@ -97,12 +154,24 @@ export function mount({element, props, trigger, server, watch}) {
     looking = true;
     try {
       const next = await server.list_checkpoints({});
-      if (JSON.stringify(next) !== JSON.stringify(listing)) { listing = next; if (!root.contains(document.activeElement)) draw(); }
-    } catch { /* the server is away; the list stands as it is */ }
+      if (JSON.stringify(next) !== JSON.stringify(listing)) {
+        listing = next;
+        if (!root.contains(document.activeElement)) draw();
+      }
+    } catch {
+      /* the server is away; the list stands as it is */
+    }
     looking = false;
   }
-  hear('place', ({place}) => { if (place === 'compare') look(); });
-  watch('value', () => { if (JSON.stringify(props.value) !== own) { own = JSON.stringify(props.value); draw(); } });
+  hear('place', ({place}) => {
+    if (place === 'compare') look();
+  });
+  watch('value', () => {
+    if (JSON.stringify(props.value) !== own) {
+      own = JSON.stringify(props.value);
+      draw();
+    }
+  });
   draw();
   setTimeout(fetchLanes, 300);
 }

@@ -1,7 +1,8 @@
 export function mount({element, props, trigger, watch}) {
   const list = element.querySelector('.gallery');
   for (const sample of props.samples) {
-    const button = document.createElement('button'), image = document.createElement('img');
+    const button = document.createElement('button');
+    const image = document.createElement('img');
     button.type = 'button';
     button.dataset.id = sample.id;
     button.title = sample.credit ? `${sample.name} (${sample.credit})` : sample.name;
@@ -12,7 +13,8 @@ export function mount({element, props, trigger, watch}) {
     list.append(button);
   }
   function mark() {
-    for (const button of list.children) button.setAttribute('aria-pressed', button.dataset.id === props.value ? 'true' : 'false');
+    for (const button of list.children)
+      button.setAttribute('aria-pressed', button.dataset.id === props.value ? 'true' : 'false');
   }
   list.addEventListener('click', event => {
     const button = event.target.closest('button');

@@ -3,17 +3,21 @@ import {connect} from '../../web/events.js';
 
 export function mount({element, props, trigger, server, watch}) {
   const {announce, hear} = connect(element);
-  const STEPS = props.steps, CAPS = props.caps, STEP_MS = 1000 * props.step_seconds;
+  const STEPS = props.steps;
+  const CAPS = props.caps;
+  const STEP_MS = 1000 * props.step_seconds;
   const GROUP = CHANNELS.map(channel => channel.group);
   const peaks = {...props.peaks};
-  const table = element.querySelector('table'), status = element.querySelector('.status');
-  const undoButton = element.querySelector('[data-do=undo]'), recordButton = element.querySelector('[data-do=record]');
+  const table = element.querySelector('table');
+  const status = element.querySelector('.status');
+  const undoButton = element.querySelector('[data-do=undo]');
+  const recordButton = element.querySelector('[data-do=record]');
   const file = element.querySelector('input[type=file]');
 
-  const KEPT = 'wanact-plan';   // the plan outlives a reload of the page, as after a lost connection
-  let plan = [];          // plan[channel][step]: magnitude, 0 where the control rests
-  const history = [];     // earlier plans, as JSON
-  let own = null;         // what this script wrote to props.value last, as JSON
+  const KEPT = 'wanact-plan'; // the plan outlives a reload of the page, as after a lost connection
+  let plan = []; // plan[channel][step]: magnitude, 0 where the control rests
+  const history = []; // earlier plans, as JSON
+  let own = null; // what this script wrote to props.value last, as JSON
   let recording = null;
   let playhead = null;
   let presetShown = '';
@@ -51,14 +55,17 @@ export function mount({element, props, trigger, server, watch}) {
     return GROUP[c] === 'move' ? `${+value.toPrecision(3)} of the path` : `${+value.toPrecision(3)} degrees`;
   }
   function paint() {
-    for (let c = 0; c < 8; c++) for (let t = 0; t < STEPS; t++) {
-      const value = plan[c][t], cell = cells[c][t], mark = value + '';
-      if (cell.dataset.value === mark) continue;
-      cell.dataset.value = mark;
-      cell.setAttribute('aria-selected', value ? 'true' : 'false');
-      cell.setAttribute('aria-label', `${CHANNELS[c].label}, step ${t + 1}: ${describe(c, value)}`);
-      cell.style.setProperty('--fill', value ? 35 + 65 * Math.min(1, value / CAPS[c]) + '%' : '0%');
-    }
+    for (let c = 0; c < 8; c++)
+      for (let t = 0; t < STEPS; t++) {
+        const value = plan[c][t];
+        const cell = cells[c][t];
+        const mark = value + '';
+        if (cell.dataset.value === mark) continue;
+        cell.dataset.value = mark;
+        cell.setAttribute('aria-selected', value ? 'true' : 'false');
+        cell.setAttribute('aria-label', `${CHANNELS[c].label}, step ${t + 1}: ${describe(c, value)}`);
+        cell.style.setProperty('--fill', value ? 35 + 65 * Math.min(1, value / CAPS[c]) + '%' : '0%');
+      }
     drawPath();
   }
 
@@ -79,7 +86,11 @@ export function mount({element, props, trigger, server, watch}) {
     const value = toValue();
     own = JSON.stringify(value);
     props.value = value;
-    try { sessionStorage.setItem(KEPT, own); } catch { /* storage is blocked: a reload starts afresh */ }
+    try {
+      sessionStorage.setItem(KEPT, own);
+    } catch {
+      /* storage is blocked: a reload starts afresh */
+    }
     markPreset();
     paint();
     trigger('input');
@@ -100,12 +111,14 @@ export function mount({element, props, trigger, server, watch}) {
     announce('plan', {...peaks});
   }
   hear('peaks', next => {
-    for (const group of ['move', 'look']) if (next[group] !== peaks[group]) {
-      const from = peaks[group], to = next[group];
-      const scaled = value => (Math.abs(value - from) < 1e-6 * from ? to : +(value * to / from).toPrecision(6));
-      plan = plan.map((row, c) => (GROUP[c] === group ? row.map(scaled) : row));
-      peaks[group] = to;
-    }
+    for (const group of ['move', 'look'])
+      if (next[group] !== peaks[group]) {
+        const from = peaks[group];
+        const to = next[group];
+        const scaled = value => (Math.abs(value - from) < 1e-6 * from ? to : +((value * to) / from).toPrecision(6));
+        plan = plan.map((row, c) => (GROUP[c] === group ? row.map(scaled) : row));
+        peaks[group] = to;
+      }
     commit(presetShown);
   });
   function set(c, t, value) {
@@ -115,11 +128,17 @@ export function mount({element, props, trigger, server, watch}) {
 
   // ---- the path from above: the same sums as wanact.actions.plan_path ---------------------------------------
   function walk() {
-    let x = 0, y = 0, heading = 0, pitch = 0, flown = 0;
+    let x = 0;
+    let y = 0;
+    let heading = 0;
+    let pitch = 0;
+    let flown = 0;
     const points = [{x, y, heading, pitch, flown}];
     for (let t = 0; t < STEPS; t++) {
       const [forward, back, left, right, yawLeft, yawRight, pitchUp, pitchDown] = plan.map(row => row[t]);
-      const h = heading * Math.PI / 180, ahead = (forward - back) * Math.cos(pitch * Math.PI / 180), aside = right - left;
+      const h = (heading * Math.PI) / 180;
+      const ahead = (forward - back) * Math.cos((pitch * Math.PI) / 180);
+      const aside = right - left;
       x += ahead * Math.sin(h) + aside * Math.cos(h);
       y += ahead * Math.cos(h) - aside * Math.sin(h);
       heading += yawRight - yawLeft;
@@ -131,31 +150,52 @@ export function mount({element, props, trigger, server, watch}) {
   }
   const svg = element.querySelector('svg');
   function drawPath() {
-    const points = walk(), xs = points.map(p => p.x), ys = points.map(p => p.y);
+    const points = walk();
+    const xs = points.map(p => p.x);
+    const ys = points.map(p => p.y);
     const span = Math.max(Math.max(...xs) - Math.min(...xs), Math.max(...ys) - Math.min(...ys), 0.3);
-    const cx = (Math.max(...xs) + Math.min(...xs)) / 2, cy = (Math.max(...ys) + Math.min(...ys)) / 2;
-    const at = p => [100 + (p.x - cx) / span * 120, 112 - (p.y - cy) / span * 120];
-    const line = points.map(p => at(p).map(v => v.toFixed(1)).join(' '));
+    const cx = (Math.max(...xs) + Math.min(...xs)) / 2;
+    const cy = (Math.max(...ys) + Math.min(...ys)) / 2;
+    const at = p => [100 + ((p.x - cx) / span) * 120, 112 - ((p.y - cy) / span) * 120];
+    const line = points.map(p =>
+      at(p)
+        .map(v => v.toFixed(1))
+        .join(' '),
+    );
     svg.querySelector('.plan').setAttribute('d', 'M' + line.join('L'));
-    svg.querySelector('.ticks').setAttribute('d', points.filter((_, i) => i % perSecond === 0).map(p => {
-      const [px, py] = at(p), h = p.heading * Math.PI / 180;
-      return `M${px.toFixed(1)} ${py.toFixed(1)}l${(9 * Math.sin(h)).toFixed(1)} ${(-9 * Math.cos(h)).toFixed(1)}`;
-    }).join(''));
+    svg.querySelector('.ticks').setAttribute(
+      'd',
+      points
+        .filter((_, i) => i % perSecond === 0)
+        .map(p => {
+          const [px, py] = at(p);
+          const h = (p.heading * Math.PI) / 180;
+          return `M${px.toFixed(1)} ${py.toFixed(1)}l${(9 * Math.sin(h)).toFixed(1)} ${(-9 * Math.cos(h)).toFixed(1)}`;
+        })
+        .join(''),
+    );
     const [sx, sy] = at(points[0]);
     svg.querySelector('.start').setAttribute('cx', sx);
     svg.querySelector('.start').setAttribute('cy', sy);
-    const now = points[recording ? Math.max(0, recording.step) : playhead === null ? STEPS : playhead + 1] || points[STEPS];
+    const now =
+      points[recording ? Math.max(0, recording.step) : playhead === null ? STEPS : playhead + 1] || points[STEPS];
     const [dx, dy] = at(now);
-    svg.querySelector('.drone').setAttribute('transform', `translate(${dx.toFixed(1)} ${dy.toFixed(1)}) rotate(${now.heading.toFixed(1)})`);
-    const end = points[STEPS], sign = v => (v > 0 ? '+' : '') + +v.toFixed(0) + '°';
-    const words = [`flown ${+end.flown.toFixed(2)}`, `turned ${sign(end.heading)}`, `tilted ${sign(end.pitch)}`].join(' · ');
+    svg
+      .querySelector('.drone')
+      .setAttribute('transform', `translate(${dx.toFixed(1)} ${dy.toFixed(1)}) rotate(${now.heading.toFixed(1)})`);
+    const end = points[STEPS];
+    const sign = v => (v > 0 ? '+' : '') + +v.toFixed(0) + '°';
+    const words = [`flown ${+end.flown.toFixed(2)}`, `turned ${sign(end.heading)}`, `tilted ${sign(end.pitch)}`].join(
+      ' · ',
+    );
     element.querySelector('figcaption').textContent = 'From above: ' + words;
     svg.setAttribute('aria-label', 'The planned path from above: ' + words);
     element.wanactPath = points;
   }
 
   // ---- painting with mouse, pen and finger ------------------------------------------------------------------
-  let brush = null, stroke = null;
+  let brush = null;
+  let stroke = null;
   function under(event) {
     const cell = document.elementFromPoint(event.clientX, event.clientY)?.closest('td[data-c]');
     return cell && table.contains(cell) ? cell : null;
@@ -170,11 +210,24 @@ export function mount({element, props, trigger, server, watch}) {
     dab(cell);
     cell.focus({preventScroll: true});
   });
-  table.addEventListener('pointermove', event => { const cell = brush !== null && under(event); if (cell) dab(cell); });
-  table.addEventListener('pointerup', () => { if (brush !== null) { brush = null; commit(); } });
-  table.addEventListener('pointercancel', () => {   // the finger scrolled the page instead
+  table.addEventListener('pointermove', event => {
+    const cell = brush !== null && under(event);
+    if (cell) dab(cell);
+  });
+  table.addEventListener('pointerup', () => {
+    if (brush !== null) {
+      brush = null;
+      commit();
+    }
+  });
+  table.addEventListener('pointercancel', () => {
+    // the finger scrolled the page instead
     if (brush === null) return;
-    brush = null; plan = JSON.parse(stroke); history.pop(); undoButton.disabled = !history.length; paint();
+    brush = null;
+    plan = JSON.parse(stroke);
+    history.pop();
+    undoButton.disabled = !history.length;
+    paint();
   });
   function dab(cell) {
     const c = +cell.dataset.c;
@@ -207,11 +260,19 @@ export function mount({element, props, trigger, server, watch}) {
     if (step) {
       const on = plan[c][t];
       moveTo(c + step[0], t + step[1]);
-      if (event.shiftKey) { snapshot(); set(cursor[0], cursor[1], on ? peaks[GROUP[cursor[0]]] : 0); commit(); }
+      if (event.shiftKey) {
+        snapshot();
+        set(cursor[0], cursor[1], on ? peaks[GROUP[cursor[0]]] : 0);
+        commit();
+      }
     } else if (event.key === ' ' || event.key === 'Enter') {
-      snapshot(); set(c, t, plan[c][t] ? 0 : peaks[GROUP[c]]); commit();
+      snapshot();
+      set(c, t, plan[c][t] ? 0 : peaks[GROUP[c]]);
+      commit();
     } else if (event.key === 'Delete' || event.key === 'Backspace') {
-      snapshot(); set(c, t, 0); commit();
+      snapshot();
+      set(c, t, 0);
+      commit();
     } else if (event.key === 'Home') moveTo(c, 0);
     else if (event.key === 'End') moveTo(c, STEPS - 1);
     else return;
@@ -244,12 +305,24 @@ export function mount({element, props, trigger, server, watch}) {
       status.textContent = 'Recording…';
       recording.timer = setInterval(tick, 15);
       tick();
-    } else if (recording.step >= 0 && recording.step < STEPS) { stamp(recording.step); paint(); }
+    } else if (recording.step >= 0 && recording.step < STEPS) {
+      stamp(recording.step);
+      paint();
+    }
   });
-  function stamp(t) { recording.held.forEach((on, c) => { if (on) set(c, t, peaks[GROUP[c]]); }); }
+  function stamp(t) {
+    recording.held.forEach((on, c) => {
+      if (on) set(c, t, peaks[GROUP[c]]);
+    });
+  }
   function tick() {
     const due = Math.floor((performance.now() - recording.started) / STEP_MS);
-    while (recording.step < Math.min(due, STEPS - 1)) { recording.step++; stamp(recording.step); markStep(recording.step); paint(); }
+    while (recording.step < Math.min(due, STEPS - 1)) {
+      recording.step++;
+      stamp(recording.step);
+      markStep(recording.step);
+      paint();
+    }
     if (due >= STEPS) finish(`Recorded ${STEPS} steps.`);
   }
   function finish(message) {
@@ -260,14 +333,21 @@ export function mount({element, props, trigger, server, watch}) {
     recordButton.setAttribute('aria-pressed', 'false');
     recordButton.querySelector('span').textContent = 'Record';
     markStep(null);
-    if (!started) { undo(); status.textContent = 'Nothing was recorded.'; return; }
+    if (!started) {
+      undo();
+      status.textContent = 'Nothing was recorded.';
+      return;
+    }
     commit();
     status.textContent = message;
   }
   let marked = null;
   function markStep(t) {
     if (t === marked) return;
-    for (const row of cells) { if (marked !== null) row[marked].classList.remove('now'); if (t !== null) row[t].classList.add('now'); }
+    for (const row of cells) {
+      if (marked !== null) row[marked].classList.remove('now');
+      if (t !== null) row[t].classList.add('now');
+    }
     marked = t;
   }
   hear('playhead', ({step, track}) => {
@@ -305,8 +385,11 @@ export function mount({element, props, trigger, server, watch}) {
       return;
     }
     let answer;
-    try { answer = await server.read_plan({text: await chosen.text(), steps: STEPS}); }
-    catch { answer = {problem: 'The server did not answer; the plan is unchanged.'}; }
+    try {
+      answer = await server.read_plan({text: await chosen.text(), steps: STEPS});
+    } catch {
+      answer = {problem: 'The server did not answer; the plan is unchanged.'};
+    }
     if (answer.problem) status.textContent = answer.problem;
     else lay(answer.value, answer.note || `Opened ${chosen.name}.`);
   });
@@ -314,12 +397,20 @@ export function mount({element, props, trigger, server, watch}) {
     const what = event.target.closest('[data-do]')?.dataset.do;
     if (what === 'record') recording ? finish('Stopped.') : record();
     else if (!what || recording) return;
-    else if (what === 'undo') { undo(); status.textContent = ''; }
-    else if (what === 'clear') lay([], 'Cleared.');
+    else if (what === 'undo') {
+      undo();
+      status.textContent = '';
+    } else if (what === 'clear') lay([], 'Cleared.');
     else if (what === 'import') file.click();
     else if (what === 'export') save();
   });
-  document.addEventListener('keydown', event => { if (recording && event.key === 'Escape') finish('Stopped.'); }, true);
+  document.addEventListener(
+    'keydown',
+    event => {
+      if (recording && event.key === 'Escape') finish('Stopped.');
+    },
+    true,
+  );
 
   const presetBar = element.querySelector('.presets');
   for (const name of Object.keys(props.presets)) {
@@ -339,7 +430,8 @@ export function mount({element, props, trigger, server, watch}) {
     return Object.keys(props.presets).find(name => JSON.stringify(fromValue(props.presets[name])) === same);
   }
   function markPreset() {
-    for (const button of presetBar.children) button.setAttribute('aria-pressed', button.dataset.preset === presetShown ? 'true' : 'false');
+    for (const button of presetBar.children)
+      button.setAttribute('aria-pressed', button.dataset.preset === presetShown ? 'true' : 'false');
   }
 
   // ---- start ------------------------------------------------------------------------------------------------
@@ -353,10 +445,21 @@ export function mount({element, props, trigger, server, watch}) {
   }
   function restore() {
     let kept = null;
-    try { kept = JSON.parse(sessionStorage.getItem(KEPT)); } catch { /* none, or not readable */ }
-    if (Array.isArray(kept) && kept.length === STEPS && JSON.stringify(kept) !== own) { lay(kept, 'Your plan from before the page was loaded again.', presetOf(kept)); }
+    try {
+      kept = JSON.parse(sessionStorage.getItem(KEPT));
+    } catch {
+      /* none, or not readable */
+    }
+    if (Array.isArray(kept) && kept.length === STEPS && JSON.stringify(kept) !== own) {
+      lay(kept, 'Your plan from before the page was loaded again.', presetOf(kept));
+    }
   }
-  watch('value', () => { if (JSON.stringify(props.value) !== own) { snapshot(); load(); } });
+  watch('value', () => {
+    if (JSON.stringify(props.value) !== own) {
+      snapshot();
+      load();
+    }
+  });
   load();
-  setTimeout(restore);   // a value set while the component is being made is lost
+  setTimeout(restore); // a value set while the component is being made is lost
 }

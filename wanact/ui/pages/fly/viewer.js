@@ -3,18 +3,30 @@ import {announceToAll, connect, leave} from '../../web/events.js';
 
 export function mount({element, props, trigger, watch}) {
   const {announce, hear} = connect(element);
-  const root = element.querySelector('.viewer'), find = selector => root.querySelector(selector);
-  const video = find('video'), preview = find('.preview'), scrub = find('.controls input[type=range]');
-  const bar = find('.bar'), notice = find('.notice');
-  let clip = null;        // what is playing: {url, track, key, fps}
+  const root = element.querySelector('.viewer');
+  const find = selector => root.querySelector(selector);
+  const video = find('video');
+  const preview = find('.preview');
+  const scrub = find('.controls input[type=range]');
+  const bar = find('.bar');
+  const notice = find('.notice');
+  let clip = null; // what is playing: {url, track, key, fps}
 
   // ---- heads-up display ---------------------------------------------------------------------------------------
   const lamps = channelLamps(find);
   const wantsKeys = find('.switch input');
-  try { wantsKeys.checked = localStorage.getItem('wanact-keys') !== 'off'; } catch { /* storage is blocked: keep the default */ }
+  try {
+    wantsKeys.checked = localStorage.getItem('wanact-keys') !== 'off';
+  } catch {
+    /* storage is blocked: keep the default */
+  }
   wantsKeys.addEventListener('change', () => {
     root.classList.toggle('keys', wantsKeys.checked);
-    try { localStorage.setItem('wanact-keys', wantsKeys.checked ? 'on' : 'off'); } catch { /* not remembered */ }
+    try {
+      localStorage.setItem('wanact-keys', wantsKeys.checked ? 'on' : 'off');
+    } catch {
+      /* not remembered */
+    }
   });
   root.classList.toggle('keys', wantsKeys.checked);
 
@@ -22,9 +34,11 @@ export function mount({element, props, trigger, watch}) {
   function showFrame(frame) {
     const step = frame < 1 ? null : Math.floor((frame - 1) / 4);
     const held = clip?.track && step !== null ? clip.track[Math.min(step, clip.track.length - 1)]?.[0] : null;
-    lamps.forEach((lamp, i) => { lamp.classList.toggle('on', !!held?.[i]); });
+    lamps.forEach((lamp, i) => {
+      lamp.classList.toggle('on', !!held?.[i]);
+    });
     scrub.value = frame;
-    scrub.style.setProperty('--filled', 100 * frame / Math.max(1, scrub.max) + '%');
+    scrub.style.setProperty('--filled', (100 * frame) / Math.max(1, scrub.max) + '%');
     scrub.setAttribute('aria-valuetext', `frame ${frame} of ${scrub.max}`);
     find('.time').textContent = `${(frame / clip.fps).toFixed(1)} / ${((+scrub.max + 1) / clip.fps).toFixed(1)} s`;
     announce('playhead', {step: video.paused ? null : step, track: clip.key});
@@ -50,8 +64,12 @@ export function mount({element, props, trigger, watch}) {
     scrub.max = Math.max(1, Math.round(video.duration * clip.fps) - 1);
   });
   // The address of the clip dies when the server cleans up; the page keeps what it has.
-  video.addEventListener('error', () => { if (clip) say('The clip could not be played; download it, or generate it again.'); });
-  function toggle() { video.paused ? video.play().catch(() => {}) : video.pause(); }
+  video.addEventListener('error', () => {
+    if (clip) say('The clip could not be played; download it, or generate it again.');
+  });
+  function toggle() {
+    video.paused ? video.play().catch(() => {}) : video.pause();
+  }
   scrub.addEventListener('input', () => {
     video.pause();
     video.currentTime = (+scrub.value + 0.5) / clip.fps;
@@ -72,10 +90,11 @@ export function mount({element, props, trigger, watch}) {
     find('.caption').textContent = value.caption || '';
     video.src = value.video.url;
     video.autoplay = true;
-    video.play().catch(() => {});   // a browser that blocks autoplay shows the play button instead
+    video.play().catch(() => {}); // a browser that blocks autoplay shows the play button instead
   }
   function show() {
-    const value = props.value || {status: 'idle'}, status = value.status;
+    const value = props.value || {status: 'idle'};
+    const status = value.status;
     if (status === 'done' && value.video) play(value);
     const working = status === 'working' || status === 'queued';
     root.dataset.status = status === 'idle' && clip ? 'done' : status;
@@ -107,7 +126,9 @@ export function mount({element, props, trigger, watch}) {
   });
   // Gradio writes the place in the queue into its own status line, which page.css hides.
   new MutationObserver(() => {
-    const place = /queue:\s*(\d+)\/(\d+)/.exec(element.closest('.block').querySelector('[data-testid=status-tracker]')?.textContent || '');
+    const place = /queue:\s*(\d+)\/(\d+)/.exec(
+      element.closest('.block').querySelector('[data-testid=status-tracker]')?.textContent || '',
+    );
     if (!place || root.dataset.status !== 'queued') return;
     const text = `Waiting in line: number ${place[1]} of ${place[2]}`;
     if (find('.what').textContent !== text) find('.what').textContent = text;
@@ -121,9 +142,15 @@ export function mount({element, props, trigger, watch}) {
     const what = event.target.closest('[data-do]')?.dataset.do;
     if (what === 'play') toggle();
     else if (what === 'dismiss') say('');
-    else if (what === 'cancel') { find('.what').textContent = 'Cancelling…'; trigger('cancel'); }
-    else if (what === 'extend') trigger('extend');
-    else if (what === 'compare') { leave('compare-flight', find('a.record').href); announceToAll('compare-flight', {}); announceToAll('go', {place: 'compare'}); }
+    else if (what === 'cancel') {
+      find('.what').textContent = 'Cancelling…';
+      trigger('cancel');
+    } else if (what === 'extend') trigger('extend');
+    else if (what === 'compare') {
+      leave('compare-flight', find('a.record').href);
+      announceToAll('compare-flight', {});
+      announceToAll('go', {place: 'compare'});
+    }
   });
   watch('value', show);
   show();

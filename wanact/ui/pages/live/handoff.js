@@ -3,7 +3,9 @@ import {AXES, atRest, motionOf, Warper} from './warp.js';
 // Is the prediction any good? When a key goes down from rest, the picture of that moment is kept small. Once the frames
 // that obey the key have moved as far as one action goes, they are compared with it: as it was, and warped as far.
 // The better it fits, the less the handoff shows; the gain that fits best is used from then on.
-const TRIED = [0, 0.5, 1, 1.5, 2], SMALL = [80, 48], EDGE = 8;
+const TRIED = [0, 0.5, 1, 1.5, 2];
+const SMALL = [80, 48];
+const EDGE = 8;
 
 export class Handoff {
   constructor(timewarp) {
@@ -12,12 +14,13 @@ export class Handoff {
     this.kept = new Warper(canvas(), {willReadFrequently: true});
     this.tried = new Warper(canvas(), {willReadFrequently: true});
     this.trial = null;
-    this.results = [];  // {axis, plain, warped, gain}
+    this.results = []; // {axis, plain, warped, gain}
   }
 
   // A key went down: `image` is what is seen, `n` the number of the message that tells the server.
   begin(image, wanted, shown, n) {
-    const motion = motionOf(wanted), axes = AXES.filter(axis => motion[axis]);
+    const motion = motionOf(wanted);
+    const axes = AXES.filter(axis => motion[axis]);
     this.trial = null;
     if (!image || axes.length !== 1 || AXES.some(axis => motionOf(shown)[axis])) return;
     this.kept.draw(image, null);
@@ -29,7 +32,8 @@ export class Handoff {
   see(frame, isLast) {
     const trial = this.trial;
     if (!trial || frame.n < trial.n) return;
-    const motion = motionOf(frame.a), others = AXES.filter(axis => axis !== trial.axis);
+    const motion = motionOf(frame.a);
+    const others = AXES.filter(axis => axis !== trial.axis);
     if (!motion[trial.axis] || others.some(axis => motion[axis])) this.trial = null;
     else if (isLast) {
       this.trial = null;
@@ -54,7 +58,9 @@ export class Handoff {
     this.timewarp.gains[axis] = 0.6 * used + 0.4 * best;
   }
 
-  pixels() { return this.tried.context.getImageData(EDGE, EDGE, SMALL[0] - 2 * EDGE, SMALL[1] - 2 * EDGE).data; }
+  pixels() {
+    return this.tried.context.getImageData(EDGE, EDGE, SMALL[0] - 2 * EDGE, SMALL[1] - 2 * EDGE).data;
+  }
 
   // Mean error of the handoff, of 255, without and with the warp.
   summary() {
@@ -65,6 +71,7 @@ export class Handoff {
 
 function difference(one, other) {
   let sum = 0;
-  for (let i = 0; i < one.length; i += 4) sum += Math.abs(one[i] - other[i]) + Math.abs(one[i + 1] - other[i + 1]) + Math.abs(one[i + 2] - other[i + 2]);
+  for (let i = 0; i < one.length; i += 4)
+    sum += Math.abs(one[i] - other[i]) + Math.abs(one[i + 1] - other[i + 1]) + Math.abs(one[i + 2] - other[i + 2]);
   return sum / (one.length * 0.75);
 }

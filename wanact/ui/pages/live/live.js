@@ -8,28 +8,54 @@ import {isStill, Timewarp, Warper} from './warp.js';
 
 export function mount({element, props, trigger, server, watch}) {
   const {announce, hear} = connect(element);
-  const root = element.querySelector('.live'), find = selector => root.querySelector(selector);
-  const canvas = find('canvas'), scrub = find('.timeline input'), say = find('.say'), notice = find('.notice');
-  const KEPT = 'wanact-live', PING_MS = 400, SILENT_MS = 4000, MOST_PIXELS = 640;
-  const REST = CHANNELS.map(() => 0), FULL = [0.05, 0.05, 0.05, 0.05, 3, 3, 3, 3];
-  const warper = new Warper(canvas), timewarp = new Timewarp(), handoff = new Handoff(timewarp), player = new Player(props.fps);
+  const root = element.querySelector('.live');
+  const find = selector => root.querySelector(selector);
+  const canvas = find('canvas');
+  const scrub = find('.timeline input');
+  const say = find('.say');
+  const notice = find('.notice');
+  const KEPT = 'wanact-live';
+  const PING_MS = 400;
+  const SILENT_MS = 4000;
+  const MOST_PIXELS = 640;
+  const REST = CHANNELS.map(() => 0);
+  const FULL = [0.05, 0.05, 0.05, 0.05, 3, 3, 3, 3];
+  const warper = new Warper(canvas);
+  const timewarp = new Timewarp();
+  const handoff = new Handoff(timewarp);
+  const player = new Player(props.fps);
 
   // ---- what flies -----------------------------------------------------------------------------------------------
-  let state = 'idle';       // idle, line, flying, paused, scrubbing, landed, failed
-  let flight = '', order = {}, asked = false;
-  let branches = [], branch = null;      // {name, id, film, words}
-  let sequence = 0, lastPost = 0, ackBusy = false, ackWanted = false, shownIndex = 0;
-  let paused = false, pausedByTab = false, heardAt = 0, silent = false, wantedFile = {};
-  let shown = null;         // the newest frame on the canvas: {image, i, t, a, n, attitude}
+  let state = 'idle'; // idle, line, flying, paused, scrubbing, landed, failed
+  let flight = '';
+  let order = {};
+  let asked = false;
+  const branches = [];
+  let branch = null; // {name, id, film, words}
+  let sequence = 0;
+  let lastPost = 0;
+  let ackBusy = false;
+  let ackWanted = false;
+  let shownIndex = 0;
+  let paused = false;
+  let pausedByTab = false;
+  let heardAt = 0;
+  let silent = false;
+  let wantedFile = {};
+  let shown = null; // the newest frame on the canvas: {image, i, t, a, n, attitude}
   let attitude = [0, 0];
   const numbers = {takeoff: 0, first: 0, shown: [], keyToFrame: [], keyToPixel: [], ms: [], pending: [], pixel: null};
 
   function show(next) {
     state = root.dataset.state = next;
-    const flying = state === 'flying', up = flying || state === 'paused' || state === 'scrubbing';
+    const flying = state === 'flying';
+    const up = flying || state === 'paused' || state === 'scrubbing';
     find('[data-do=takeoff]').hidden = !['idle', 'failed', 'landed'].includes(state);
     find('[data-do=takeoff]').textContent = branches.length ? 'New flight' : 'Take off';
-    find('[data-do=continue]').hidden = !(state === 'paused' || (['landed', 'idle', 'failed'].includes(state) && branch?.id));
+    find('[data-do=continue]').hidden = !(
+      state === 'paused' ||
+      (['landed', 'idle', 'failed'].includes(state) && branch?.id)
+    );
     find('[data-do=continue]').textContent = state === 'paused' ? 'Go on' : 'Continue';
     find('[data-do=cancel]').hidden = state !== 'line';
     find('.timeline').hidden = !branch || !['flying', 'paused', 'scrubbing', 'landed'].includes(state);
@@ -39,9 +65,11 @@ export function mount({element, props, trigger, server, watch}) {
     find('.after').hidden = !branch?.id;
     find('[data-do=pause]').classList.toggle('playing', flying);
     find('[data-do=pause]').setAttribute('aria-label', flying ? 'Pause' : 'Go on');
-    root.classList.toggle('has-picture', !!branch && state !== 'line' || !!shown);
+    root.classList.toggle('has-picture', (!!branch && state !== 'line') || !!shown);
   }
-  function tell(text) { if (say.textContent !== text) say.textContent = text; }
+  function tell(text) {
+    if (say.textContent !== text) say.textContent = text;
+  }
   function warn(text) {
     notice.hidden = !text;
     notice.querySelector('span').textContent = text || '';
@@ -54,21 +82,29 @@ export function mount({element, props, trigger, server, watch}) {
     const id = flight;
     return server.control({flight: id, n: ++sequence, ...message}).catch(() => null);
   }
-  function tellKeys() { return post({held: held.map(value => Math.round(value * 1000) / 1000), paused, ack: shownIndex}); }
+  function tellKeys() {
+    return post({held: held.map(value => Math.round(value * 1000) / 1000), paused, ack: shownIndex});
+  }
   // Acknowledgements are bunched, one on its way at a time, so that keys never wait behind them on a slow line.
   function acknowledge() {
-    if (ackBusy) { ackWanted = true; return; }
+    if (ackBusy) {
+      ackWanted = true;
+      return;
+    }
     ackBusy = true;
     post({ack: shownIndex}).finally(() => {
       ackBusy = false;
-      if (ackWanted) { ackWanted = false; acknowledge(); }
+      if (ackWanted) {
+        ackWanted = false;
+        acknowledge();
+      }
     });
   }
   const ping = setInterval(() => {
     if (!element.isConnected) return clearInterval(ping);
     if (!flight || !['line', 'flying', 'paused', 'scrubbing'].includes(state)) return;
     if (performance.now() - lastPost > PING_MS) acknowledge();
-    away(!root.offsetParent && document.fullscreenElement !== root);  // another place of the page is in front
+    away(!root.offsetParent && document.fullscreenElement !== root); // another place of the page is in front
     const quiet = performance.now() - heardAt > SILENT_MS;
     if (quiet !== silent && (state === 'flying' || state === 'line')) {
       silent = quiet;
@@ -78,7 +114,12 @@ export function mount({element, props, trigger, server, watch}) {
   }, PING_MS / 2);
 
   // ---- keys, sticks, gamepad ------------------------------------------------------------------------------------
-  let held = REST.slice(), keys = REST.slice(), sticks = {move: REST, look: REST}, gamepad = REST, speed = 1, lastAnalogue = 0;
+  let held = REST.slice();
+  let keys = REST.slice();
+  const sticks = {move: REST, look: REST};
+  let gamepad = REST;
+  let speed = 1;
+  let lastAnalogue = 0;
   const lamps = CHANNELS.map((channel, i) => {
     const lamp = document.createElement('div');
     lamp.className = 'lamp ' + channel.id;
@@ -99,18 +140,37 @@ export function mount({element, props, trigger, server, watch}) {
     find('.stick.' + channel.group).append(cap);
     return lamp;
   });
-  const keyboard = holdKeys(root, (_, pressed) => { keys = pressed; changed(); });
+  const keyboard = holdKeys(root, (_, pressed) => {
+    keys = pressed;
+    changed();
+  });
   const grips = {};
-  for (const [group, channels] of [['move', MOVE], ['look', LOOK]])
-    grips[group] = holdStick(find('.stick.' + group), channels, values => { sticks[group] = values; changed(); });
+  for (const [group, channels] of [
+    ['move', MOVE],
+    ['look', LOOK],
+  ])
+    grips[group] = holdStick(find('.stick.' + group), channels, values => {
+      sticks[group] = values;
+      changed();
+    });
 
-  function letGo() { keyboard.releaseAll(); grips.move.release(); grips.look.release(); }
-  root.addEventListener('focusout', event => { if (!root.contains(event.relatedTarget)) letGo(); });
-  document.addEventListener('visibilitychange', () => { if (element.isConnected && flight) away(document.hidden); });
+  function letGo() {
+    keyboard.releaseAll();
+    grips.move.release();
+    grips.look.release();
+  }
+  root.addEventListener('focusout', event => {
+    if (!root.contains(event.relatedTarget)) letGo();
+  });
+  document.addEventListener('visibilitychange', () => {
+    if (element.isConnected && flight) away(document.hidden);
+  });
   // Nobody looks: the flight waits, and goes on when somebody does.
   function away(isAway) {
-    if (isAway && state === 'flying') { pausedByTab = true; pause(true); }
-    else if (!isAway && !document.hidden && pausedByTab) {
+    if (isAway && state === 'flying') {
+      pausedByTab = true;
+      pause(true);
+    } else if (!isAway && !document.hidden && pausedByTab) {
       pausedByTab = false;
       if (state === 'paused') pause(false);
     }
@@ -118,14 +178,17 @@ export function mount({element, props, trigger, server, watch}) {
   function changed() {
     const strongest = CHANNELS.map((_, i) => Math.max(keys[i], sticks.move[i], sticks.look[i], gamepad[i]));
     const net = strongest.map((value, i) => Math.max(0, value - strongest[OPPOSITE[i]]) * speed);
-    const turnedOn = net.some((value, i) => (value > 0) !== (held[i] > 0)), moved = net.some((value, i) => Math.abs(value - held[i]) > 0.02);
+    const turnedOn = net.some((value, i) => value > 0 !== held[i] > 0);
+    const moved = net.some((value, i) => Math.abs(value - held[i]) > 0.02);
     if (!turnedOn && !moved) return;
     const now = performance.now();
-    if (!turnedOn && now - lastAnalogue < 50) return;  // sticks move all the time; the last position is sent by `frame`
+    if (!turnedOn && now - lastAnalogue < 50) return; // sticks move all the time; the last position is sent by `frame`
     lastAnalogue = now;
     const before = held;
     held = net;
-    lamps.forEach((lamp, i) => { lamp.classList.toggle('on', held[i] > 0); });
+    lamps.forEach((lamp, i) => {
+      lamp.classList.toggle('on', held[i] > 0);
+    });
     if (state !== 'flying') return;
     tellKeys();
     if (turnedOn) {
@@ -147,14 +210,29 @@ export function mount({element, props, trigger, server, watch}) {
       sequence = shownIndex = 0;
       if (state !== 'line') return;
     }
-    const refused = asked && message.kind === 'failed';  // before it had a place in the line
-    if (message.flight && message.flight !== flight && !refused) return;  // of a flight that was left
+    const refused = asked && message.kind === 'failed'; // before it had a place in the line
+    if (message.flight && message.flight !== flight && !refused) return; // of a flight that was left
     heardAt = performance.now();
-    if (silent) { silent = false; tell(''); }
-    if (message.kind === 'line') tell(message.place > 1 ? `Waiting in line: number ${message.place}` : message.place ? 'Waiting in line: you are next' : 'Taking off…');
+    if (silent) {
+      silent = false;
+      tell('');
+    }
+    if (message.kind === 'line')
+      tell(
+        message.place > 1
+          ? `Waiting in line: number ${message.place}`
+          : message.place
+            ? 'Waiting in line: you are next'
+            : 'Taking off…',
+      );
     else if (message.kind === 'start') start(message);
     else if (message.kind === 'frames') take(message);
-    else if (message.kind === 'state' && state === 'flying') tell({busy: 'Waiting: the model draws for somebody else…', slow: '', lost: 'The connection is slow…'}[message.state] || '');
+    else if (message.kind === 'state' && state === 'flying')
+      tell(
+        {busy: 'Waiting: the model draws for somebody else…', slow: '', lost: 'The connection is slow…'}[
+          message.state
+        ] || '',
+      );
     else if (message.kind === 'rewound' || message.kind === 'prompt') granted(message);
     else if (message.kind === 'end') land(message.message, message.reason);
     else if (message.kind === 'failed' && (flight || asked)) fail(message.message);
@@ -175,8 +253,21 @@ export function mount({element, props, trigger, server, watch}) {
     branch.words = message.prompt;
     if (branch.film.end !== message.t) branch.film = new Film(first, message.t);
     else branch.film.cut(message.t);
-    while (branches.length > 6) branches.splice(branches.findIndex(one => one !== branch), 1);
-    Object.assign(numbers, {shown: [], keyToFrame: [], keyToPixel: [], ms: [], pending: [], pixel: null, first: 0, missed: 0});
+    while (branches.length > 6)
+      branches.splice(
+        branches.findIndex(one => one !== branch),
+        1,
+      );
+    Object.assign(numbers, {
+      shown: [],
+      keyToFrame: [],
+      keyToPixel: [],
+      ms: [],
+      pending: [],
+      pixel: null,
+      first: 0,
+      missed: 0,
+    });
     attitude = message.attitude;
     const scale = Math.max(1, Math.min(2, Math.floor(MOST_PIXELS / message.width)));
     canvas.width = message.width * scale;
@@ -209,8 +300,14 @@ export function mount({element, props, trigger, server, watch}) {
   function granted(message) {
     if (message.problem) warn(message.problem);
     branch.words = message.prompt;
-    if (message.kind === 'prompt') { if (!message.problem) say.textContent = 'The prompt has changed.'; setTimeout(() => { if (state === 'flying') tell(''); }, 1500); return; }
-    shownIndex = Math.max(shownIndex, player.expected - 1);  // what came and is not shown any more has arrived, too
+    if (message.kind === 'prompt') {
+      if (!message.problem) say.textContent = 'The prompt has changed.';
+      setTimeout(() => {
+        if (state === 'flying') tell('');
+      }, 1500);
+      return;
+    }
+    shownIndex = Math.max(shownIndex, player.expected - 1); // what came and is not shown any more has arrived, too
     player.clear();
     timewarp.rest();
     branch.film.cut(message.t);
@@ -240,7 +337,9 @@ export function mount({element, props, trigger, server, watch}) {
     if (branch?.pending) branch = branches.find(one => one.id) || null;
     show(branch ? 'landed' : 'failed');
   }
-  hear('live-failed', () => { if (state === 'line') fail('The server did not take this flight; try again in a moment.'); });
+  hear('live-failed', () => {
+    if (state === 'line') fail('The server did not take this flight; try again in a moment.');
+  });
 
   // ---- what the visitor wants -----------------------------------------------------------------------------------
   function takeOff(wanted, pending) {
@@ -265,11 +364,19 @@ export function mount({element, props, trigger, server, watch}) {
     showTime();
   }
   const actions = {
-    takeoff() { branch = {pending: 'new'}; takeOff({}, null); },
-    restart() { branch = {pending: 'new'}; takeOff({}, null); },
+    takeoff() {
+      branch = {pending: 'new'};
+      takeOff({}, null);
+    },
+    restart() {
+      branch = {pending: 'new'};
+      takeOff({}, null);
+    },
     continue() {
-      if (state === 'paused') { pause(false); root.focus({preventScroll: true}); }
-      else takeOff({from: branch.id, at: branch.film.end || null}, branch);
+      if (state === 'paused') {
+        pause(false);
+        root.focus({preventScroll: true});
+      } else takeOff({from: branch.id, at: branch.film.end || null}, branch);
     },
     cancel() {
       post({stop: true});
@@ -285,7 +392,10 @@ export function mount({element, props, trigger, server, watch}) {
       pause(state === 'flying');
       if (state === 'flying') root.focus({preventScroll: true});
     },
-    land() { post({stop: true}); land('', 'landed'); },
+    land() {
+      post({stop: true});
+      land('', 'landed');
+    },
     rewind() {
       const at = +scrub.value;
       if (!flight) return takeOff({from: branch.id, at}, Object.assign(branch, {film: branch.film.copy(at)}));
@@ -293,24 +403,43 @@ export function mount({element, props, trigger, server, watch}) {
       post({rewind: at, paused: true, held: REST});
     },
     fork() {
-      const at = +scrub.value, of = branch;
+      const at = +scrub.value;
+      const of = branch;
       const count = branches.length + 1;
-      const second = {name: `Flight ${count}`, from: `from ${clock(at)} of ${of.name}`, film: of.film.copy(at), words: of.words};
+      const second = {
+        name: `Flight ${count}`,
+        from: `from ${clock(at)} of ${of.name}`,
+        film: of.film.copy(at),
+        words: of.words,
+      };
       branches.push(second);
       takeOff({from: of.id, at}, second);
     },
     back() {
-      if (!flight) { picture(branch.film.at(branch.film.end), branch.film.end); show('landed'); return showTime(); }
+      if (!flight) {
+        picture(branch.film.at(branch.film.end), branch.film.end);
+        show('landed');
+        return showTime();
+      }
       picture(branch.film.at(branch.film.end), branch.film.end);
       pause(false);
       root.focus({preventScroll: true});
     },
-    full() { document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen?.().catch(() => {}); },
-    dismiss() { warn(''); },
-    'save-clip'() { save('clip'); },
-    'save-record'() { save('record'); },
+    full() {
+      document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen?.().catch(() => {});
+    },
+    dismiss() {
+      warn('');
+    },
+    'save-clip'() {
+      save('clip');
+    },
+    'save-record'() {
+      save('record');
+    },
     card() {
-      const card = find('.numbers'), button = find('[data-do=card]');
+      const card = find('.numbers');
+      const button = find('[data-do=card]');
       card.hidden = !card.hidden;
       button.setAttribute('aria-expanded', card.hidden ? 'false' : 'true');
       showCard();
@@ -328,7 +457,11 @@ export function mount({element, props, trigger, server, watch}) {
   });
   scrub.addEventListener('input', () => {
     if (!branch) return;
-    if (state === 'flying' || state === 'paused') { paused = true; letGo(); tellKeys(); }
+    if (state === 'flying' || state === 'paused') {
+      paused = true;
+      letGo();
+      tellKeys();
+    }
     tell('');
     show('scrubbing');
     picture(branch.film.at(+scrub.value), +scrub.value);
@@ -343,12 +476,28 @@ export function mount({element, props, trigger, server, watch}) {
     find('.slider output').textContent = event.target.value + '%';
     changed();
   });
-  find('[name=predict]').addEventListener('change', event => { timewarp.on = event.target.checked; keep('predict', timewarp.on); });
-  find('[name=display]').addEventListener('change', event => { root.classList.toggle('bare', !event.target.checked); keep('display', event.target.checked); });
-  function keep(name, on) { try { localStorage.setItem('wanact-live-' + name, on ? 'on' : 'off'); } catch { /* not remembered */ } }
+  find('[name=predict]').addEventListener('change', event => {
+    timewarp.on = event.target.checked;
+    keep('predict', timewarp.on);
+  });
+  find('[name=display]').addEventListener('change', event => {
+    root.classList.toggle('bare', !event.target.checked);
+    keep('display', event.target.checked);
+  });
+  function keep(name, on) {
+    try {
+      localStorage.setItem('wanact-live-' + name, on ? 'on' : 'off');
+    } catch {
+      /* not remembered */
+    }
+  }
   for (const name of ['predict', 'display']) {
     let off = false;
-    try { off = localStorage.getItem('wanact-live-' + name) === 'off'; } catch { /* the default stands */ }
+    try {
+      off = localStorage.getItem('wanact-live-' + name) === 'off';
+    } catch {
+      /* the default stands */
+    }
     if (off) find(`[name=${name}]`).click();
   }
 
@@ -356,20 +505,31 @@ export function mount({element, props, trigger, server, watch}) {
   function listBranches() {
     const list = find('.branches');
     list.hidden = branches.filter(one => one.film).length < 2;
-    list.replaceChildren(...branches.filter(one => one.film).map(one => {
-      const chip = document.createElement('button'), from = document.createElement('small');
-      chip.type = 'button';
-      chip.textContent = one.name;
-      chip.setAttribute('aria-pressed', one === branch ? 'true' : 'false');
-      from.textContent = [one.from, clock(one.film.end)].filter(Boolean).join(' · ');
-      chip.append(from);
-      chip.addEventListener('click', () => { if (one !== branch && one.id) takeOff({from: one.id, at: one.film.end}, one); });
-      return chip;
-    }));
+    list.replaceChildren(
+      ...branches
+        .filter(one => one.film)
+        .map(one => {
+          const chip = document.createElement('button');
+          const from = document.createElement('small');
+          chip.type = 'button';
+          chip.textContent = one.name;
+          chip.setAttribute('aria-pressed', one === branch ? 'true' : 'false');
+          from.textContent = [one.from, clock(one.film.end)].filter(Boolean).join(' · ');
+          chip.append(from);
+          chip.addEventListener('click', () => {
+            if (one !== branch && one.id) takeOff({from: one.id, at: one.film.end}, one);
+          });
+          return chip;
+        }),
+    );
   }
   // A reload forgets this script, not the flight: the server keeps it for a while.
   function remember() {
-    try { sessionStorage.setItem(KEPT, JSON.stringify({id: flight})); } catch { /* not remembered */ }
+    try {
+      sessionStorage.setItem(KEPT, JSON.stringify({id: flight}));
+    } catch {
+      /* not remembered */
+    }
   }
   try {
     const kept = JSON.parse(sessionStorage.getItem(KEPT) || 'null');
@@ -378,7 +538,9 @@ export function mount({element, props, trigger, server, watch}) {
       branches.push(branch);
       tell('Your flight was interrupted.');
     }
-  } catch { /* storage is blocked */ }
+  } catch {
+    /* storage is blocked */
+  }
 
   // ---- drawing --------------------------------------------------------------------------------------------------
   function setShown(frame) {
@@ -392,8 +554,11 @@ export function mount({element, props, trigger, server, watch}) {
     const image = await createImageBitmap(blob);
     setShown({...(shown || {i: 0, n: 0, k: 3}), image, t, a: REST});
   }
-  let lastTime = 0, wasStill = true, visible = true, lastDrawn = 0;
-  let drawing = 0;  // milliseconds that a picture takes, on average
+  let lastTime = 0;
+  let wasStill = true;
+  let visible = true;
+  let lastDrawn = 0;
+  let drawing = 0; // milliseconds that a picture takes, on average
   function redraw(now) {
     const begun = performance.now();
     warper.draw(shown.image, timewarp.offset);
@@ -403,11 +568,15 @@ export function mount({element, props, trigger, server, watch}) {
   function draw(now) {
     if (!element.isConnected) return;
     requestAnimationFrame(draw);
-    if (numbers.pixel?.drawn) {  // what was drawn in the animation frame before is on the screen now
+    if (numbers.pixel?.drawn) {
+      // what was drawn in the animation frame before is on the screen now
       numbers.keyToPixel.push(performance.now() - numbers.pixel.at);
       numbers.pixel = null;
     }
-    if (!visible) { lastTime = now; return; }
+    if (!visible) {
+      lastTime = now;
+      return;
+    }
     const seconds = Math.min(0.1, (now - lastTime) / 1000);
     lastTime = now;
     pollGamepad();
@@ -421,7 +590,8 @@ export function mount({element, props, trigger, server, watch}) {
     if (frame) arrive(frame);
     else if ((!still || !wasStill) && !rests) redraw(now);
     if (!rests) wasStill = still;
-    if (numbers.pixel && !numbers.pixel.drawn && (!still || (frame && frame.n >= numbers.pixel.n))) numbers.pixel.drawn = true;
+    if (numbers.pixel && !numbers.pixel.drawn && (!still || (frame && frame.n >= numbers.pixel.n)))
+      numbers.pixel.drawn = true;
     root.classList.toggle('ahead', !still);
   }
   function arrive(frame) {
@@ -432,12 +602,16 @@ export function mount({element, props, trigger, server, watch}) {
     if (!numbers.first) numbers.first = now - numbers.takeoff;
     numbers.shown.push(now);
     if (numbers.shown.length > 2000) numbers.shown.shift();
-    while (numbers.pending.length && numbers.pending[0].n <= frame.n) numbers.keyToFrame.push(now - numbers.pending.shift().at);
+    while (numbers.pending.length && numbers.pending[0].n <= frame.n)
+      numbers.keyToFrame.push(now - numbers.pending.shift().at);
     handoff.see(frame, frame.k === 3);
-    if (frame.k % 2) acknowledge();  // each costs the server some milliseconds
+    if (frame.k % 2) acknowledge(); // each costs the server some milliseconds
   }
   const latest = () => numbers.keyToFrame.slice(-5);
-  function latency() { const last = latest(); return last.length ? last.reduce((a, b) => a + b) / last.length : 250; }
+  function latency() {
+    const last = latest();
+    return last.length ? last.reduce((a, b) => a + b) / last.length : 250;
+  }
   function pollGamepad() {
     const typing = document.activeElement?.matches('input:not([type=range]):not([type=checkbox]), textarea, select');
     const now = document.hasFocus() && !typing && state === 'flying' ? readGamepad() : null;
@@ -450,7 +624,7 @@ export function mount({element, props, trigger, server, watch}) {
 
   // ---- display --------------------------------------------------------------------------------------------------
   function clock(latentFrame) {
-    const seconds = 4 * latentFrame / player.fps;
+    const seconds = (4 * latentFrame) / player.fps;
     return `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, '0')}`;
   }
   function showTime() {
@@ -459,7 +633,8 @@ export function mount({element, props, trigger, server, watch}) {
     scrub.min = Math.max(film.start, branch.earliest || 0);
     scrub.max = film.end;
     if (state !== 'scrubbing') scrub.value = film.end;
-    const at = +scrub.value, share = 100 * (at - scrub.min) / Math.max(1, scrub.max - scrub.min);
+    const at = +scrub.value;
+    const share = (100 * (at - scrub.min)) / Math.max(1, scrub.max - scrub.min);
     scrub.style.setProperty('--filled', share + '%');
     scrub.setAttribute('aria-valuetext', `${clock(at)} of ${clock(film.end)}`);
     find('.time').textContent = clock(film.end);
@@ -467,21 +642,28 @@ export function mount({element, props, trigger, server, watch}) {
   }
   const display = setInterval(() => {
     if (!element.isConnected) return clearInterval(display);
-    visible = Boolean(root.offsetParent) || document.fullscreenElement === root;  // lays the page out: not in every frame
-    root.classList.toggle('idle-keys', state === 'flying' && !root.contains(document.activeElement) && !document.fullscreenElement);
+    visible = Boolean(root.offsetParent) || document.fullscreenElement === root; // lays the page out: not in every frame
+    root.classList.toggle(
+      'idle-keys',
+      state === 'flying' && !root.contains(document.activeElement) && !document.fullscreenElement,
+    );
     if (!shown) preview();
     if (state !== 'flying') return;
-    const fps = rate(), last = latest(), pill = find('.rate');
+    const fps = rate();
+    const last = latest();
+    const pill = find('.rate');
     pill.hidden = fps === null;
-    if (fps !== null) pill.textContent = `${fps.toFixed(0)} fps` + (last.length ? ` · ${Math.round(latency())} ms` : '');
+    if (fps !== null)
+      pill.textContent = `${fps.toFixed(0)} fps` + (last.length ? ` · ${Math.round(latency())} ms` : '');
     find('.heading').textContent = String(Math.round(((attitude[0] % 360) + 360) % 360) % 360).padStart(3, '0') + '°';
     find('.speed').textContent = Math.round(100 * Math.hypot(held[0] - held[1], held[3] - held[2])) + '%';
     if (!find('.numbers').hidden) showCard();
   }, 250);
   // Frames a second over the last two seconds.
   function rate(seconds = 2) {
-    const now = performance.now(), recent = numbers.shown.filter(time => now - time < 1000 * seconds);
-    return recent.length < 3 ? null : 1000 * (recent.length - 1) / (recent[recent.length - 1] - recent[0]);
+    const now = performance.now();
+    const recent = numbers.shown.filter(time => now - time < 1000 * seconds);
+    return recent.length < 3 ? null : (1000 * (recent.length - 1)) / (recent[recent.length - 1] - recent[0]);
   }
   function quantile(values, share) {
     if (!values.length) return null;
@@ -490,51 +672,97 @@ export function mount({element, props, trigger, server, watch}) {
   }
   // What this page has measured of the flight, in milliseconds; null where nothing was measured yet.
   function measure() {
-    const {ms} = numbers, span = ms.length > 1 ? ms[ms.length - 1].at - ms[0].at : 0, steps = ms.slice(1);
+    const {ms} = numbers;
+    const span = ms.length > 1 ? ms[ms.length - 1].at - ms[0].at : 0;
+    const steps = ms.slice(1);
     const total = name => steps.reduce((sum, one) => sum + (one[name] || 0), 0);
-    const share = name => (span ? total(name) / span : null), {shown: times} = numbers;
-    const step = quantile(ms.map(one => one.step), 0.5);
+    const share = name => (span ? total(name) / span : null);
+    const {shown: times} = numbers;
+    const step = quantile(
+      ms.map(one => one.step),
+      0.5,
+    );
     return {
-      shown_fps: times.length > 2 ? 1000 * (times.length - 1) / (times[times.length - 1] - times[0]) : null,
-      frames_shown: times.length, frames_missed: player.missed,
+      shown_fps: times.length > 2 ? (1000 * (times.length - 1)) / (times[times.length - 1] - times[0]) : null,
+      frames_shown: times.length,
+      frames_missed: player.missed,
       first_frame_ms: numbers.first || null,
-      key_to_frame_ms_p50: quantile(numbers.keyToFrame, 0.5), key_to_frame_ms_p95: quantile(numbers.keyToFrame, 0.95),
-      key_to_pixel_ms_p50: quantile(numbers.keyToPixel, 0.5), key_to_pixel_ms_p95: quantile(numbers.keyToPixel, 0.95),
+      key_to_frame_ms_p50: quantile(numbers.keyToFrame, 0.5),
+      key_to_frame_ms_p95: quantile(numbers.keyToFrame, 0.95),
+      key_to_pixel_ms_p50: quantile(numbers.keyToPixel, 0.5),
+      key_to_pixel_ms_p95: quantile(numbers.keyToPixel, 0.95),
       keys_measured: numbers.keyToFrame.length,
       engine_fps: step ? 4000 / step : null,
-      share_transformer: share('transformer'), share_decoder: share('decoder'),
+      share_transformer: share('transformer'),
+      share_decoder: share('decoder'),
       share_other_flights: share('waited'),
-      share_transport: span ? total('sent') / span : null,  // until the step may go on
-      handoff: handoff.summary(), gains: {...timewarp.gains},
+      share_transport: span ? total('sent') / span : null, // until the step may go on
+      handoff: handoff.summary(),
+      gains: {...timewarp.gains},
     };
   }
   function showCard() {
-    const now = measure(), text = (value, unit, digits = 0) => (value === null || value === undefined ? '–' : value.toFixed(digits) + unit);
-    const percent = value => text(value === null ? null : 100 * value, '%'), pair = name => `${text(now[name + '_p50'], '')} / ${text(now[name + '_p95'], ' ms')}`;
+    const now = measure();
+    const text = (value, unit, digits = 0) =>
+      value === null || value === undefined ? '–' : value.toFixed(digits) + unit;
+    const percent = value => text(value === null ? null : 100 * value, '%');
+    const pair = name => `${text(now[name + '_p50'], '')} / ${text(now[name + '_p95'], ' ms')}`;
     const rows = [
-      ['Shown', text(now.shown_fps, ' frames a second', 1)], ['The model alone', text(now.engine_fps, ' frames a second', 1)],
-      ['First frame', text(now.first_frame_ms, ' ms')], ['Key to frame, median / 95%', pair('key_to_frame_ms')],
+      ['Shown', text(now.shown_fps, ' frames a second', 1)],
+      ['The model alone', text(now.engine_fps, ' frames a second', 1)],
+      ['First frame', text(now.first_frame_ms, ' ms')],
+      ['Key to frame, median / 95%', pair('key_to_frame_ms')],
       ['Key to first change, median / 95%', pair('key_to_pixel_ms')],
-      ['Transformer, decoder, transport', [now.share_transformer, now.share_decoder, now.share_transport].map(percent).join(', ')],
+      [
+        'Transformer, decoder, transport',
+        [now.share_transformer, now.share_decoder, now.share_transport].map(percent).join(', '),
+      ],
       ['Frames lost on the way', String(now.frames_missed)],
-      ['Prediction', now.handoff ? `off by ${now.handoff.warped.toFixed(1)} of 255; without it ${now.handoff.plain.toFixed(1)} (${now.handoff.trials} keys)` : 'press single keys to measure it'],
+      [
+        'Prediction',
+        now.handoff
+          ? `off by ${now.handoff.warped.toFixed(1)} of 255; without it ${now.handoff.plain.toFixed(1)} (${now.handoff.trials} keys)`
+          : 'press single keys to measure it',
+      ],
     ];
-    find('.numbers').replaceChildren(...rows.flatMap(([name, value]) => {
-      const term = document.createElement('dt'), detail = document.createElement('dd');
-      term.textContent = name;
-      detail.textContent = value;
-      return [term, detail];
-    }));
+    find('.numbers').replaceChildren(
+      ...rows.flatMap(([name, value]) => {
+        const term = document.createElement('dt');
+        const detail = document.createElement('dd');
+        term.textContent = name;
+        detail.textContent = value;
+        return [term, detail];
+      }),
+    );
   }
   root.wanact = {
-    order: () => order, wanted: () => wantedFile, measure,
-    get state() { return state; }, get flight() { return flight; }, get held() { return held.slice(); },
-    get shown() { return shown && {i: shown.i, t: shown.t, n: shown.n, a: shown.a}; },
-    get numbers() { return numbers; }, player, timewarp, handoff, Warper,
+    order: () => order,
+    wanted: () => wantedFile,
+    measure,
+    get state() {
+      return state;
+    },
+    get flight() {
+      return flight;
+    },
+    get held() {
+      return held.slice();
+    },
+    get shown() {
+      return shown && {i: shown.i, t: shown.t, n: shown.n, a: shown.a};
+    },
+    get numbers() {
+      return numbers;
+    },
+    player,
+    timewarp,
+    handoff,
+    Warper,
   };
   // Before the first flight the screen shows where it would start.
   function preview() {
-    const picture = document.querySelector('#live-frame img'), chosen = find('.chosen');
+    const picture = document.querySelector('#live-frame img');
+    const chosen = find('.chosen');
     chosen.hidden = !picture;
     if (picture && chosen.src !== picture.src) chosen.src = picture.src;
   }
