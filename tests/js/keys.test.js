@@ -68,6 +68,12 @@ test('shortcuts, text fields and other keys are left alone', () => {
   assert.deepEqual(held(), []);
 });
 
+test('Meta lets go: a Mac tells of no release while it is down', () => {
+  press('KeyW');
+  press('MetaLeft', {metaKey: true});
+  assert.deepEqual(held(), []);
+});
+
 for (const [what, leave] of [
   ['Escape', () => press('Escape')],
   ['another window', () => window.dispatchEvent(new Event('blur'))],

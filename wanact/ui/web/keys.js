@@ -37,6 +37,11 @@ export function holdKeys(root, onChange) {
       document.activeElement.blur();
       return;
     }
+    // A Mac tells of no release while Meta is down.
+    if (event.metaKey) {
+      keys.clear();
+      update();
+    }
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
     if (event.target.matches('input, textarea, select, [contenteditable=true]')) return;
     const channel = byCode.get(event.code);
