@@ -85,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         presets.random_text_encoder(args.preset, vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1),
         tokenizer,
         args.flow_shift,
+        **presets.PRESETS[args.preset].get("scheduler", {}),
     )
     pipeline.save_pretrained(args.out)
     (args.out / METADATA).write_text(json.dumps({"name": args.preset, "defaults": defaults}, indent=2) + "\n")

@@ -38,6 +38,14 @@ ACTION_CONTROLLER_CONFIGS: dict[str, dict[str, Any]] = {
         "initial_scale": 1.0,
         "injection_type": "adaln_tmod",
     },
+    "painted": {
+        **_TI2V_5B,
+        "hidden_size": 384,
+        "num_heads": 6,
+        "num_layers": 8,
+        "initial_scale": 1.0,
+        "injection_type": "adaln_tmod",
+    },
 }
 
 
