@@ -256,12 +256,11 @@ def _evaluate_control(args: argparse.Namespace) -> None:
 def chosen_checkpoints(run: Path, which: str) -> list[tuple[str, Path]]:
     """Names and folders of a run's sound checkpoints (all, best or latest), or of the one that is named itself."""
     infos = [info for info in store.list_checkpoints(run) if info.problem is None]
-    wanted = {"best": [i for i in infos if i.is_best], "latest": [i for i in infos if i.is_latest], "all": infos}[which]
+    wanted = [info for info in infos if which == "all" or info.is_named(which)]
     if wanted:
-        return [(f"{run.resolve().name}/{info.path.name}", info.path) for info in sorted(wanted, key=lambda i: i.step)]
-    folder = store.resolve(run)
-    inside = folder.parent.name == store.CHECKPOINTS
-    return [(f"{folder.parent.parent.resolve().name}/{folder.name}" if inside else folder.resolve().name, folder)]
+        return [(info.id, info.path) for info in sorted(wanted, key=lambda i: i.step)]
+    ref = store.ref_of(folder := store.resolve(run))
+    return [(ref.run if ref.step is None else ref.id, folder)]
 
 
 def best_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from train.loop.export import new_folder, trained_networks, write_model_dir
 from wanact.runs import store
 from wanact.runs.publish import write_flight_files
+from wanact.runs.ref import run_of
 from wanact.runs.store import CheckpointError
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -26,8 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     if (checkpoint / store.METADATA).exists():
         store.verify(checkpoint)
     if args.export_model_dir is None:
-        run = checkpoint.parent.parent if checkpoint.parent.name == store.CHECKPOINTS else checkpoint
-        written = write_flight_files(store.load_flight_weights(checkpoint), args.output_dir or run)
+        written = write_flight_files(store.load_flight_weights(checkpoint), args.output_dir or run_of(checkpoint))
         print("\n".join(f"wrote {file}" for file in written))
         return 0
     weights = trained_networks(checkpoint)

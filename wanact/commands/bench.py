@@ -28,6 +28,7 @@ from wanact.flying import placement_options
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.placement import Clip
 from wanact.runs import store
+from wanact.runs.ref import folder_of
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
@@ -98,8 +99,7 @@ def _bundled_run(pipe: WanActPipeline, live: bool = False) -> Path | None:
     if not _is_bundled(pipe):
         return None
     if live and (wanted := pipe.defaults.get("live_checkpoint")):
-        run, _, step = wanted.partition("/")
-        return ASSETS / "runs" / run / store.CHECKPOINTS / step
+        return folder_of(ASSETS / "runs", wanted)
     runs = [run for run in store.list_runs(ASSETS / "runs") if live == ("causal" in run.config)]
     if not runs:
         return None
@@ -111,8 +111,7 @@ def _bench_page(args: argparse.Namespace, pipe: WanActPipeline, seconds: float) 
     """The same flight through the page; the pipeline here only tells which run was flown."""
     if args.random or pipe.checkpoint is None:
         raise UserError("--browser needs a model directory and a causal run, which the page can offer")
-    folder = pipe.checkpoint.path
-    run = folder.parent.parent if folder.parent.name == store.CHECKPOINTS else folder
+    run = pipe.checkpoint.run_dir
     return bench_browser(str(args.model_dir), run.parent, seconds, run.name, args.threads)
 
 

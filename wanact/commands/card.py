@@ -27,6 +27,7 @@ from wanact.errors import UserError
 from wanact.flying.pipeline import WanActPipeline
 from wanact.models.idm import load_idm
 from wanact.runs import store
+from wanact.runs.ref import is_in_run, split_name
 from wanact.runs.store import CheckpointError
 
 NANO = Path(__file__).resolve().parents[2] / "assets" / "nano"
@@ -158,27 +159,15 @@ def chosen(name: str) -> tuple[Path, list[tuple[Path, int | None]]]:
     Raises:
         CheckpointError: if there is no such run or step.
     """
-    base, at, which = name.rpartition("@")
-    if not at or Path(name).is_dir():
-        base, which = name, "all"
-    path = Path(base)
-    if path.parent.name == store.CHECKPOINTS or not (path / store.CHECKPOINTS).is_dir():
-        folder = store.resolve(path)
-        inside = folder.parent.name == store.CHECKPOINTS
-        step = store.checkpoint_info(folder).step if inside else None
-        return (folder.parent.parent.resolve() if inside else folder.resolve()), [(folder, step)]
+    path, which = split_name(name)
+    if is_in_run(path) or not (path / store.CHECKPOINTS).is_dir():
+        ref = store.ref_of(folder := store.resolve(path))
+        return ref.run_dir.resolve(), [(folder, ref.step)]
     sound = [info for info in store.list_checkpoints(path) if info.problem is None]
-    wanted = [
-        info
-        for info in sound
-        if which == "all"
-        or (which == "best" and info.is_best)
-        or (which == "latest" and info.is_latest)
-        or which == str(info.step)
-    ]
+    wanted = [info for info in sound if which in (None, "all") or info.is_named(which)]
     if not wanted:
         there = ", ".join(str(info.step) for info in sound) or "none"
-        raise CheckpointError(f"{base} has no sound checkpoint {which!r}; its steps are {there}")
+        raise CheckpointError(f"{path} has no sound checkpoint {which!r}; its steps are {there}")
     return path.resolve(), [(info.path, info.step) for info in sorted(wanted, key=lambda info: info.step)]
 
 

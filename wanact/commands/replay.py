@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +27,11 @@ from wanact.flying.record import FlightError, FlightRecord
 from wanact.flying.replay import replay
 from wanact.media.video import write_mp4
 from wanact.runs import store
+from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef, split_name
 from wanact.runs.store import CheckpointError
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-BASE = "base"
 COLUMNS = ("agreement", "likeness", "lag", "sharpness", "colour")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a record is flown on: a name for files and tables, and a folder, None for the base model."""
-
-    name: str
-    path: Path | None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,9 +76,9 @@ def replay_all(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         wanted = [find(text) for text in args.checkpoints] if args.checkpoints else [own_checkpoint(record, args.runs)]
         for checkpoint in wanted:
             pipe.load_controller(checkpoint.path)
-            frames = replay(pipe, record)
+            frames, called = replay(pipe, record), _file_name(checkpoint)
             if args.out is not None:
-                file = args.out / f"{name}--{checkpoint.name}.mp4"
+                file = args.out / f"{name}--{called}.mp4"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_mp4(frames, file, fps=record.fps)
                 print(f"wrote {file}")
@@ -95,7 +86,7 @@ def replay_all(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     write_frames(frames, file.with_suffix(""))
             numbers = measure_clip(frames, record.track) if len(record.track) else {}
             digest = hashlib.sha256(frames.tobytes()).hexdigest()
-            yield {"record": name, "checkpoint": checkpoint.name, "frames_sha256": digest} | numbers
+            yield {"record": name, "checkpoint": called, "frames_sha256": digest} | numbers
 
 
 def read_records(path: Path) -> list[tuple[str, FlightRecord]]:
@@ -116,39 +107,38 @@ def read_records(path: Path) -> list[tuple[str, FlightRecord]]:
     return records
 
 
-def find(text: str) -> Checkpoint:
+def find(text: str) -> CheckpointRef:
     """The checkpoint that RUN[@STEP] names, or the base.
 
     Raises:
         CheckpointError: if there is none.
     """
     if text == BASE:
-        return Checkpoint(BASE, None)
-    run, at, which = text.rpartition("@")
-    if not at or Path(text).is_dir():
-        return _named(store.resolve(text))
+        return BASE_MODEL
+    run, which = split_name(text)
+    if which is None:
+        return store.ref_of(store.resolve(run))
     for info in store.list_checkpoints(run):
-        if which in (str(info.step), "best" if info.is_best else "", "latest" if info.is_latest else ""):
+        if info.is_named(which):
             if info.problem is not None:
                 raise CheckpointError(info.problem)
-            return _named(info.path)
+            return info
     raise CheckpointError(f"{run} has no checkpoint {which!r}")
 
 
-def _named(folder: Path) -> Checkpoint:
-    if folder.parent.name == store.CHECKPOINTS:
-        return Checkpoint(f"{folder.parent.parent.resolve().name}-{folder.name}", folder)
-    return Checkpoint(folder.resolve().name, folder)
+def _file_name(checkpoint: CheckpointRef) -> str:
+    """What a checkpoint is called in files and tables."""
+    return checkpoint.run if checkpoint.step is None else f"{checkpoint.run}-{checkpoint.name}"
 
 
-def own_checkpoint(record: FlightRecord, runs: Path) -> Checkpoint:
+def own_checkpoint(record: FlightRecord, runs: Path) -> CheckpointRef:
     """What a record was flown on, among these runs.
 
     Raises:
         CheckpointError: if it is not there.
     """
     if record.checkpoint is None:
-        return Checkpoint(BASE, None)
+        return BASE_MODEL
     name, step = record.checkpoint.get("run"), record.checkpoint.get("step")
     for run in store.list_runs(runs):
         if run.name == name:

@@ -43,6 +43,7 @@ from wanact.models.controller import WanActionController
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.models.transformer import Actions, PreparedText
 from wanact.runs import store
+from wanact.runs.ref import CheckpointRef, is_in_run, run_of
 from wanact.runs.store import CheckpointError, FlightWeights
 from wanact.weights.convert import ConvertError, convert, convert_lora
 from wanact.weights.finetuned import lay_on
@@ -79,15 +80,6 @@ class Progress:
     latents_preview: Tensor
 
 
-@dataclass(frozen=True)
-class FlownCheckpoint:
-    """What lies over the base model now."""
-
-    run: str
-    step: int | None
-    path: Path
-
-
 class WanActPipeline:
     """Draws clips with one model. One call at a time: a call waits while another holds `lock`.
 
@@ -120,7 +112,7 @@ class WanActPipeline:
         self.placement = Placement(components, torch.device(device or components.transformer.device), fit)
         self.notes = list(self.placement.notes)
         self.controller: WanActionController | None = None
-        self.checkpoint: FlownCheckpoint | None = None
+        self.checkpoint: CheckpointRef | None = None
         self.causal: CausalSettings | None = None
         self.timings: dict[str, float] = {}
         self.lock = threading.RLock()
@@ -230,7 +222,7 @@ class WanActPipeline:
             except (OverlayError, ConvertError) as error:
                 raise CheckpointError(f"{folder} was made for another base model: {error}") from error
             self.controller, self._magnitude_scale, self.causal = controller, scale, causal
-            self.checkpoint = FlownCheckpoint(weights.run, weights.step, folder)
+            self.checkpoint = weights.ref
             self._loaded = stamp
 
     def __call__(
@@ -568,6 +560,6 @@ def clip_of(request: Request) -> Clip:
 def _file_stamps(folder: Path) -> list[tuple[str, int, int]]:
     """What changes when a checkpoint is written anew: names, sizes and times of its files and its run's settings."""
     files = [*sorted(folder.glob("*.safetensors")), folder / store.RUN_CONFIG]
-    if folder.parent.name == store.CHECKPOINTS:
-        files.append(folder.parent.parent / store.RUN_CONFIG)
+    if is_in_run(folder):
+        files.append(run_of(folder) / store.RUN_CONFIG)
     return [(file.name, stat.st_size, stat.st_mtime_ns) for file in files if file.exists() for stat in [file.stat()]]

@@ -19,23 +19,19 @@ from typing import Any
 
 from wanact.runs import store
 from wanact.runs.check import EXPORTED, check_flight_files
-from wanact.runs.store import CHECKPOINTS, RUN_CONFIG, CheckpointError, CheckpointInfo
+from wanact.runs.ref import CHECKPOINTS, EXPORTED_ID, RUN_CONFIG, CheckpointRef, checkpoint_id
+from wanact.runs.store import CheckpointError, CheckpointInfo
 
-EXPORTED_ID = "exported"
 # Larger checkpoints are verified when somebody asks: reading them would keep the disk from whoever flies or trains.
 MAX_UNASKED_BYTES = 256 * 2**20
 _LOSS = re.compile(r"loss(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One row of the list.
+class Entry(CheckpointRef):
+    """One row of the list; the name of its run, and so its id, is unique over all folders.
 
     Attributes:
-        id: `run/step-000000552`, or `run/exported`; made from names, never a path.
-        run: name of the run, unique over all folders.
-        path: the checkpoint's directory, or the run's for exported weights.
-        step: optimizer updates, None for exported weights.
         loss, saved_at, is_best, is_latest, metadata: as in `CheckpointInfo`; `saved_at` falls back to the file's time.
         num_bytes: of all files that the metadata lists.
         state: "verified" (every sum holds and the weights are finite and fit their configuration), "whole" (all files
@@ -44,23 +40,27 @@ class Entry:
         problem: why it is damaged or weightless, one sentence, else None.
     """
 
-    id: str
-    run: str
     path: Path
-    step: int | None
-    loss: float | None
-    saved_at: str
-    is_best: bool
-    is_latest: bool
-    num_bytes: int
-    state: str
-    problem: str | None
+    loss: float | None = None
+    saved_at: str = ""
+    is_best: bool = False
+    is_latest: bool = False
+    num_bytes: int = 0
+    state: str = "damaged"
+    problem: str | None = None
     metadata: dict[str, Any] = field(repr=False, default_factory=dict)
     stamp: tuple = field(repr=False, default=())
 
     @property
     def flyable(self) -> bool:
         return self.state in ("verified", "whole", "unsummed")
+
+    @property
+    def label(self) -> str:
+        """Run, step, loss and marks, for people."""
+        parts = [super().label, *([] if self.loss is None else [f"loss {self.loss:.4f}"])]
+        marks = (("best", self.is_best), ("latest", self.is_latest))
+        return " · ".join([*parts, *(word for word, holds in marks if holds and self.step is not None)])
 
 
 @dataclass(frozen=True)
@@ -133,20 +133,6 @@ class RunIndex:
                 return run
         raise CheckpointError(f"the run “{str(name)[:80]}” is not there any more; choose another one")
 
-    def config_of(self, entry: Entry) -> dict[str, Any]:
-        """Content of the action_train_config.json that the checkpoint flies with; {} if there is none.
-
-        Raises:
-            CheckpointError: if it is damaged.
-        """
-        run = entry.path.parent.parent if entry.path.parent.name == CHECKPOINTS else entry.path
-        for file in (entry.path / RUN_CONFIG, run / RUN_CONFIG):
-            if file.is_file():
-                if not file.resolve().is_relative_to(run.resolve()):
-                    raise CheckpointError(f"{file} is a link out of its run; it is not followed")
-                return store.read_json(file)
-        return {}
-
     # ---- verifying -----------------------------------------------------------------------------------------
 
     def verify(self, entry: Entry) -> Entry:
@@ -158,7 +144,7 @@ class RunIndex:
             if not self._is_known(entry):
                 if entry.metadata:
                     store.verify(entry.path)
-                check_flight_files(entry.path, self.config_of(entry))
+                check_flight_files(entry.path, entry.config)
         except CheckpointError as error:
             problem = self.plain(str(error))
         except OSError as error:
@@ -325,7 +311,7 @@ def _entry(run: str, info: CheckpointInfo, stamp: tuple, is_best: bool, is_lates
     if loss is None and not info.metadata and (match := _LOSS.search(info.path.name)):
         loss = float(match[1])
     return Entry(
-        id=f"{run}/{info.path.name}",
+        id=checkpoint_id(info.path, run),
         run=run,
         path=info.path,
         step=min(max(info.step, 0), 10**12),
@@ -344,7 +330,7 @@ def _entry(run: str, info: CheckpointInfo, stamp: tuple, is_best: bool, is_lates
 def _foreign(run: str, path: Path) -> Entry:
     problem = f"{run}/{path.name} is a link out of the run; it is not followed"
     step = store.step_of(path.name)
-    return Entry(f"{run}/{path.name}", run, path, step, None, "", False, False, 0, "damaged", problem)
+    return Entry(checkpoint_id(path, run), run, step, path, problem=problem)
 
 
 def _checkpoint_stamp(path: str) -> tuple:

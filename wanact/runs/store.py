@@ -35,12 +35,13 @@ from wanact.files import read_json as read_json
 from wanact.files import replacing as replacing
 from wanact.files import sha256 as sha256
 from wanact.files import write_json as write_json
+from wanact.runs.ref import CHECKPOINTS as CHECKPOINTS
+from wanact.runs.ref import RUN_CONFIG as RUN_CONFIG
+from wanact.runs.ref import CheckpointRef, checkpoint_id, is_in_run, run_name
 
 FORMAT = 1
 METADATA = "checkpoint_metadata.json"
 MAX_METADATA_BYTES = 4 * 2**20  # a few kilobytes in truth; it is parsed for every row of a list
-CHECKPOINTS = "checkpoints"
-RUN_CONFIG = "action_train_config.json"
 CONTROLLER, LORA, TRANSFORMER = "action_controller.safetensors", "lora.safetensors", "transformer.safetensors"
 LATEST, BEST = "latest", "checkpoint-best"
 
@@ -51,13 +52,11 @@ _HIDDEN = (".saving-", ".replaced-", ".deleting-", ".link-")
 
 
 @dataclass(frozen=True)
-class CheckpointInfo:
+class CheckpointInfo(CheckpointRef):
     """One checkpoint as the metadata tells it; no weights are read.
 
     Attributes:
-        step: optimizer updates.
         loss: mean training loss since the checkpoint before, None if unknown.
-        path: its directory.
         saved_at: local time, ISO 8601, "" if unknown.
         is_best, is_latest: what the links of the run say now.
         problem: why it cannot be used (file missing, size wrong, metadata damaged), else None.
@@ -66,14 +65,18 @@ class CheckpointInfo:
     """
 
     step: int
-    loss: float | None
     path: Path
-    saved_at: str
-    is_best: bool
-    is_latest: bool
-    problem: str | None
-    metadata: dict[str, Any]
+    loss: float | None = None
+    saved_at: str = ""
+    is_best: bool = False
+    is_latest: bool = False
+    problem: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
     sequence: int = -1
+
+    def is_named(self, which: str) -> bool:
+        """Whether RUN@WHICH means this one: its step, `best` or `latest`."""
+        return which in (str(self.step), "best" if self.is_best else "", "latest" if self.is_latest else "")
 
 
 @dataclass(frozen=True)
@@ -91,20 +94,28 @@ class FlightWeights:
     """What a run or checkpoint adds to the base model.
 
     Attributes:
+        ref: which one it is.
         config: content of action_train_config.json.
         controller: weights of the action controller, None if the run has none (a base model's LoRA).
         lora: weights with `transformer.` names, or None.
         transformer: replacement weights of the transformer, complete or partial, or None.
-        step: optimizer updates, None if unknown.
-        run: name of the run.
     """
 
+    ref: CheckpointRef
     config: dict[str, Any]
     controller: dict[str, Tensor] | None
     lora: dict[str, Tensor] | None
     transformer: dict[str, Tensor] | None
-    step: int | None
-    run: str
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer updates, None if unknown."""
+        return self.ref.step
+
+    @property
+    def run(self) -> str:
+        """Name of the run."""
+        return self.ref.run
 
 
 # Listing
@@ -171,9 +182,11 @@ def checkpoint_info(path: Path, latest: str | None = None, best: str | None = No
             problem = str(error)
     loss = metadata.get("loss")
     return CheckpointInfo(
+        id=checkpoint_id(path),
+        run=run_name(path),
         step=int(metadata.get("step", step)),
-        loss=float(loss) if isinstance(loss, int | float) else None,
         path=path,
+        loss=float(loss) if isinstance(loss, int | float) else None,
         saved_at=str(metadata.get("timestamp", "")),
         is_best=path.name == best,
         is_latest=path.name == latest,
@@ -181,6 +194,12 @@ def checkpoint_info(path: Path, latest: str | None = None, best: str | None = No
         metadata=metadata,
         sequence=int(metadata.get("sequence", -1)),
     )
+
+
+def ref_of(path: Path) -> CheckpointRef:
+    """The checkpoint, or the run's exported weights, that lie in a folder."""
+    step = checkpoint_info(path).step if is_in_run(path) else None
+    return CheckpointRef(checkpoint_id(path), run_name(path), step, path)
 
 
 def is_legacy(path: Path) -> bool:
@@ -210,7 +229,7 @@ def resolve(path: str | os.PathLike) -> Path:
     given = Path(path)
     if not given.is_dir():
         raise CheckpointError(f"{given} is not a folder; expected a run or one of its checkpoints")
-    if given.is_symlink() and given.parent.name == CHECKPOINTS:
+    if given.is_symlink() and is_in_run(given):
         if _link_target(given.parent, given.name) is None:
             raise CheckpointError(f"{given} is a link out of its folder; it is not followed")
         return given.parent / os.readlink(given)
@@ -492,16 +511,14 @@ def load_flight_weights(path: str | os.PathLike) -> FlightWeights:
         CheckpointError: if there is nothing to fly with, or a file is damaged or leads elsewhere.
     """
     folder = resolve(path)
-    run = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
-    config_file = next((f for f in (folder / RUN_CONFIG, run / RUN_CONFIG) if f.is_file()), None)
-    config = read_json(config_file) if config_file else {}
+    ref = ref_of(folder)
+    run, config = ref.run_dir, ref.config
     weights = {name: _exported(folder, run, name) for name in (CONTROLLER, LORA, TRANSFORMER)}
     if all(value is None for value in weights.values()):
         raise CheckpointError(f"{folder} holds no exported weights ({CONTROLLER}, {LORA} or {TRANSFORMER})")
     if weights[CONTROLLER] is not None and not isinstance(config.get("action_controller_config"), dict):
         raise CheckpointError(f"{run / RUN_CONFIG} is missing or names no action_controller_config")
-    step = checkpoint_info(folder).step if folder != run else None
-    return FlightWeights(config, weights[CONTROLLER], weights[LORA], weights[TRANSFORMER], step, run.name)
+    return FlightWeights(ref, config, weights[CONTROLLER], weights[LORA], weights[TRANSFORMER])
 
 
 def _exported(folder: Path, run: Path, name: str) -> dict[str, Tensor] | None:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,36 +20,9 @@ from wanact.flying.pipeline import Cancelled, Progress
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay
 from wanact.runs.index import MAX_UNASKED_BYTES, Entry, RunIndex
+from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef
 from wanact.runs.store import CheckpointError
 from wanact.ui.uploads import PREFIX, Uploads
-
-BASE = "base"
-
-
-@dataclass(frozen=True)
-class CheckpointChoice:
-    """Something to fly with: the base model, a checkpoint, or a run's exported weights.
-
-    Attributes:
-        id: what the page sends back, made from names in the runs folder, never a path.
-        label: run, step and loss, for people.
-        path: directory to load, None for the base model.
-        saved_at: local time, ISO 8601, "" if unknown.
-        entry: its row in the list of checkpoints, None for the base model and for uploads.
-    """
-
-    id: str
-    label: str
-    path: Path | None = None
-    run: str | None = None
-    step: int | None = None
-    loss: float | None = None
-    is_best: bool = False
-    saved_at: str = ""
-    entry: Entry | None = None
-
-
-BASE_CHOICE = CheckpointChoice(BASE, "base (no actions)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +38,7 @@ class Flight:
     width: int
     num_inference_steps: int
     guidance_scale: float
-    checkpoint: CheckpointChoice = BASE_CHOICE
+    checkpoint: CheckpointRef = BASE_MODEL
     num_frames: int | None = None
 
 
@@ -123,13 +95,13 @@ class Engine:
         """Of the base model's weights, and what is laid on them for good."""
         return self.pipe.fingerprint()
 
-    def checkpoints(self) -> tuple[list[CheckpointChoice], int]:
+    def checkpoints(self) -> tuple[list[CheckpointRef], int]:
         """What can be flown now, newest first in each run, the base model last; and how many are damaged."""
         choices, damaged = [], 0
         for run in self.index.runs():
-            choices += [_choice(entry) for entry in reversed(run.entries) if entry.flyable]
+            choices += [entry for entry in reversed(run.entries) if entry.flyable]
             damaged += sum(entry.state == "damaged" for entry in run.entries) + (run.problem is not None)
-        return [*choices, BASE_CHOICE], damaged
+        return [*choices, BASE_MODEL], damaged
 
     def default_checkpoint(self) -> str:
         """The model directory's own recommendation, else the best checkpoint of the run that was saved to last."""
@@ -137,27 +109,29 @@ class Engine:
         wanted = self.defaults.get("checkpoint")
         if any(choice.id == wanted for choice in choices):
             return wanted
-        newest = max(choices, key=lambda choice: choice.saved_at)
-        of_its_run = [choice for choice in choices if choice.run == newest.run]
-        return next((choice.id for choice in of_its_run if choice.is_best), newest.id)
+        entries = [choice for choice in choices if isinstance(choice, Entry)]
+        if not entries:
+            return BASE
+        newest = max(entries, key=lambda entry: entry.saved_at)
+        return next((entry.id for entry in entries if entry.run == newest.run and entry.is_best), newest.id)
 
-    def find(self, checkpoint_id: str | None) -> CheckpointChoice:
-        """The choice with this id.
+    def find(self, checkpoint_id: str | None) -> CheckpointRef:
+        """The checkpoint with this id.
 
         Raises:
             CheckpointError: if it is not, or no longer, on disk.
         """
         if checkpoint_id == BASE:
-            return BASE_CHOICE
+            return BASE_MODEL
         if isinstance(checkpoint_id, str) and checkpoint_id.startswith(PREFIX):
             upload = self.uploads.find(checkpoint_id)
             if upload is None:
                 raise CheckpointError("the uploaded checkpoint is not kept any more; upload it again")
-            return CheckpointChoice(upload.id, upload.label, upload.path, "upload")
+            return CheckpointRef(upload.id, PREFIX.rstrip("/"), None, upload.path, upload.label)
         entry = self.index.find(checkpoint_id)
         if not entry.flyable:
             raise CheckpointError(f"the checkpoint “{entry.id[:80]}” cannot be flown: {entry.problem}")
-        return _choice(entry)
+        return entry
 
     def fly(self, flight: Flight) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
         """Draw a clip. The last event is its frames, uint8 [F, H, W, 3].
@@ -171,7 +145,7 @@ class Engine:
         yield from self._events(lambda events, abandoned: self._draw(flight, events, abandoned))
 
     def replay(
-        self, record: FlightRecord, checkpoint: CheckpointChoice
+        self, record: FlightRecord, checkpoint: CheckpointRef
     ) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
         """Fly a record on a checkpoint, as `fly` does; a live flight is flown latent frame by latent frame."""
         if record.kind == "clip":
@@ -249,7 +223,7 @@ class Engine:
             )
 
     @contextlib.contextmanager
-    def _loaded(self, checkpoint: CheckpointChoice, abandoned: threading.Event) -> Iterator[None]:
+    def _loaded(self, checkpoint: CheckpointRef, abandoned: threading.Event) -> Iterator[None]:
         """The pipeline to ourselves with a checkpoint: loading it and flying it belong together."""
         with self.pipe.lock:
             if abandoned.is_set():
@@ -257,16 +231,15 @@ class Engine:
             self.load(checkpoint)
             yield
 
-    def load(self, choice: CheckpointChoice) -> None:
+    def load(self, choice: CheckpointRef) -> None:
         """Lay a checkpoint over the base, its files verified if they are small; hold the pipeline's lock.
 
         Raises:
             CheckpointError: if it is damaged or does not fit; the message tells no paths.
         """
         try:
-            entry = choice.entry
-            if entry is not None and entry.num_bytes <= MAX_UNASKED_BYTES:
-                entry = self.index.verify(entry)
+            if isinstance(choice, Entry) and choice.num_bytes <= MAX_UNASKED_BYTES:
+                entry = self.index.verify(choice)
                 if entry.problem is not None:
                     raise CheckpointError(entry.problem)
             self.pipe.load_controller(choice.path)
@@ -278,27 +251,6 @@ class Engine:
             raise CheckpointError(
                 f"the checkpoint “{choice.label}” cannot be loaded: {self.index.plain(reason)}"
             ) from error
-
-
-def _choice(entry: Entry) -> CheckpointChoice:
-    parts = [entry.run]
-    if entry.step is not None:
-        parts.append(f"step {entry.step:,}")
-    if entry.loss is not None:
-        parts.append(f"loss {entry.loss:.4f}")
-    if entry.step is not None:
-        parts += [word for word, holds in (("best", entry.is_best), ("latest", entry.is_latest)) if holds]
-    return CheckpointChoice(
-        id=entry.id,
-        label=" · ".join(parts),
-        path=entry.path,
-        run=entry.run,
-        step=entry.step,
-        loss=entry.loss,
-        is_best=entry.is_best,
-        saved_at=entry.saved_at,
-        entry=entry,
-    )
 
 
 def _go_on(abandoned: threading.Event) -> None:

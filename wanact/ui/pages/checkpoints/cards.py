@@ -9,7 +9,6 @@ import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -21,9 +20,10 @@ from wanact.control_card import ControlCard, card_path, load_card, load_cards, s
 from wanact.errors import UserError
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.request import RequestError
-from wanact.runs.store import CHECKPOINTS
+from wanact.runs.index import Entry
+from wanact.runs.ref import BASE, CheckpointRef
 from wanact.ui.components import Component
-from wanact.ui.engine import BASE, CheckpointChoice, Engine
+from wanact.ui.engine import Engine
 from wanact.ui.gpu import on_gpu
 from wanact.ui.pages.fly.desk import sentence
 
@@ -77,11 +77,11 @@ class CardDesk:
             return state | self._curves(choice)
         return state | self._picture(card) | self._curves(choice)
 
-    def find_card(self, choice: CheckpointChoice) -> ControlCard | None:
+    def find_card(self, choice: CheckpointRef) -> ControlCard | None:
         """The card that lies beside the run, None if none was measured."""
         if choice.path is None:
             return None
-        return load_card(_run_of(choice), choice.step)
+        return load_card(choice.run_dir, choice.step)
 
     def measure(self, checkpoint_id: str | None) -> Iterator[dict[str, Any]]:
         """Measure a quick card; yields what the panel shows meanwhile, last the card."""
@@ -106,12 +106,12 @@ class CardDesk:
             note = "Something went wrong while the card was measured; nothing was changed."
             yield state | {"note": note, "can_measure": self.can_measure}
 
-    def _keep(self, choice: CheckpointChoice, card: ControlCard) -> str:
+    def _keep(self, choice: CheckpointRef, card: ControlCard) -> str:
         quick = f"A quick card from {QUICK_FRAMES} first frames: read it for signs, not for decimals. "
-        if not self.engine.notes_with_runs or choice.entry is None:
+        if not self.engine.notes_with_runs or not isinstance(choice, Entry):
             return quick + "It is not kept."
         try:
-            save_card(card, card_path(_run_of(choice), choice.step))
+            save_card(card, card_path(choice.run_dir, choice.step))
         except OSError:
             return quick + "It could not be kept with the run."
         return quick + "It is kept with the run."
@@ -122,15 +122,15 @@ class CardDesk:
         shown = [[label, round(number, 3)] for label, number in numbers if number is not None]
         return {"picture": _url(draw(card)) if draw else None, "numbers": shown}
 
-    def _curves(self, choice: CheckpointChoice) -> dict[str, Any]:
+    def _curves(self, choice: CheckpointRef) -> dict[str, Any]:
         draw = getattr(control_card, "draw_curves", None)
-        if draw is None or choice.path is None or choice.entry is None:
+        if draw is None or not isinstance(choice, Entry):
             return {}
-        cards = load_cards(_run_of(choice))
+        cards = load_cards(choice.run_dir)
         return {"curves": _url(draw(cards))} if len(cards) > 1 else {}
 
 
-def measure_quickly(engine: Engine, choice: CheckpointChoice) -> Iterator[tuple[int, int] | ControlCard]:
+def measure_quickly(engine: Engine, choice: CheckpointRef) -> Iterator[tuple[int, int] | ControlCard]:
     """Measure a card in a thread of its own: (clips done, clips in all), and last the card.
 
     Closing the iterator stops it after the clip in hand.
@@ -169,7 +169,7 @@ def measure_quickly(engine: Engine, choice: CheckpointChoice) -> Iterator[tuple[
 class _TakingTurns:
     """A pipeline that wears one checkpoint for each clip and lets others fly in between."""
 
-    def __init__(self, engine: Engine, choice: CheckpointChoice):
+    def __init__(self, engine: Engine, choice: CheckpointRef):
         self.engine, self.choice = engine, choice
         with engine.pipe.lock:
             engine.load(choice)
@@ -183,14 +183,9 @@ class _TakingTurns:
             return self.engine.pipe(*args, **kwargs)
 
 
-def _run_of(choice: CheckpointChoice) -> Path:
-    path = choice.path or Path()
-    return path.parent.parent if path.parent.name == CHECKPOINTS else path
-
-
-def _title(choice: CheckpointChoice) -> str:
+def _title(choice: CheckpointRef) -> str:
     step = "" if choice.step is None else f" · step {choice.step:,}"
-    return f"{choice.label if choice.run in (None, 'upload') else choice.run}{step}"
+    return f"{choice.title or choice.run}{step}"
 
 
 def _url(picture: Image.Image) -> str:

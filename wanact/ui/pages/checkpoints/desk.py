@@ -16,7 +16,7 @@ from wanact.errors import UserError
 from wanact.runs.index import Entry, Run
 from wanact.runs.log import read_curve
 from wanact.runs.notes import NoteError, read_notes, write_note
-from wanact.runs.store import CHECKPOINTS, CheckpointError
+from wanact.runs.store import CheckpointError
 from wanact.ui.engine import Engine
 from wanact.ui.pages.fly.desk import sentence
 from wanact.ui.uploads import PREFIX, Upload
@@ -79,7 +79,7 @@ class Shelf:
         notes = [read_notes(run.path) if not run.problem else {} for run in runs]
         columns: dict[str, Any] = {
             "run": [number for number, _ in rows],
-            "name": [_name(entry) for _, entry in rows],
+            "name": [entry.name for _, entry in rows],
             "step": [entry.step for _, entry in rows],
             "loss": [entry.loss for _, entry in rows],
             "saved": [_seconds(entry.saved_at) for _, entry in rows],
@@ -89,9 +89,9 @@ class Shelf:
             "latest": [index for index, (_, entry) in enumerate(rows) if entry.is_latest],
             "problems": {str(index): entry.problem for index, (_, entry) in enumerate(rows) if entry.problem},
             "notes": {
-                str(index): notes[number][_name(entry)]
+                str(index): notes[number][entry.name]
                 for index, (number, entry) in enumerate(rows)
-                if _name(entry) in notes[number]
+                if entry.name in notes[number]
             },
         }
         answer = {
@@ -158,8 +158,7 @@ class Shelf:
         if isinstance(found, Upload):
             raise NoteError("Notes on an upload stay in your browser.")
         note = message.get("note")
-        run = found.path.parent.parent if found.path.parent.name == CHECKPOINTS else found.path
-        write_note(run, _name(found), message.get("star") is True, note if isinstance(note, str) else "")
+        write_note(found.run_dir, found.name, message.get("star") is True, note if isinstance(note, str) else "")
         self.forget_listing()
         return {"kept": True}
 
@@ -200,7 +199,7 @@ class Shelf:
 
     def _config(self, entry: Entry) -> dict[str, Any]:
         try:
-            return self.engine.index.config_of(entry)
+            return entry.config
         except CheckpointError:
             return {}
 
@@ -234,10 +233,6 @@ def _facts(config: dict[str, Any]) -> dict[str, Any]:
         "stage": str(config.get("stage") or "")[:20],
         "live": isinstance(config.get("causal"), dict),
     }
-
-
-def _name(entry: Entry) -> str:
-    return entry.id.partition("/")[2]
 
 
 def _seconds(saved_at: str) -> float | None:

@@ -267,7 +267,7 @@ class CompareDesk:
         choice = self.engine.find(lane.lane.checkpoint)
         lane.record = replace(
             lane.record,
-            checkpoint={"id": choice.id, "run": choice.run, "step": choice.step} if choice.path else None,
+            checkpoint=choice.to_json() if choice.path else None,
         )
         events = self.engine.replay(lane.record, choice)
         with closing(events):  # type: ignore[type-var]

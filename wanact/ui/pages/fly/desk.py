@@ -25,8 +25,9 @@ from wanact.flying.pipeline import Cancelled
 from wanact.flying.record import FlightRecord
 from wanact.flying.request import RequestError, clean_prompt
 from wanact.media.video import ImageError, fit_image, write_mp4
+from wanact.runs.ref import CheckpointRef
 from wanact.ui.components import ClipState
-from wanact.ui.engine import CheckpointChoice, Decoded, Denoised, Engine, Flight
+from wanact.ui.engine import Decoded, Denoised, Engine, Flight
 from wanact.ui.samples import read_upload
 
 MAX_PROMPT_CHARACTERS = 2_000
@@ -244,7 +245,7 @@ class FlyDesk:
             num_inference_steps=int(flight.num_inference_steps),
             guidance_scale=float(flight.guidance_scale),
             model={"name": self.engine.name, "fingerprint": self.engine.fingerprint()},
-            checkpoint={"id": choice.id, "run": choice.run, "step": choice.step} if choice.path else None,
+            checkpoint=choice.to_json() if choice.path else None,
             sampler={key: defaults[key] for key in ("flow_shift",) if key in defaults},
         )
 
@@ -316,6 +317,6 @@ def sentence(error: Any) -> str:
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
-def _slug(choice: CheckpointChoice) -> list[str]:
-    parts = [choice.run or "base", f"step{choice.step}" if choice.step is not None else ""]
+def _slug(choice: CheckpointRef) -> list[str]:
+    parts = [choice.run, f"step{choice.step}" if choice.step is not None else ""]
     return ["".join(char if char.isalnum() else "_" for char in part)[:40] for part in parts if part]

@@ -35,9 +35,11 @@ from wanact.flying.record import MAX_SEED, FlightRecord
 from wanact.flying.replay import resume
 from wanact.flying.request import RequestError
 from wanact.flying.stream import WanActStream
-from wanact.runs.store import CHECKPOINTS, RUN_CONFIG, CheckpointError, read_json
+from wanact.runs.index import Entry
+from wanact.runs.ref import CheckpointRef
+from wanact.runs.store import CheckpointError
 from wanact.shapes import TEMPORAL_STRIDE
-from wanact.ui.engine import CheckpointChoice, Engine
+from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent
 from wanact.ui.mailbox import Mailbox, Told, new_flight
 from wanact.ui.pages.fly.desk import read_prompt, sentence
@@ -183,10 +185,10 @@ class LiveDesk:
 
     # ---- checkpoints ---------------------------------------------------------------------------------------
 
-    def choices(self) -> list[CheckpointChoice]:
+    def choices(self) -> list[Entry]:
         """The checkpoints that can be flown live, the recommended one first."""
         choices, _ = self.engine.checkpoints()
-        causal = [choice for choice in choices if choice.path is not None and _is_causal(choice.path)]
+        causal = [choice for choice in choices if isinstance(choice, Entry) and _is_causal(choice)]
         wanted = self.engine.defaults.get("live_checkpoint")
         newest = max((choice.saved_at for choice in causal), default="")
         run = next((choice.run for choice in causal if choice.saved_at == newest), None)
@@ -198,7 +200,7 @@ class LiveDesk:
         entries = [{"id": choice.id, "label": choice.label} for choice in choices]
         return {"choices": entries, "default": choices[0].id if choices else "", "damaged": 0}
 
-    def find(self, checkpoint_id: str | None) -> CheckpointChoice:
+    def find(self, checkpoint_id: str | None) -> CheckpointRef:
         """The causal checkpoint with this id; without one, the recommended.
 
         Raises:
@@ -325,7 +327,7 @@ class LiveDesk:
         flight_id: str,
         before: LiveFlight | FlightRecord | None,
         order: dict[str, Any],
-        choice: CheckpointChoice,
+        choice: CheckpointRef,
         first_frame: str | None,
         prompt: str,
         seed: Any,
@@ -368,7 +370,7 @@ class LiveDesk:
         }
         return flight
 
-    def _new_flight(self, image: Image.Image, prompt: str, choice: CheckpointChoice, seed: Any) -> LiveFlight:
+    def _new_flight(self, image: Image.Image, prompt: str, choice: CheckpointRef, seed: Any) -> LiveFlight:
         pipe = self.engine.pipe
         pipe.load_controller(choice.path)
         whole = isinstance(seed, int | float) and seed == int(seed) and 0 <= seed <= MAX_SEED
@@ -542,16 +544,14 @@ def _degrees(flight: LiveFlight, latent_frame: int) -> list[float]:
     return [round(attitude.yaw_deg, 1), round(attitude.pitch_deg, 1)]
 
 
-def _slug(choice: CheckpointChoice) -> str:
-    text = "-".join([choice.run or "base", f"step{choice.step}" if choice.step is not None else "exported"])
+def _slug(choice: CheckpointRef) -> str:
+    text = "-".join([choice.run, f"step{choice.step}" if choice.step is not None else "exported"])
     return "".join(char if char.isalnum() or char == "-" else "_" for char in text)[:60]
 
 
-def _is_causal(path: Path) -> bool:
+def _is_causal(choice: CheckpointRef) -> bool:
     """Whether a checkpoint's settings, or its run's, say how it is flown frame by frame."""
-    for folder in (path, path.parent.parent) if path.parent.name == CHECKPOINTS else (path,):
-        try:
-            return isinstance(read_json(folder / RUN_CONFIG).get("causal"), dict)
-        except CheckpointError:
-            continue
-    return False
+    try:
+        return isinstance(choice.config.get("causal"), dict)
+    except CheckpointError:
+        return False

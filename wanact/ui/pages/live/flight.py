@@ -21,8 +21,8 @@ from wanact.actions import FULL_DEFLECTION, OPPOSITE
 from wanact.flying.record import FlightRecord
 from wanact.flying.stream import WanActStream
 from wanact.media.video import write_mp4
+from wanact.runs.ref import CheckpointRef
 from wanact.shapes import TEMPORAL_STRIDE
-from wanact.ui.engine import CheckpointChoice
 from wanact.ui.mailbox import is_flight_id
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class LiveFlight:
         before: the flight that this one was forked from.
     """
 
-    def __init__(self, stream: WanActStream, choice: CheckpointChoice, before: LiveFlight | None = None):
+    def __init__(self, stream: WanActStream, choice: CheckpointRef, before: LiveFlight | None = None):
         self.stream = stream
         self.choice = choice
         self.landed_at: float | None = None
@@ -205,7 +205,7 @@ class LiveFlight:
     def record(self) -> FlightRecord:
         """The flight as a record that flies it again."""
         choice = self.choice
-        return FlightRecord.from_stream(self.stream, {"id": choice.id, "run": choice.run, "step": choice.step})
+        return FlightRecord.from_stream(self.stream, choice.to_json())
 
     def write_mp4(self, path: Path, fps: float) -> int:
         """Write the clip of what was shown; how many frames it has."""
