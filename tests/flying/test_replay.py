@@ -47,7 +47,7 @@ def test_a_flight_that_was_rewound_beyond_its_memory_replays_to_the_same_frames(
     frames = [stream.step(LEFT) for _ in range(9)]
     stream.prompt = "snow"
     stream.step(RIGHT), stream.step(RIGHT)
-    stream.rewind(3)
+    stream.roll_back(8)
     frames[8:] = [stream.step(RIGHT), stream.step(LEFT)]
     fork = stream.fork()
     other = [*frames, fork.step(LEFT)]

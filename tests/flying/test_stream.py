@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -52,61 +53,76 @@ def image() -> Image.Image:
 
 def test_frames_decoded_in_the_background_are_those_of_steps(pipe, image):
     one, other = (WanActStream(pipe, image, "hills", 1) for _ in range(2))
-    drawn = [other.draw(action) for action in (LEFT, RIGHT, LEFT)]  # none of them waited for
-    other.rewind(1)
-    assert all(np.array_equal(one.step(a), d.result()) for a, d in zip((LEFT, RIGHT, LEFT), drawn, strict=True))
-    one.rewind(1)
-    assert np.array_equal(one.step(RIGHT), other.step(RIGHT))
-    fork = other.fork()
-    assert np.array_equal(fork.draw(LEFT).result(), other.draw(LEFT).result())
+    with ThreadPoolExecutor(1) as decoder:
+        drawn = [decoder.submit(list, other.draw(action)) for action in (LEFT, RIGHT, LEFT)]  # none of them waited for
+        other.roll_back(2)
+        for action, frames in zip((LEFT, RIGHT, LEFT), drawn, strict=True):
+            assert np.array_equal(one.step(action), np.concatenate(frames.result()))
+        one.roll_back(2)
+        assert np.array_equal(one.step(RIGHT), other.step(RIGHT))
+        fork = other.fork()
+        pair = [decoder.submit(list, flight.draw(LEFT)) for flight in (fork, other)]
+        assert np.array_equal(*(np.concatenate(frames.result()) for frames in pair))
     other.land()
     with pytest.raises(ActionError):
         fork.draw([1.0])
 
 
-def test_pieces_are_the_frames_of_a_step_and_remembering_early_changes_nothing(pipe, image):
+def test_pieces_are_the_frames_of_a_step_and_committing_early_changes_nothing(pipe, image):
     one, other = (WanActStream(pipe, image, "hills", 1) for _ in range(2))
     for action in (LEFT, RIGHT, LEFT):
-        pieces = list(other.pieces(action))
+        pieces = list(other.draw(action))
         assert [len(piece) for piece in pieces] == [1, 3]
         assert np.array_equal(np.concatenate(pieces), one.step(action))
-        other.remember(), other.remember()
+        other.commit(), other.commit()
     for flight in (one, other):
         flight.prompt = "snow"
     assert np.array_equal(one.step(RIGHT), other.step(RIGHT))
     for flight in (one, other):
         flight.land()
-        flight.remember()
+        flight.commit()
 
 
 @pytest.mark.parametrize("steps_before", [0, 1, 2])
 def test_a_key_that_comes_while_a_frame_is_drawn_counts_for_it(pipe, image, steps_before):
     flight, same = (WanActStream(pipe, image, "hills", 1, num_inference_steps=3) for _ in range(2))
     answers = iter([None] * steps_before + [np.array(RIGHT)])
-    frames = np.concatenate(list(flight.pieces(LEFT, lambda: next(answers, None))))
+    frames = np.concatenate(list(flight.draw(LEFT, lambda: next(answers, None))))
     assert np.array_equal(frames, same.step(RIGHT)) and flight.track == same.track
     assert np.array_equal(flight.step(LEFT), same.step(LEFT)), "what was begun has left no trace"
 
 
-def test_a_withdrawn_frame_has_never_been(pipe, image):
+def test_a_frame_that_was_taken_back_has_never_been(pipe, image):
     flight, same = (WanActStream(pipe, image, "hills", 1) for _ in range(2))
-    assert not flight.withdraw(), "nothing has been drawn"
+    assert not flight.roll_back(), "nothing has been drawn"
     for num_pieces, action in enumerate((LEFT, RIGHT, LEFT)):
-        begun = flight.pieces(RIGHT)
+        begun = flight.draw(RIGHT)
         _ = list(itertools.islice(begun, num_pieces))
-        assert flight.withdraw() and not flight.withdraw()
+        assert flight.roll_back() and not flight.roll_back()
         assert np.array_equal(flight.step(action), same.step(action))
     assert flight.track == same.track and flight.num_frames == 3
-    flight.remember()
-    assert not flight.withdraw(), "its keys and values are kept already"
-    flight.rewind(1), same.rewind(1)
-    assert not flight.withdraw() and np.array_equal(flight.step(RIGHT), same.step(RIGHT))
+    flight.commit()
+    assert not flight.roll_back(), "its keys and values are kept already"
+    flight.roll_back(2), same.roll_back(2)
+    assert not flight.roll_back() and np.array_equal(flight.step(RIGHT), same.step(RIGHT))
+
+
+def test_a_frame_that_was_drawn_beside_the_pictures_of_the_one_before_can_be_taken_back(pipe, image):
+    flight, same = (WanActStream(pipe, image, "hills", 1) for _ in range(2))
+    shown = flight.draw(LEFT)
+    frames = [next(shown)]
+    begun = flight.draw(RIGHT)
+    frames += [*shown]
+    assert np.array_equal(np.concatenate(frames), same.step(LEFT))
+    _ = list(begun)
+    assert flight.roll_back(1) and flight.taken_up == [], "without a trace"
+    assert np.array_equal(flight.step(LEFT), same.step(LEFT)) and flight.track == same.track
 
 
 def test_keys_without_end_hold_no_frame_up(pipe, image):
     flight = WanActStream(pipe, image, "hills", 1, num_inference_steps=3)
     hasty = itertools.cycle([np.array(RIGHT), np.array(LEFT)])
-    assert [len(piece) for piece in flight.pieces(LEFT, lambda: next(hasty))] == [1, 3]
+    assert [len(piece) for piece in flight.draw(LEFT, lambda: next(hasty))] == [1, 3]
 
 
 def test_the_same_seed_and_actions_are_the_same_flight(pipe, image):
@@ -132,12 +148,13 @@ def test_a_flight_taken_back_is_flown_as_if_it_had_not_been(pipe, image):
     flight = WanActStream(pipe, image)
     first = [flight.step(action) for action in (LEFT, LEFT, RIGHT)]
     flight.step(RIGHT)
-    flight.rewind(2)
+    flight.roll_back(2)
     assert flight.num_frames == 2 and np.array_equal(flight.step(RIGHT), first[2])
-    flight.rewind(3)
-    assert flight.max_rewind == 0 and np.array_equal(flight.step(LEFT), first[0])
-    with pytest.raises(RequestError, match="2 latent frames cannot be rewound; 0 to 1 can"):
-        flight.rewind(2)
+    flight.roll_back(0)
+    assert flight.earliest == flight.num_frames == 0 and np.array_equal(flight.step(LEFT), first[0])
+    for beyond in (-1, 2):
+        with pytest.raises(RequestError, match=f"back to latent frame {beyond}; what is kept goes from 0 to 1"):
+            flight.roll_back(beyond)
 
 
 def test_a_fork_shares_the_past_and_not_the_future(pipe, image):
@@ -154,16 +171,16 @@ def test_a_fork_shares_the_past_and_not_the_future(pipe, image):
 def test_a_long_flight_keeps_the_memory_of_a_short_one(pipe, image, monkeypatch):
     monkeypatch.setattr(stream, "MAX_HISTORY", 12)
     flight = WanActStream(pipe, image)
-    held = flight._rollout.cache.keys.data_ptr()
+    held = flight._now.rollout.cache.keys.data_ptr()
     for _ in range(20):
         flight.step(LEFT)
     assert (
         len(flight._past) == 12
         and len(flight.track) == flight.num_frames == 20
-        and flight._rollout.cache.keys.data_ptr() == held
+        and flight._now.rollout.cache.keys.data_ptr() == held
     )
-    assert flight.max_rewind == 6, "what the window saw is needed to go on"
-    flight.rewind(6)
+    assert flight.earliest == 14, "what the window saw is needed to go on"
+    flight.roll_back(14)
     assert flight.step(LEFT).shape == (4, 64, 96, 3)
 
 
@@ -173,6 +190,16 @@ def test_a_landed_flight_is_taken_up_by_a_fork(pipe, image):
         one.step(LEFT)
     flight.land()
     assert np.array_equal(flight.fork().step(RIGHT), same.fork().step(RIGHT))
+
+
+def test_who_lands_twice_has_landed_and_what_was_only_drawn_is_flown(pipe, image):
+    flight = WanActStream(pipe, image)
+    flight.step(LEFT), list(flight.draw(RIGHT))
+    flight.land(), flight.land()
+    assert flight.num_frames == len(flight.track) == 2 and flight.is_committed and not flight.roll_back()
+    with pytest.raises(RequestError, match="has landed"):
+        flight.step(LEFT)
+    assert flight.fork().num_frames == 2
 
 
 def test_flights_share_a_pipeline_and_keep_their_checkpoint(pipe, image):

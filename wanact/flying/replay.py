@@ -114,6 +114,6 @@ def _fly(
         if number in changes:
             stream.prompt = changes[number]
         if number in taken_up:
-            stream.rewind(0)
+            stream.prefill()
         if number < len(record.track):
             on_frames(stream.step(record.track.magnitude[number]))

@@ -81,12 +81,12 @@ class CausalRollout:
         h, w = first_latent.shape[3:]
         self.cache = KVCache(transformer, (h, w), settings.window, batch_size=len(first_latent))
         self._zero = torch.zeros(1, 1, device=first_latent.device)
-        self.remember(first_latent, None)
+        self.commit(first_latent, None)
 
     def step(self, action: Actions | None, draw_noise: Callable[[], Tensor]) -> Tensor:
-        """The next latent frame, drawn and remembered; as `draw`."""
+        """The next latent frame, drawn and committed; as `draw`."""
         latent = self.draw(action, draw_noise)
-        self.remember(latent, action)
+        self.commit(latent, action)
         return latent
 
     def draw(
@@ -95,7 +95,7 @@ class CausalRollout:
         draw_noise: Callable[[], Tensor],
         after_step: Callable[[], None] = lambda: None,
     ) -> Tensor:
-        """The next latent frame [B, C, 1, h, w], float32; the one after it needs it remembered.
+        """The next latent frame [B, C, 1, h, w], float32; the one after it needs it committed.
 
         Args:
             action: (binary, magnitude) [B or 1, 1, A], the magnitude already scaled; None rests.
@@ -115,7 +115,7 @@ class CausalRollout:
         return latent
 
     def redraw(self, noisy: Tensor, sigma: Tensor, action: Actions | None, num_steps: int) -> Tensor:
-        """The next latent frame, drawn from a noisy one in equal steps and remembered: what training on one's own
+        """The next latent frame, drawn from a noisy one in equal steps and committed: what training on one's own
         frames needs.
 
         Args:
@@ -137,7 +137,7 @@ class CausalRollout:
             action = None if actions is None else (actions[0][:, own], actions[1][:, own])
             yield self.step(action, draw_noise)
 
-    def remember(self, latent: Tensor, action: Actions | None) -> None:
+    def commit(self, latent: Tensor, action: Actions | None) -> None:
         """Take a latent frame that is known as the next of the flight: one more pass, over what is clean."""
         self._velocity(latent, self._zero, self._prepare(action))
         self.cache.commit()

@@ -5,8 +5,15 @@
         frames = stream.step([0.05, 0, 0, 0, 0, 3, 0, 0])  # forward, and to the right
 
 A flight needs a causal checkpoint (`python -m train causal`): every latent frame is drawn from the ones before it,
-whose keys and values are remembered. Latents are kept for a while, so that a flight can be rewound and forked; keys
-and values are made from them again.
+whose keys and values are remembered. Two things make up where a flight stands: what is committed, and at most one
+latent frame that is drawn and not committed. Four verbs change it:
+
+    prefill    make keys, values and the decoder's memory from the latents that are kept: to begin, or to take up
+    draw       the next latent frame, whose frames are handed out piece by piece
+    commit     remember it: its keys and values are kept, and it is history
+    roll_back  take back what is only drawn, or forget everything after a latent frame
+
+Latents are kept for a while, so that a flight can be rolled back and forked; keys and values are made from them again.
 """
 
 from __future__ import annotations
@@ -17,8 +24,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +41,7 @@ from wanact.media import video
 from wanact.models import vae as vae_ops
 from wanact.models.transformer import PreparedText
 
-MAX_HISTORY = 1200  # latent frames that can be rewound: five minutes at 16 frames a second
+MAX_HISTORY = 1200  # latent frames that can be rolled back: five minutes at 16 frames a second
 SHELF_LENGTH = 120  # latent frames whose memory is taken together
 MAX_REDRAWS = 2  # of a latent frame, for actions that come while it is drawn
 DECODER_MEMORY = 8  # latent frames after which a decoder that starts anew shows what it would have shown
@@ -67,12 +73,59 @@ class _Shelf:
         return kept
 
 
+class _Screen:
+    """What has been shown: a decoder after some latent frames, which have to come in their order.
+
+    Args:
+        decoder: at its beginning.
+    """
+
+    def __init__(self, decoder: vae_ops.StreamingDecoder):
+        self._decoder = decoder
+        self._before: _Screen | None = None
+
+    def after(self) -> _Screen:
+        """A screen that goes on from this one and leaves it as it is; from where it stands when the first frame is
+        asked for, because until then the latent frame before may still be decoded."""
+        screen = _Screen(self._decoder)
+        screen._before = self
+        return screen
+
+    def show(self, latent: Tensor) -> Iterator[np.ndarray]:
+        """The frames of the next latent frame: one after half of the time, then three. All have to be taken."""
+        self._begin()
+        for piece in self._decoder.pieces(latent.to(self._decoder.vae.dtype)):
+            yield video.to_uint8(piece[0])
+
+    def _begin(self) -> None:
+        if self._before is not None:
+            self._before._begin()
+            self._decoder, self._before = self._before._decoder.fork(), None
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A latent frame that is not committed, and the screen that shows it: the flight's own on a GPU, where what a
+    decoder remembers is large, and a latent frame is decoded before a key could come."""
+
+    moment: Moment
+    screen: _Screen
+
+
+@dataclass
+class _Memory:
+    """What the flight flies on from: keys and values of what is committed, and the screen that shows it."""
+
+    rollout: CausalRollout
+    screen: _Screen
+
+
 class _Superseded(Exception):
     """Another action is to be flown than the one that is being drawn."""
 
 
 class WanActStream:
-    """One flight. Several may share a pipeline: each step holds its lock and flies the checkpoint it began with.
+    """One flight. Several may share a pipeline: each verb holds its lock and flies the checkpoint it began with.
 
     Args:
         pipe: with a causal checkpoint loaded.
@@ -83,12 +136,12 @@ class WanActStream:
         height, width: in pixels, multiples of 32.
 
     Attributes:
-        num_frames: latent frames flown after the first.
         image: the first frame, RGB, fitted to the flight's size.
         checkpoint: what is flown.
         prompts: (n, prompt): the words since n latent frames had been flown; the first n is 0.
-        taken_up: after how many latent frames the flight was taken up anew, by rewinding or as a fork. Keys and values
-            made again from a part of the past may differ a little from those that were; who replays does the same.
+        taken_up: after how many latent frames the flight was taken up anew, by `prefill`, `roll_back` or as a fork.
+            Keys and values made again from a part of the past may differ a little from those that were; who replays
+            does the same.
         timings: seconds that transformer and decoder took for the newest latent frame.
 
     Raises:
@@ -126,27 +179,24 @@ class WanActStream:
         )
         self.seed = request.seed
         self.image = request.image
-        self.num_frames = 0
         self.prompts: list[tuple[int, str]] = [(0, request.prompt)]
         self.taken_up: list[int] = []
-        self._flown: list[np.ndarray] = []  # actions of the whole flight: 32 bytes each, for the flight's record
         self.timings: dict[str, float] = {}
-        self._background: ThreadPoolExecutor | None = None
-        self._decoding: Future[np.ndarray] | None = None
         self._sigmas = flow.inference_sigmas(request.num_inference_steps, pipe.defaults["flow_shift"]).tolist()
-        self._past: deque[Moment] = deque(maxlen=MAX_HISTORY)
+        self._flown: list[np.ndarray] = []  # actions that are committed: 32 bytes each, for the flight's record
+        self._past: deque[Moment] = deque(maxlen=MAX_HISTORY)  # the newest of what is committed
         self._shelf = _Shelf()
-        self._to_remember: tuple[Tensor, ActionTrack] | None = None
-        self._remembering_s = 0.0
-        self._decoder_before: vae_ops.StreamingDecoder | None = None  # until the newest latent frame is remembered
+        self._drawn: _Drawn | None = None
+        self._memory: _Memory | None = None  # None before the flight begins and after it has landed
+        self._commit_s = 0.0
         with self._flying():
             self._first = pipe.encode_image(request.image)
             self._prompt, self._text = request.prompt, pipe.prepare_prompt(request.prompt)
             self._first_text = self._text
-            self._begin()
+            self.prefill()
 
     def step(self, action: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Fly on by one latent frame.
+        """Fly on by one latent frame: draw it, and commit it.
 
         Args:
             action: magnitudes of the eight channels, [8], in the units of an action track; 0 rests.
@@ -157,89 +207,142 @@ class WanActStream:
         Raises:
             ActionError: if the action breaks the format.
         """
-        return np.concatenate(list(self.pieces(action)))
+        frames = np.concatenate(list(self.draw(action)))
+        self.commit()
+        return frames
 
-    def pieces(
+    def prefill(self) -> None:
+        """Make keys, values and the decoder's memory from the latents that are kept, and fly on from there.
+
+        What is drawn is committed by it. From long flights a part of the past is taken: the window, and what that saw.
+        """
+        pipe = self.pipe
+        with self._flying():
+            self._keep_drawn()
+            now = self.num_frames
+            self.taken_up = [*(n for n in self.taken_up if n < now), *([now] if now else [])]
+            rollout = CausalRollout(
+                *(pipe.components.transformer, pipe.controller, self._first_text, self._first),
+                self._sigmas,
+                self._settings,
+                prediction=pipe.prediction,
+            )
+            past = list(self._past)[-self._warm_up :]
+            rollout.cache.skip(now - len(past))
+            for moment in past:
+                rollout.text = moment.text
+                rollout.commit(moment.latent, pipe.model_actions(moment.track))
+            rollout.text = self._text
+            screen = _Screen(vae_ops.StreamingDecoder(pipe.components.vae))
+            for latent in [self._first, *(moment.latent for moment in past)][-DECODER_MEMORY:]:
+                for _ in screen.show(latent):
+                    pass
+            self._memory = _Memory(rollout, screen)
+
+    def draw(
         self, action: Sequence[float] | np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None
     ) -> Iterator[np.ndarray]:
-        """As `step`, but the frames come as soon as each can be shown: the first after half of the time, then three.
+        """Draw the next latent frame; what was drawn before is committed first, if it has not been.
 
-        The latent frame is drawn at the call. All pieces have to be taken before the flight is asked for more.
+        The latent frame is drawn at the call. It is decoded as the frames are asked for, which may be in another
+        thread, beside `commit` and the next `draw`; all frames of a latent frame have to be taken before those of the
+        next.
 
         Args:
             action: as for `step`.
             newer: asked after each step that draws; an action that it returns is flown instead, drawn anew (twice at
                 most, so that hasty keys do not hold the flight up).
-        """
-        self._settle()
-        latent = self._draw(action, newer)
-        # On a GPU what a decoder remembers is large, and a latent frame is decoded before a key could come.
-        self._decoder_before = self._decoder.fork() if latent.device.type == "cpu" else None
-        return self._decode(latent, self._decoder)
-
-    def withdraw(self) -> bool:
-        """Take back the newest latent frame as if it had never been drawn, while nothing is known of it but `pieces`.
-
-        For who learns of another action before a frame was shown. The pieces must not be asked for more afterwards.
 
         Returns:
-            Whether it was taken back: not after `remember`, which the next step does too, not on a GPU, and not while
-            somebody else has the pipeline.
+            Its frames as soon as each can be shown, uint8 [1, H, W, 3] after half of the time, then [3, H, W, 3].
+
+        Raises:
+            ActionError: if the action breaks the format.
         """
-        if self._decoder_before is None or not self.pipe.lock.acquire(blocking=False):
-            return False
-        try:
-            self._decoder, self._decoder_before = self._decoder_before, None
-            self._to_remember = None
-            self._past.pop()
-            self._flown.pop()
-            self.num_frames -= 1
-        finally:
-            self.pipe.lock.release()
-        return True
+        with self._flying():
+            self.commit()
+            start = time.perf_counter()
+            moment = self._next_moment(action, newer)
+            self.timings["transformer"] = time.perf_counter() - start + self._commit_s
+            self._commit_s = 0.0  # a flight that is taken up anew has nothing to commit
+            screen = self._now.screen
+            self._drawn = _Drawn(moment, screen.after() if moment.latent.device.type == "cpu" else screen)
+            return self._timed(self._drawn.screen.show(moment.latent))
 
     @property
-    def has_remembered(self) -> bool:
-        """Whether `remember` has nothing to do."""
-        return self._to_remember is None
+    def is_committed(self) -> bool:
+        """Whether `commit` has nothing to do."""
+        return self._drawn is None
 
-    def remember(self) -> None:
-        """Do what the next step begins with, now: who has shown a latent frame may have time for it.
+    def commit(self) -> None:
+        """Remember what was drawn: it passes through the network once more, and its keys and values are kept.
 
-        The newest latent frame passes through the network once more, and its keys and values are kept.
+        The next `draw` begins with it; who has shown a frame may have time for it before.
         """
-        if self._to_remember is not None:
-            latent, track = self._to_remember
-            with self._flying(), torch.inference_mode():
-                start = time.perf_counter()
-                self._rollout.remember(latent, self.pipe.model_actions(track))
-                self._remembering_s = time.perf_counter() - start
-            self._to_remember = self._decoder_before = None
+        if self._drawn is None:
+            return
+        with self._flying():
+            start, moment = time.perf_counter(), self._drawn.moment
+            with torch.inference_mode():
+                self._now.rollout.commit(moment.latent, self.pipe.model_actions(moment.track))
+            self._now.screen = self._drawn.screen
+            self._keep_drawn()
+            self._commit_s = time.perf_counter() - start
 
-    def draw(self, action: Sequence[float] | np.ndarray) -> Future[np.ndarray]:
-        """As `step`, but the frames are decoded in the background, while the next latent frame may be drawn already.
+    def roll_back(self, latent_frame: int | None = None) -> bool:
+        """Take back what came after a latent frame; the flight goes on as if it had never been.
 
-        More frames a second for one latent frame more between a key and what is seen of it. On a CPU the two halves
-        share the threads out, since neither grows much faster with more.
+        What is drawn and not committed goes without a trace; its frames must not be asked for afterwards. What is
+        committed goes by `prefill`.
+
+        Args:
+            latent_frame: the newest that stays, `earliest` to `num_frames`. None takes back what is not committed, if
+                that takes no time: not on a GPU, where the decoder has gone on, and not while somebody else has the
+                pipeline.
+
+        Returns:
+            Whether anything was taken back.
+
+        Raises:
+            RequestError: if so much is not kept.
         """
-        before = torch.get_num_threads()
-        overlapped = self._decoding is not None and not self._decoding.done() and self._first.device.type == "cpu"
-        torch.set_num_threads(max(1, before // 2) if overlapped else before)
-        try:
-            latent = self._draw(action)
-        finally:
-            torch.set_num_threads(before)
-        if self._background is None:
-            share = max(1, before // 2) if self._first.device.type == "cpu" else before
-            self._background = ThreadPoolExecutor(1, "decoder", torch.set_num_threads, (share,))
-        pieces = self._decode(latent, self._decoder)
-        self._decoding = self._background.submit(lambda: np.concatenate(list(pieces)))
-        return self._decoding
+        if latent_frame is None:
+            return self._drop_drawn()
+        if not self.earliest <= latent_frame <= self.num_frames:
+            raise RequestError(
+                f"the flight cannot go back to latent frame {latent_frame}; "
+                f"what is kept goes from {self.earliest} to {self.num_frames}"
+            )
+        if latent_frame == self.num_frames:
+            return False
+        with self._flying():
+            if latent_frame < len(self._flown) or not self._drop_drawn():
+                self._drawn = None
+                for _ in range(len(self._flown) - latent_frame):
+                    self._past.pop()
+                del self._flown[latent_frame:]
+                self._note_prompt()
+                self.prefill()
+        return True
 
-    def _draw(
-        self, action: Sequence[float] | np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None
-    ) -> Tensor:
-        """The next latent frame, noted."""
+    def fork(self) -> WanActStream:
+        """A second flight that begins with this one's past and goes its own way."""
+        other = copy.copy(self)
+        other.timings = {}
+        other._past, other._shelf = self._past.copy(), _Shelf()
+        other._flown, other.prompts, other.taken_up = self._flown.copy(), self.prompts.copy(), self.taken_up.copy()
+        other.prefill()
+        return other
+
+    def land(self) -> None:
+        """Give the memory of keys and values back. What was flown stays; a fork takes it up again."""
+        if self._drawn is not None:
+            with self.pipe.lock:
+                self._keep_drawn()
+        self._memory = None
+
+    def _next_moment(self, action: Sequence[float] | np.ndarray, newer: Callable[[], np.ndarray | None]) -> Moment:
+        """The next latent frame, by this action or a newer one."""
         redraws = 0
 
         def after_step() -> None:
@@ -248,51 +351,56 @@ class WanActStream:
                 action, redraws = found, redraws + 1
                 raise _Superseded
 
-        with self._flying():
-            self.remember()
-            start = time.perf_counter()
-            while True:
-                with contextlib.suppress(_Superseded):
-                    latent, track = self._drawn(action, after_step)
-                    break
-            self.timings["transformer"] = time.perf_counter() - start + self._remembering_s
-            self._remembering_s = 0.0  # a flight that is taken up anew has nothing to remember
-        self._to_remember = latent, track
-        self._past.append(Moment(self._shelf.keep(latent), track, self._text))
-        self._flown.append(track.magnitude[0])
-        self.num_frames += 1
-        return latent
+        while True:
+            with contextlib.suppress(_Superseded):
+                track = _one_action(action)
+                noise = torch.Generator().manual_seed(self.seed * 1_000_003 + self.num_frames)
+                with torch.inference_mode():  # a twelfth faster than no_grad where calls are short
+                    latent = self._now.rollout.draw(
+                        self.pipe.model_actions(track),
+                        lambda noise=noise: torch.randn(self._first.shape, generator=noise).to(self._first.device),
+                        after_step,
+                    )
+                return Moment(latent, track, self._text)
 
-    def _drawn(
-        self, action: Sequence[float] | np.ndarray, after_step: Callable[[], None]
-    ) -> tuple[Tensor, ActionTrack]:
-        magnitude = np.asarray(action, np.float32)
-        if magnitude.shape != (NUM_CHANNELS,):
-            raise ActionError(f"an action has shape {magnitude.shape}, expected (8,): one magnitude for each channel")
-        track = ActionTrack(magnitude[None])
-        noise = torch.Generator().manual_seed(self.seed * 1_000_003 + self.num_frames)
-        with torch.inference_mode():  # a twelfth faster than no_grad where calls are short
-            latent = self._rollout.draw(
-                self.pipe.model_actions(track),
-                lambda: torch.randn(self._first.shape, generator=noise).to(self._first.device),
-                after_step,
-            )
-        return latent, track
-
-    def _decode(self, latent: Tensor, decoder: vae_ops.StreamingDecoder) -> Iterator[np.ndarray]:
+    def _timed(self, pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The same; what they took is the decoder's time."""
         spent, start = 0.0, time.perf_counter()
-        for piece in decoder.pieces(latent.to(decoder.vae.dtype)):
-            frames = video.to_uint8(piece[0])
+        for frames in pieces:
             spent += time.perf_counter() - start
             self.timings["decoder"] = spent
             yield frames
             start = time.perf_counter()
 
-    def _settle(self) -> None:
-        """Wait for frames that are still being decoded: the decoder takes latent frames in their order."""
-        if self._decoding is not None:
-            self._decoding.exception()
-            self._decoding = None
+    def _keep_drawn(self) -> None:
+        """What was drawn is history now."""
+        if self._drawn is not None:
+            moment, self._drawn = self._drawn.moment, None
+            self._past.append(replace(moment, latent=self._shelf.keep(moment.latent)))
+            self._flown.append(moment.track.magnitude[0])
+
+    def _drop_drawn(self) -> bool:
+        """What was drawn has never been, if the screen can go back and the pipeline is free."""
+        if self._drawn is None or self._drawn.screen is self._now.screen:
+            return False
+        if not self.pipe.lock.acquire(blocking=False):
+            return False
+        try:
+            self._drawn = None
+        finally:
+            self.pipe.lock.release()
+        return True
+
+    @property
+    def _now(self) -> _Memory:
+        if self._memory is None:
+            raise RequestError("the flight has landed; a fork of it can be flown on")
+        return self._memory
+
+    @property
+    def num_frames(self) -> int:
+        """Latent frames flown after the first, what is only drawn included."""
+        return len(self._flown) + (self._drawn is not None)
 
     @property
     def window(self) -> int:
@@ -313,11 +421,11 @@ class WanActStream:
     def prompt(self, prompt: str) -> None:
         prompt = clean_prompt(prompt, "prompt")
         with self._flying():
-            self.remember()
-            self._text = self._rollout.text = self.pipe.prepare_prompt(prompt)
+            self.commit()
+            self._text = self._now.rollout.text = self.pipe.prepare_prompt(prompt)
             if self.num_frames == 0:  # nothing has been seen yet: the flight begins with these words
                 self._first_text = self._text
-                self._begin()
+                self.prefill()
         self._prompt = prompt
         self._note_prompt()
 
@@ -329,55 +437,19 @@ class WanActStream:
     @property
     def track(self) -> ActionTrack:
         """The actions flown, from the beginning."""
-        return ActionTrack(np.concatenate([np.zeros((0, NUM_CHANNELS)), *(action[None] for action in self._flown)]))
+        drawn = [] if self._drawn is None else [self._drawn.moment.track.magnitude]
+        return ActionTrack(np.concatenate([np.zeros((0, NUM_CHANNELS)), *(a[None] for a in self._flown), *drawn]))
 
     @property
     def newest_action(self) -> np.ndarray:
         """Magnitudes [8] of the action that led to the newest latent frame."""
-        return self._flown[-1]
+        return self._flown[-1] if self._drawn is None else self._drawn.moment.track.magnitude[0]
 
     @property
-    def max_rewind(self) -> int:
-        """Latent frames that can be taken back now."""
-        whole = len(self._past) == self.num_frames  # the flight's beginning is still kept
-        return len(self._past) if whole else max(0, len(self._past) - self._warm_up)
-
-    def rewind(self, num_frames: int) -> None:
-        """Take back the newest latent frames; the flight goes on as if they had never been.
-
-        Raises:
-            RequestError: if so many are not kept.
-        """
-        self._settle()
-        if not 0 <= num_frames <= self.max_rewind:
-            raise RequestError(f"{num_frames} latent frames cannot be rewound; 0 to {self.max_rewind} can")
-        with self._flying():
-            for _ in range(num_frames):
-                self._past.pop()
-            self.num_frames -= num_frames
-            del self._flown[self.num_frames :]
-            self._note_prompt()
-            self._take_up()
-
-    def fork(self) -> WanActStream:
-        """A second flight that begins with this one's past and goes its own way."""
-        self._settle()
-        other = copy.copy(self)
-        other.timings, other._background = {}, None
-        other._past, other._shelf = self._past.copy(), _Shelf()
-        other._flown, other.prompts, other.taken_up = self._flown.copy(), self.prompts.copy(), self.taken_up.copy()
-        with other._flying():
-            other._take_up()
-        return other
-
-    def land(self) -> None:
-        """Give the memory of keys and values back. What was flown stays; a fork takes it up again."""
-        self._settle()
-        if self._background is not None:
-            self._background.shutdown()
-            self._background = None
-        self._to_remember = self._decoder_before = None
-        del self._rollout, self._decoder
+    def earliest(self) -> int:
+        """The first latent frame that can be rolled back to now."""
+        committed, kept = len(self._flown), len(self._past)
+        return 0 if kept == committed else committed - max(0, kept - self._warm_up)
 
     def snapshot(self) -> dict[str, Any]:
         """What the same flight can be flown from: seed, prompt, actions and checkpoint."""
@@ -409,29 +481,9 @@ class WanActStream:
             kept.append((self.num_frames, self._prompt))
         self.prompts = kept
 
-    def _take_up(self) -> None:
-        """Begin anew where the past ends, and keep where that was."""
-        self.taken_up = [*(n for n in self.taken_up if n < self.num_frames), self.num_frames]
-        self._begin()
 
-    def _begin(self) -> None:
-        """Make keys and values, and the decoder's memory, from the past."""
-        pipe, self._to_remember, self._decoder_before = self.pipe, None, None
-        self._rollout = CausalRollout(
-            pipe.components.transformer,
-            pipe.controller,
-            self._first_text,
-            self._first,
-            self._sigmas,
-            self._settings,
-            prediction=pipe.prediction,
-        )
-        past = list(self._past)[-self._warm_up :]
-        self._rollout.cache.skip(self.num_frames - len(past))
-        for moment in past:
-            self._rollout.text = moment.text
-            self._rollout.remember(moment.latent, pipe.model_actions(moment.track))
-        self._rollout.text = self._text
-        self._decoder = vae_ops.StreamingDecoder(pipe.components.vae)
-        for latent in [self._first, *(moment.latent for moment in past)][-DECODER_MEMORY:]:
-            self._decoder.step(latent.to(self._decoder.vae.dtype))
+def _one_action(action: Sequence[float] | np.ndarray) -> ActionTrack:
+    magnitude = np.asarray(action, np.float32)
+    if magnitude.shape != (NUM_CHANNELS,):
+        raise ActionError(f"an action has shape {magnitude.shape}, expected (8,): one magnitude for each channel")
+    return ActionTrack(magnitude[None])

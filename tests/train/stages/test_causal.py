@@ -61,7 +61,7 @@ def test_one_pass_with_teacher_forcing_has_the_loss_of_flying(trained, predictio
             noise = batch["noise"][:, :, frame : frame + 1]
             velocity = rollout._velocity(noise, torch.full((1, 1), 1000.0), rollout._prepare(action))
             assert_close(velocity, whole[:, :, frame : frame + 1], rtol=1e-4, atol=1e-4)
-            rollout.remember(latents[:, :, frame : frame + 1], action)
+            rollout.commit(latents[:, :, frame : frame + 1], action)
 
 
 def test_every_frame_has_its_own_noise_and_the_first_has_none(trained):

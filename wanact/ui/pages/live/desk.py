@@ -403,9 +403,9 @@ class LiveDesk:
                 yield from self._grant(flight_id, flight, told, wishes)
                 continue
             if newest.num_sent:  # not beside the first picture, which somebody waits for
-                flight.remember()
+                flight.commit()
             changed = held is not None and _down(told) != held
-            if changed and flight.withdraw():
+            if changed and flight.take_back():
                 clock.take_back()
             waits = told.paused or told.silence > limits.silence_s or newest.end - told.acknowledged >= limits.window
             if waits or not clock.is_due(changed) or not (changed or flight.is_shown):
@@ -465,7 +465,7 @@ class LiveDesk:
         rewinds = told.rewind[0] > wishes[0]
         try:
             if rewinds:
-                flight.rewind_to(told.rewind[1])
+                flight.roll_back(told.rewind[1])
             if told.prompt[0] > wishes[1]:
                 flight.stream.prompt = read_prompt(told.prompt[1])
         except RequestError as error:

@@ -88,7 +88,7 @@ class LiveFlight:
         self._pieces: Iterator[np.ndarray] | None = None  # of what has been drawn and not been shown
         self._coming: deque[Future[list[bytes]]] = deque()
         self._background: ThreadPoolExecutor | None = None
-        self._drawn_anew = 0  # the latent frame that was withdrawn last
+        self._drawn_anew = 0  # the latent frame that was taken back last
 
     def draw(self, action: np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None) -> None:
         """Fly on by one latent frame; `show` has its pictures made.
@@ -96,7 +96,7 @@ class LiveFlight:
         Drawn anew if `newer` returns another action meanwhile. Pictures of the latent frame before may still be made.
         """
         with self._half_the_threads():
-            self._pieces = self.stream.pieces(action, newer)
+            self._pieces = self.stream.draw(action, newer)
         self.attitudes.append(self.attitudes[-1].after(self.stream.newest_action))
 
     def show(self) -> None:
@@ -106,14 +106,14 @@ class LiveFlight:
         pieces, self._pieces = self._pieces, None
         self._coming += [self._background.submit(self._make, pieces) for _ in range(2)]
 
-    def withdraw(self) -> bool:
-        """Take back the newest latent frame, if none of its pictures has been taken; once, so that the flight goes on.
+    def take_back(self) -> bool:
+        """Roll the newest latent frame back, if none of its pictures has been taken; once, so that the flight goes on.
 
         Returns:
             Whether it was taken back.
         """
         newest = self.stream.num_frames
-        if len(self._coming) < 2 or newest == self._drawn_anew or not self.stream.withdraw():
+        if len(self._coming) < 2 or newest == self._drawn_anew or not self.stream.roll_back():
             return False
         for piece in self._coming:
             piece.cancel()
@@ -132,11 +132,11 @@ class LiveFlight:
         """Whether all pictures have been made and taken."""
         return not self._coming
 
-    def remember(self) -> None:
-        """Do what the next step begins with, while nothing else is to be done."""
-        if not self.stream.has_remembered:
+    def commit(self) -> None:
+        """Do what the next latent frame begins with, while nothing else is to be done."""
+        if not self.stream.is_committed:
             with self._half_the_threads():
-                self.stream.remember()
+                self.stream.commit()
 
     def _make(self, pieces: Iterator[np.ndarray]) -> list[bytes]:
         with self._half_the_threads():
@@ -172,13 +172,13 @@ class LiveFlight:
     @property
     def earliest(self) -> int:
         """The first latent frame that can be gone back to."""
-        return self.stream.num_frames - self.stream.max_rewind
+        return self.stream.earliest
 
-    def rewind_to(self, latent_frame: int) -> None:
+    def roll_back(self, latent_frame: int) -> None:
         """Take back everything after a latent frame, as far as that is kept; later ones change nothing."""
         self._complete()
         target = min(max(latent_frame, self.earliest), self.stream.num_frames)
-        self.stream.rewind(self.stream.num_frames - target)
+        self.stream.roll_back(target)
         del self.pictures[max(0, TEMPORAL_STRIDE * target - self.num_forgotten) :]
         del self.attitudes[target + 1 :]
         self._num_bytes = sum(map(len, self.pictures))
@@ -187,7 +187,7 @@ class LiveFlight:
         """A flight of its own that begins with this one's past, up to a latent frame."""
         other = LiveFlight(self.stream.fork(), self.choice, self)
         if latent_frame is not None and latent_frame < other.stream.num_frames:
-            other.rewind_to(latent_frame)
+            other.roll_back(latent_frame)
         return other
 
     def land(self) -> None:
