@@ -29,6 +29,7 @@ DEFAULTS = {
     "flow_shift": 5.0,
     "max_sequence_length": 16,
     "negative_prompt": "",
+    "rest": "draw",
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wanact.actions import PRESETS
+from wanact.actions import PRESETS, ActionTrack
 from wanact.flying.record import FlightError, FlightRecord, image_sha256
 
 
@@ -48,7 +48,7 @@ def test_the_fingerprint_depends_on_the_pixels_and_the_shape(flight):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda r: r.update(wanact_flight=3), "version 3"),
+        (lambda r: r.update(wanact_flight=4), "version 4"),
         (lambda r: r.pop("wanact_flight"), "no flight record"),
         (lambda r: r.pop("prompt"), "“prompt” is missing"),
         (lambda r: r.update(seed=-1), "seed is -1"),
@@ -130,6 +130,17 @@ def test_a_flight_is_rewound_and_forked(live):
         live.until(31)
 
 
+def test_a_record_keeps_its_rests_along_its_own_track_alone(live):
+    still = ActionTrack(np.concatenate([live.track.magnitude[:5], np.zeros((6, 8))]))
+    rested = dataclasses.replace(live.until(5).with_track(still), held=(10, 11))
+    assert FlightRecord.parse(rested.to_json()).held == rested.with_track(still).held == (10, 11)
+    assert rested.until(10).held == (10,) and rested.until(4).held == ()
+    assert rested.continued([[0] * 8]).held is None and live.held is None
+    for held in ((11, 10), (10, 10), (5,)):
+        with pytest.raises(FlightError, match="expected rising numbers of actions that are 0"):
+            dataclasses.replace(rested, held=held)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -139,6 +150,10 @@ def test_a_flight_is_rewound_and_forked(live):
         (lambda r: r["prompt_changes"].append([12, "x"]), "rising numbers"),
         (lambda r: r["prompt_changes"].append(["13", "x"]), "no pairs"),
         (lambda r: r.update(taken_up=[True]), "no whole numbers"),
+        (lambda r: r.update(held=[1.5]), "no whole numbers"),
+        (lambda r: r.update(held=[1]), r"rests at \[1\], expected rising numbers of actions that are 0"),
+        (lambda r: r.update(held=[0]), "rests at"),
+        (lambda r: r.update(held=[31]), "rests at"),
         (lambda r: r["size"].update(num_frames=5), "has 5 frames, but 30 actions"),
     ],
 )

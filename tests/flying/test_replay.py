@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.flying.test_stream import LEFT, RIGHT, write_causal_run
+from tests.flying.test_stream import LEFT, NO_KEY, RIGHT, write_causal_run
 from wanact.flying.pipeline import RequestError, WanActPipeline
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay, resume
@@ -63,6 +65,42 @@ def test_a_flight_is_taken_up_at_any_latent_frame(pipe, image):
     again = resume(pipe, saved(stream), 2)
     assert again.num_frames == 2 and np.array_equal(again.step(LEFT), frames[2])
     assert np.array_equal(replay(pipe, saved(stream).until(1))[1:], frames[0])
+
+
+@pytest.mark.parametrize("rest", ["hold", "draw", "commit"])
+def test_a_flight_that_rested_replays_to_the_same_frames(pipe, image, rest):
+    stream = WanActStream(pipe, image, "hills", 5, rest=rest)
+    frames = [stream.step(action) for action in (LEFT, *[NO_KEY] * 8, RIGHT, *[NO_KEY] * 6)]
+    stream.roll_back(15)
+    stream.prompt = "snow"
+    frames[15:] = [stream.step(action) for action in (*[NO_KEY] * 5, LEFT, *[NO_KEY] * 5)]
+    record = saved(stream)
+    expected = () if rest == "commit" else (6, 7, 8, 9, 15, 20, 26)
+    assert record.held == expected and record.sampler["rest"] == rest
+    pipe.defaults["rest"], pipe.defaults["fps"] = "hold", 4  # what is usual later changes nothing
+    assert np.array_equal(replay(pipe, record)[1:], np.concatenate(frames))
+    for number in (8, 15, 23):
+        again = resume(pipe, record, number)
+        assert again.rest == rest and again.held == tuple(n for n in expected if n <= number)
+        assert np.array_equal(again.step(record.track.magnitude[number], number + 1 in expected), frames[number])
+
+
+def test_a_track_that_was_never_flown_rests_by_the_rule(pipe, image):
+    stream = WanActStream(pipe, image, "hills", 5, rest="hold")
+    stream.step(LEFT)
+    record = saved(stream).continued([NO_KEY] * 6)
+    frames = [stream.step(NO_KEY) for _ in range(6)]
+    assert record.held is None and stream.held == (6, 7)
+    assert np.array_equal(replay(pipe, record)[5:], np.concatenate(frames))
+
+
+def test_a_flight_from_before_there_were_rests_is_flown_as_it_was(pipe, image):
+    stream = WanActStream(pipe, image, "hills", 5, rest="commit")
+    frames = [stream.step(action) for action in (LEFT, *[NO_KEY] * 8)]
+    old = json.loads(FlightRecord.from_stream(stream).to_json()) | {"wanact_flight": 2}
+    del old["held"], old["sampler"]["rest"]
+    pipe.defaults["rest"] = "hold"
+    assert np.array_equal(replay(pipe, FlightRecord.parse(json.dumps(old)))[1:], np.concatenate(frames))
 
 
 def test_a_clip_replays_to_the_same_frames_and_opens_on_the_base(pipe, image):

@@ -20,7 +20,7 @@ from wanact.flying.pipeline import RequestError, WanActPipeline
 from wanact.flying.stream import WanActStream
 from wanact.runs import store
 
-LEFT, RIGHT = np.eye(8)[4] * 3, np.eye(8)[5] * 3
+LEFT, RIGHT, NO_KEY = np.eye(8)[4] * 3, np.eye(8)[5] * 3, np.zeros(8)
 
 
 def write_causal_run(run: Path) -> Path:
@@ -226,3 +226,94 @@ def test_no_graph_is_kept(pipe, image):
     flight = WanActStream(pipe, image)
     flight.step(LEFT)
     assert not flight._past[0].latent.requires_grad and torch.is_grad_enabled()
+
+
+def rested(pipe, image, seconds: float, rest: str = "hold", **settings) -> WanActStream:
+    """A flight that has turned once and then been without a key."""
+    flight = WanActStream(pipe, image, "hills", 1, rest=rest, **settings)
+    for action in [LEFT, *[NO_KEY] * round(4 * seconds)]:
+        flight.step(action)
+    return flight
+
+
+def test_after_a_second_without_a_key_the_view_is_held(pipe, image):
+    flight, same = (WanActStream(pipe, image, rest=rest) for rest in ("hold", "commit"))
+    for action in (LEFT, *[NO_KEY] * 4):
+        frames = flight.step(action)
+        assert np.array_equal(frames, same.step(action)), "the drone comes to rest in it"
+    for _ in range(5):
+        assert np.array_equal(flight.step(NO_KEY), np.repeat(frames[-1:], 4, axis=0))
+    assert flight.held == (6, 7, 8, 9, 10) and flight.num_frames == len(flight.track) == 10
+    assert flight._now.rollout.cache.num_frames == 6, "time stands still for the network"
+    assert same.step(NO_KEY).shape == (4, 64, 96, 3) and same.held == ()
+
+
+def test_who_takes_off_and_touches_nothing_sees_a_still_view_after_a_second(pipe, image):
+    flight = WanActStream(pipe, image, rest="hold")
+    frames = [flight.step(NO_KEY) for _ in range(6)]
+    assert flight.held == (5, 6) and np.array_equal(frames[5], np.repeat(frames[3][-1:], 4, axis=0))
+
+
+def test_however_long_a_flight_rests_it_goes_on_as_after_a_second(pipe, image):
+    short, long, never = (rested(pipe, image, *rest) for rest in ((1,), (6,), (1, "commit")))
+    for action in (RIGHT, LEFT):
+        frames = short.step(action)
+        assert np.array_equal(long.step(action), frames) and np.array_equal(never.step(action), frames)
+    assert len(long.held) == 20 and short.held == never.held == ()
+
+
+def test_a_model_may_go_on_drawing_at_rest_and_remembers_none_of_it(pipe, image):
+    assert WanActStream(pipe, image).rest == pipe.defaults["rest"] == "draw"
+    drawn, held = rested(pipe, image, 1, "draw"), rested(pipe, image, 3)
+    views = [drawn.step(NO_KEY) for _ in range(3)]
+    assert not np.array_equal(views[1], views[2]) and drawn.held == (6, 7, 8)
+    drawn.step(RIGHT), held.step(RIGHT)
+    assert torch.equal(drawn._past[-1].latent, held._past[-1].latent), "of the same memory"
+    assert len(drawn._past) == 6
+    with pytest.raises(RequestError, match="rest='sleep' must be one of hold, draw, commit"):
+        WanActStream(pipe, image, rest="sleep")
+
+
+@pytest.mark.parametrize("rest", ["hold", "draw"])
+def test_a_key_is_answered_from_what_was_committed_last(pipe, image, rest):
+    flight, same = (rested(pipe, image, 2, rest, num_inference_steps=3) for _ in range(2))
+    _ = next(flight.draw(NO_KEY))
+    assert flight.roll_back() and flight.num_frames == 9, "a view that was about to be shown is none"
+    late = iter([np.array(RIGHT)])
+    frames = np.concatenate(list(flight.draw(NO_KEY if rest == "draw" else LEFT, lambda: next(late, None))))
+    assert np.array_equal(frames, same.step(RIGHT)) and flight.held == same.held == (6, 7, 8, 9)
+
+
+def test_a_key_that_is_let_go_before_it_is_drawn_leaves_the_view_held(pipe, image):
+    flight = rested(pipe, image, 2)
+    view = flight.step(NO_KEY)
+    late = iter([NO_KEY])
+    assert np.array_equal(np.concatenate(list(flight.draw(LEFT, lambda: next(late, None)))), view)
+    assert flight.held == (6, 7, 8, 9, 10, 11) and not flight.newest_action.any()
+
+
+def test_words_that_change_at_rest_have_a_second_to_be_seen(pipe, image):
+    flight = rested(pipe, image, 2)
+    flight.prompt = "snow"
+    views = [flight.step(NO_KEY) for _ in range(6)]
+    assert flight.held == (6, 7, 8, 9, 14, 15)
+    assert not np.array_equal(views[0], views[1]) and np.array_equal(views[4], views[5])
+
+
+def test_a_rest_takes_no_place_in_the_history(pipe, image, monkeypatch):
+    monkeypatch.setattr(stream, "MAX_HISTORY", 12)
+    flight = rested(pipe, image, 8)
+    assert flight.num_frames == 33 and flight.earliest == 0 and len(flight._past) == 5
+    flight.roll_back(10)
+    assert flight.held == (6, 7, 8, 9, 10) and flight.taken_up == [10]
+    flight.step(NO_KEY)
+    fork = flight.fork()
+    assert fork.held == flight.held == (6, 7, 8, 9, 10, 11)
+    assert np.array_equal(fork.step(LEFT), flight.step(LEFT)), "both from what was committed last"
+    for _ in range(14):
+        flight.step(LEFT)
+    assert len(flight._past) == 12 and flight.earliest == 20, "6 latent frames are kept that the window saw"
+    flight.roll_back(20)
+    assert flight.num_frames == 20 and flight.earliest == 20 and flight.step(RIGHT).shape == (4, 64, 96, 3)
+    flight.roll_back(20)
+    assert flight._now.rollout.cache.num_frames == 1 + 20 - 6

@@ -249,6 +249,24 @@ def test_old_pictures_are_forgotten_and_said_so(live_desk, picture, tmp_path, mo
     visitor.messages.close()
 
 
+def test_a_view_that_is_held_takes_no_time_and_no_place_and_the_next_key_is_answered(live_desk, picture, monkeypatch):
+    monkeypatch.setitem(live_desk.engine.pipe.defaults, "fps", 20.0)  # a second of five latent frames
+    monkeypatch.setitem(live_desk.engine.pipe.defaults, "rest", "hold")
+    visitor = Visitor(own_desk(live_desk), picture)
+    visitor.fly(9)
+    flight = visitor.desk.hangar.get(visitor.flight)
+    shown = flight.pictures[4 * 5 - 1]
+    assert all(held is shown for held in flight.pictures[4 * 5 :])
+    assert flight._num_bytes == sum(map(len, flight.pictures[: 4 * 5]))
+    n = visitor.tell(held=RIGHT)
+    answer = visitor.until("frames", n=n)
+    assert answer["a"][5] == 3 and visitor.until("frames", k=1)["ms"]["transformer"] > 0
+    visitor.messages.close()
+    assert flight.stream.held[:4] == (6, 7, 8, 9) and answer["t"] not in flight.stream.held
+    frames = replayed(live_desk, flight.record())
+    assert [encode_jpeg(frame) for frame in frames[1:]] == flight.pictures
+
+
 def test_ones_keys_never_reach_anothers_flight(live_desk, picture):
     one, other = Visitor(live_desk, picture), Visitor(live_desk, picture)
     for visitor in (one, other):

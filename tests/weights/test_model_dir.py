@@ -179,6 +179,10 @@ def test_an_index_of_no_known_layout_is_refused(model_dir):
         (lambda d: edit(d / METADATA, defaults={"num_frames": 80}), "num_frames=80 must be 4k.1"),
         (lambda d: edit(d / METADATA, defaults={"fps": "fast"}), "'fps' in .* is 'fast', expected a number"),
         (lambda d: edit(d / METADATA, defaults={"width": float("inf")}), "'width' in .* is inf"),
+        (
+            lambda d: edit(d / METADATA, defaults={"rest": "sleep"}),
+            "'rest' in .* is 'sleep', expected hold, draw",
+        ),
         (lambda d: edit(d / METADATA, defaults={"num_inference_steps": 0}), "is 0, expected a whole number"),
         (lambda d: edit(d / METADATA, defaults={"guidance_scale": 0}), "guidance_scale of 1 or more"),
         (lambda d: edit(d / METADATA, latent_rgb={"weight": [[1, 2]]}), '"latent_rgb" in'),

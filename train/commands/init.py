@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.exists():
         raise TakenError(f"{args.out} exists; name a new folder for --out")
     names = "height width num_frames num_inference_steps guidance_scale flow_shift max_sequence_length".split()
-    defaults = {name: getattr(args, name) for name in names} | {"fps": 16, "negative_prompt": ""}
+    defaults = {name: getattr(args, name) for name in names} | {"fps": 16, "negative_prompt": "", "rest": "hold"}
     check_defaults(defaults, args.out / METADATA)
     tokenizer = train_tokenizer(read_captions(args.captions), args.vocab_size)
     torch.manual_seed(args.seed)

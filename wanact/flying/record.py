@@ -1,7 +1,7 @@
 """What a flight depends on, as a value and as JSON.
 
-Version 1 knew clips only; version 2 adds live flights, their changes of words, and pictures beside the record. Both
-are read, version 2 is written.
+Version 1 knew clips only; version 2 adds live flights, their changes of words, and pictures beside the record; version
+3 adds rests, which earlier flights had none of. All are read, version 3 is written.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from wanact.errors import UserError
 from wanact.media.video import ImageError, open_image
 from wanact.shapes import num_pixel_frames
 
-VERSION = 2
-READABLE = (1, 2)
+VERSION = 3
+READABLE = (1, 2, 3)
 Kind = Literal["clip", "live"]
 MAX_BYTES = 32 * 2**20
 MAX_SEED = 2**31 - 1
@@ -63,6 +63,8 @@ class FlightRecord:
             In order, n from 0 to the length of the track.
         taken_up: of a live flight, after how many latent frames it was rewound to or forked, in order; see
             `WanActStream.taken_up`.
+        held: of a live flight, the latent frames, from 1, that were rests, in order; see `WanActStream.held`. None for
+            a track that has not been flown so: it rests by the rule of the stream, as `sampler["rest"]` says.
 
     Raises:
         FlightError: if length and track, or the changes of words, contradict each other.
@@ -83,19 +85,26 @@ class FlightRecord:
     kind: Kind = "clip"
     prompt_changes: tuple[tuple[int, str], ...] = ()
     taken_up: tuple[int, ...] = ()
+    held: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise FlightError(f"The flight's kind is {str(self.kind)[:40]!r}, expected clip or live.")
         object.__setattr__(self, "prompt_changes", tuple((int(at), str(words)) for at, words in self.prompt_changes))
         object.__setattr__(self, "taken_up", tuple(map(int, self.taken_up)))
-        if self.kind == "clip" and (self.prompt_changes or self.taken_up):
+        if self.held is not None:
+            object.__setattr__(self, "held", tuple(map(int, self.held)))
+        if self.kind == "clip" and (self.prompt_changes or self.taken_up or self.held):
             raise FlightError("The flight is a clip, which is drawn at once; only a live flight changes on the way.")
         for what, places in (("changes words", [at for at, _ in self.prompt_changes]), ("is taken up", self.taken_up)):
             if list(places) != sorted(set(places)) or any(not 0 <= at <= len(self.track) for at in places):
                 raise FlightError(
                     f"The flight {what} at {str(list(places))[:60]}, expected rising numbers up to {len(self.track)}."
                 )
+        held = list(self.held or ())
+        rests = {number for number, action in enumerate(self.track.magnitude, 1) if not action.any()}
+        if held != sorted(set(held)) or not rests.issuperset(held):
+            raise FlightError(f"The flight rests at {str(held)[:60]}, expected rising numbers of actions that are 0.")
         if self.kind == "live" and self.num_frames != num_pixel_frames(len(self.track) + 1):
             raise FlightError(f"The flight has {self.num_frames} frames, but {len(self.track)} actions.")
 
@@ -119,6 +128,7 @@ class FlightRecord:
             prompt=prompt,
             prompt_changes=tuple(changes),
             taken_up=tuple(stream.taken_up),
+            held=stream.held,
             seed=stream.seed,
             track=stream.track,
             num_frames=num_pixel_frames(stream.num_frames + 1),
@@ -127,7 +137,7 @@ class FlightRecord:
             fps=float(stream.pipe.defaults["fps"]),
             model={"name": str(stream.pipe.metadata.get("name", "")), "fingerprint": stream.pipe.fingerprint()},
             checkpoint=checkpoint or {"run": flown.run, "step": flown.step},
-            sampler={"flow_shift": stream.pipe.defaults["flow_shift"], "name": stream.sampler},
+            sampler={"flow_shift": stream.pipe.defaults["flow_shift"], "name": stream.sampler, "rest": stream.rest},
             kind="live",
         )
 
@@ -149,12 +159,14 @@ class FlightRecord:
 
     def with_track(self, track: ActionTrack) -> FlightRecord:
         """The same flight along another track, of any length; words that would change after its end are left out."""
+        as_flown = np.array_equal(track.magnitude, self.track.magnitude[: len(track)])
         return replace(
             self,
             track=track,
             num_frames=num_pixel_frames(len(track) + 1),
             prompt_changes=tuple(change for change in self.prompt_changes if change[0] <= len(track)),
             taken_up=tuple(at for at in self.taken_up if at <= len(track)),
+            held=tuple(n for n in self.held if n <= len(track)) if self.held is not None and as_flown else None,
         )
 
     def continued(self, actions: ActionTrack | Sequence[Sequence[float]]) -> FlightRecord:
@@ -211,6 +223,7 @@ class FlightRecord:
             "checkpoint": self.checkpoint,
             "prompt_changes": [list(change) for change in self.prompt_changes],
             "taken_up": list(self.taken_up),
+            "held": None if self.held is None else list(self.held),
             "actions": self.track.to_list(),
             "image": picture,
         }
@@ -257,6 +270,7 @@ class FlightRecord:
             kind=_take(record, "kind", str, default="clip"),  # pyright: ignore[reportArgumentType]
             prompt_changes=_prompt_changes(_take(record, "prompt_changes", list, default=[])),
             taken_up=_whole_numbers(_take(record, "taken_up", list, default=[])),
+            held=None if record.get("held") is None else _whole_numbers(_take(record, "held", list)),
         )
 
 
@@ -300,7 +314,7 @@ def _prompt_changes(entries: list) -> tuple[tuple[int, str], ...]:
 
 def _whole_numbers(entries: list) -> tuple[int, ...]:
     if any(type(entry) is not int for entry in entries):
-        raise FlightError("The flight is damaged: where it was taken up are no whole numbers.")
+        raise FlightError("The flight is damaged: where it was taken up, or rested, are no whole numbers.")
     return tuple(entries)
 
 

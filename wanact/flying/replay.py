@@ -102,13 +102,15 @@ def _open(pipe: WanActPipeline, record: FlightRecord, num_inference_steps: int |
         num_inference_steps=num_inference_steps or record.num_inference_steps,
         height=record.image.height,
         width=record.image.width,
+        rest=record.sampler.get("rest", "commit"),  # before there were rests, everything was committed
     )
 
 
 def _fly(
     stream: WanActStream, record: FlightRecord, on_frames: Callable[[np.ndarray], object] = lambda _: None
 ) -> None:
-    """Fly all of a record; words change and the flight is taken up anew where they did and it was."""
+    """Fly all of a record; words change and the flight is taken up anew and rests where they did and it was and did."""
+    held = None if record.held is None else set(record.held)
     changes, taken_up = dict(record.prompt_changes), set(record.taken_up)
     for number in range(len(record.track) + 1):
         if number in changes:
@@ -116,4 +118,5 @@ def _fly(
         if number in taken_up:
             stream.prefill()
         if number < len(record.track):
-            on_frames(stream.step(record.track.magnitude[number]))
+            rests = None if held is None else number + 1 in held
+            on_frames(stream.step(record.track.magnitude[number], rests))

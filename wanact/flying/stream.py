@@ -14,6 +14,9 @@ latent frame that is drawn and not committed. Four verbs change it:
     roll_back  take back what is only drawn, or forget everything after a latent frame
 
 Latents are kept for a while, so that a flight can be rolled back and forked; keys and values are made from them again.
+
+Rest is rest: after a second without a key nothing more is committed, however long it lasts, so that the view cannot
+drift and time stands still for the network. The next key is answered from what was committed last.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -40,6 +43,7 @@ from wanact.flying.rollout import CausalRollout
 from wanact.media import video
 from wanact.models import vae as vae_ops
 from wanact.models.transformer import PreparedText
+from wanact.weights.model_dir import Rest
 
 MAX_HISTORY = 1200  # latent frames that can be rolled back: five minutes at 16 frames a second
 SHELF_LENGTH = 120  # latent frames whose memory is taken together
@@ -54,6 +58,13 @@ class Moment:
     latent: Tensor
     track: ActionTrack
     text: Tensor | PreparedText
+
+
+class Flown(NamedTuple):
+    """The action [8] of a latent frame, and whether it was a rest, after which nothing is remembered."""
+
+    action: np.ndarray
+    at_rest: bool
 
 
 class _Shelf:
@@ -83,6 +94,7 @@ class _Screen:
     def __init__(self, decoder: vae_ops.StreamingDecoder):
         self._decoder = decoder
         self._before: _Screen | None = None
+        self._newest = np.zeros((1, 0, 0, 3), np.uint8)  # frame, of which there is none before the first latent frame
 
     def after(self) -> _Screen:
         """A screen that goes on from this one and leaves it as it is; from where it stands when the first frame is
@@ -95,21 +107,43 @@ class _Screen:
         """The frames of the next latent frame: one after half of the time, then three. All have to be taken."""
         self._begin()
         for piece in self._decoder.pieces(latent.to(self._decoder.vae.dtype)):
-            yield video.to_uint8(piece[0])
+            frames = video.to_uint8(piece[0])
+            self._newest = frames[-1:]
+            yield frames
+
+    def stand_still(self) -> Iterator[np.ndarray]:
+        """As many frames, all of them the newest."""
+        self._begin()
+        for count in (1, shapes.TEMPORAL_STRIDE - 1):
+            yield np.repeat(self._newest, count, axis=0)
 
     def _begin(self) -> None:
         if self._before is not None:
             self._before._begin()
+            self._newest = self._before._newest
             self._decoder, self._before = self._before._decoder.fork(), None
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A latent frame that is not committed, and the screen that shows it: the flight's own on a GPU, where what a
-    decoder remembers is large, and a latent frame is decoded before a key could come."""
+    """A latent frame that is not committed.
 
-    moment: Moment
+    Attributes:
+        track: the one action that led to it.
+        moment: what is drawn; None where the view is held.
+        at_rest: whether it is only shown: nothing of it is remembered.
+        screen: shows it: the flight's own on a GPU, where what a decoder remembers is large, and a latent frame is
+            decoded before a key could come.
+    """
+
+    track: ActionTrack
+    moment: Moment | None
+    at_rest: bool
     screen: _Screen
+
+    @property
+    def flown(self) -> Flown:
+        return Flown(self.track.magnitude[0], self.at_rest)
 
 
 @dataclass
@@ -134,8 +168,11 @@ class WanActStream:
         seed: 0 to 2**31 - 1; the same seed and actions give the same flight.
         num_inference_steps: steps that draw a latent frame; None for what the checkpoint was trained for.
         height, width: in pixels, multiples of 32.
+        rest: what is shown after a second without a key: `hold` the last view, still; `draw` what may come next,
+            drawn and not committed; `commit` flies on as ever. None for what the model's metadata says.
 
     Attributes:
+        rest: the same.
         image: the first frame, RGB, fitted to the flight's size.
         checkpoint: what is flown.
         prompts: (n, prompt): the words since n latent frames had been flown; the first n is 0.
@@ -158,9 +195,13 @@ class WanActStream:
         num_inference_steps: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        rest: Rest | None = None,
     ):
         if pipe.causal is None or pipe.checkpoint is None:
             raise RequestError("this checkpoint draws all frames of a clip together; a live flight needs a causal one")
+        self.rest: Rest = pipe.defaults["rest"] if rest is None else rest
+        if self.rest not in get_args(Rest):
+            raise RequestError(f"rest={str(rest)[:40]!r} must be one of {', '.join(get_args(Rest))}")
         self.pipe = pipe
         self._settings, self.checkpoint = pipe.causal, pipe.checkpoint
         request = check_request(
@@ -183,7 +224,8 @@ class WanActStream:
         self.taken_up: list[int] = []
         self.timings: dict[str, float] = {}
         self._sigmas = flow.inference_sigmas(request.num_inference_steps, pipe.defaults["flow_shift"]).tolist()
-        self._flown: list[np.ndarray] = []  # actions that are committed: 32 bytes each, for the flight's record
+        self._second = max(1, round(pipe.defaults["fps"] / shapes.TEMPORAL_STRIDE))  # in latent frames
+        self._flown: list[Flown] = []  # all but what is only drawn: 32 bytes each, for the flight's record
         self._past: deque[Moment] = deque(maxlen=MAX_HISTORY)  # the newest of what is committed
         self._shelf = _Shelf()
         self._drawn: _Drawn | None = None
@@ -195,11 +237,13 @@ class WanActStream:
             self._first_text = self._text
             self.prefill()
 
-    def step(self, action: Sequence[float] | np.ndarray) -> np.ndarray:
+    def step(self, action: Sequence[float] | np.ndarray, held: bool | None = None) -> np.ndarray:
         """Fly on by one latent frame: draw it, and commit it.
 
         Args:
             action: magnitudes of the eight channels, [8], in the units of an action track; 0 rests.
+            held: whether a latent frame without a key is a rest, for who flies a record again; None for whether a
+                second has gone by without a key and with the same words.
 
         Returns:
             Frames, uint8 [4, H, W, 3].
@@ -207,7 +251,7 @@ class WanActStream:
         Raises:
             ActionError: if the action breaks the format.
         """
-        frames = np.concatenate(list(self.draw(action)))
+        frames = np.concatenate(list(self.draw(action, held=held)))
         self.commit()
         return frames
 
@@ -228,7 +272,7 @@ class WanActStream:
                 prediction=pipe.prediction,
             )
             past = list(self._past)[-self._warm_up :]
-            rollout.cache.skip(now - len(past))
+            rollout.cache.skip(self._num_committed - len(past))
             for moment in past:
                 rollout.text = moment.text
                 rollout.commit(moment.latent, pipe.model_actions(moment.track))
@@ -240,7 +284,10 @@ class WanActStream:
             self._memory = _Memory(rollout, screen)
 
     def draw(
-        self, action: Sequence[float] | np.ndarray, newer: Callable[[], np.ndarray | None] = lambda: None
+        self,
+        action: Sequence[float] | np.ndarray,
+        newer: Callable[[], np.ndarray | None] = lambda: None,
+        held: bool | None = None,
     ) -> Iterator[np.ndarray]:
         """Draw the next latent frame; what was drawn before is committed first, if it has not been.
 
@@ -249,7 +296,7 @@ class WanActStream:
         next.
 
         Args:
-            action: as for `step`.
+            action, held: as for `step`.
             newer: asked after each step that draws; an action that it returns is flown instead, drawn anew (twice at
                 most, so that hasty keys do not hold the flight up).
 
@@ -259,15 +306,14 @@ class WanActStream:
         Raises:
             ActionError: if the action breaks the format.
         """
-        with self._flying():
+        with self.pipe.lock:
             self.commit()
             start = time.perf_counter()
-            moment = self._next_moment(action, newer)
+            drawn = self._drawn = self._draw_newest(action, newer, held)
             self.timings["transformer"] = time.perf_counter() - start + self._commit_s
             self._commit_s = 0.0  # a flight that is taken up anew has nothing to commit
-            screen = self._now.screen
-            self._drawn = _Drawn(moment, screen.after() if moment.latent.device.type == "cpu" else screen)
-            return self._timed(self._drawn.screen.show(moment.latent))
+            screen, moment = drawn.screen, drawn.moment
+            return self._timed(screen.stand_still() if moment is None else screen.show(moment.latent))
 
     @property
     def is_committed(self) -> bool:
@@ -277,14 +323,17 @@ class WanActStream:
     def commit(self) -> None:
         """Remember what was drawn: it passes through the network once more, and its keys and values are kept.
 
+        Of a rest nothing is kept but that it was flown.
+
         The next `draw` begins with it; who has shown a frame may have time for it before.
         """
         if self._drawn is None:
             return
-        with self._flying():
+        with self.pipe.lock:
             start, moment = time.perf_counter(), self._drawn.moment
-            with torch.inference_mode():
-                self._now.rollout.commit(moment.latent, self.pipe.model_actions(moment.track))
+            if moment is not None and not self._drawn.at_rest:
+                with self._flying(), torch.inference_mode():
+                    self._now.rollout.commit(moment.latent, self.pipe.model_actions(moment.track))
             self._now.screen = self._drawn.screen
             self._keep_drawn()
             self._commit_s = time.perf_counter() - start
@@ -318,7 +367,7 @@ class WanActStream:
         with self._flying():
             if latent_frame < len(self._flown) or not self._drop_drawn():
                 self._drawn = None
-                for _ in range(len(self._flown) - latent_frame):
+                for _ in range(sum(not flown.at_rest for flown in self._flown[latent_frame:])):
                     self._past.pop()
                 del self._flown[latent_frame:]
                 self._note_prompt()
@@ -341,9 +390,11 @@ class WanActStream:
                 self._keep_drawn()
         self._memory = None
 
-    def _next_moment(self, action: Sequence[float] | np.ndarray, newer: Callable[[], np.ndarray | None]) -> Moment:
+    def _draw_newest(
+        self, action: Sequence[float] | np.ndarray, newer: Callable[[], np.ndarray | None], held: bool | None
+    ) -> _Drawn:
         """The next latent frame, by this action or a newer one."""
-        redraws = 0
+        redraws, screen = 0, self._now.screen
 
         def after_step() -> None:
             nonlocal action, redraws
@@ -352,16 +403,34 @@ class WanActStream:
                 raise _Superseded
 
         while True:
-            with contextlib.suppress(_Superseded):
-                track = _one_action(action)
-                noise = torch.Generator().manual_seed(self.seed * 1_000_003 + self.num_frames)
+            track = _one_action(action)
+            at_rest = self._is_rest(track, held)
+            if at_rest and self.rest == "hold":
+                return _Drawn(track, None, True, screen.after())
+            with contextlib.suppress(_Superseded), self._flying():
+                # What is committed depends on what is remembered, and not on how long that was looked at.
+                number = self.num_frames if at_rest else self._num_committed
+                noise = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
                 with torch.inference_mode():  # a twelfth faster than no_grad where calls are short
                     latent = self._now.rollout.draw(
                         self.pipe.model_actions(track),
                         lambda noise=noise: torch.randn(self._first.shape, generator=noise).to(self._first.device),
                         after_step,
                     )
-                return Moment(latent, track, self._text)
+                on_cpu = latent.device.type == "cpu"
+                return _Drawn(track, Moment(latent, track, self._text), at_rest, screen.after() if on_cpu else screen)
+
+    def _is_rest(self, track: ActionTrack, held: bool | None) -> bool:
+        """Whether the next latent frame is only shown: without a key, a second after the last one and the last words.
+
+        The second is drawn and committed as any other: the drone comes to rest in it.
+        """
+        if self.rest == "commit" or track.magnitude.any():
+            return False
+        before = self._flown[-self._second :]
+        still = len(before) == self._second and not any(flown.action.any() for flown in before)
+        same_words = self.prompts[-1][0] <= self.num_frames - self._second
+        return still and same_words if held is None else held
 
     def _timed(self, pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """The same; what they took is the decoder's time."""
@@ -375,9 +444,10 @@ class WanActStream:
     def _keep_drawn(self) -> None:
         """What was drawn is history now."""
         if self._drawn is not None:
-            moment, self._drawn = self._drawn.moment, None
-            self._past.append(replace(moment, latent=self._shelf.keep(moment.latent)))
-            self._flown.append(moment.track.magnitude[0])
+            drawn, self._drawn = self._drawn, None
+            if drawn.moment is not None and not drawn.at_rest:
+                self._past.append(replace(drawn.moment, latent=self._shelf.keep(drawn.moment.latent)))
+            self._flown.append(drawn.flown)
 
     def _drop_drawn(self) -> bool:
         """What was drawn has never been, if the screen can go back and the pipeline is free."""
@@ -396,6 +466,15 @@ class WanActStream:
         if self._memory is None:
             raise RequestError("the flight has landed; a fork of it can be flown on")
         return self._memory
+
+    @property
+    def _all_flown(self) -> list[Flown]:
+        return self._flown if self._drawn is None else [*self._flown, self._drawn.flown]
+
+    @property
+    def _num_committed(self) -> int:
+        """Latent frames after the first that the network has seen: rests are none of them."""
+        return sum(not flown.at_rest for flown in self._flown)
 
     @property
     def num_frames(self) -> int:
@@ -437,19 +516,25 @@ class WanActStream:
     @property
     def track(self) -> ActionTrack:
         """The actions flown, from the beginning."""
-        drawn = [] if self._drawn is None else [self._drawn.moment.track.magnitude]
-        return ActionTrack(np.concatenate([np.zeros((0, NUM_CHANNELS)), *(a[None] for a in self._flown), *drawn]))
+        return ActionTrack(np.array([flown.action for flown in self._all_flown]).reshape(-1, NUM_CHANNELS))
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The latent frames that were rests, from 1."""
+        return tuple(number for number, flown in enumerate(self._all_flown, 1) if flown.at_rest)
 
     @property
     def newest_action(self) -> np.ndarray:
         """Magnitudes [8] of the action that led to the newest latent frame."""
-        return self._flown[-1] if self._drawn is None else self._drawn.moment.track.magnitude[0]
+        return self._all_flown[-1].action
 
     @property
     def earliest(self) -> int:
         """The first latent frame that can be rolled back to now."""
-        committed, kept = len(self._flown), len(self._past)
-        return 0 if kept == committed else committed - max(0, kept - self._warm_up)
+        committed = [number for number, flown in enumerate(self._flown, 1) if not flown.at_rest]
+        if len(self._past) == len(committed):
+            return 0
+        return committed[-1 - max(0, len(self._past) - self._warm_up)]
 
     def snapshot(self) -> dict[str, Any]:
         """What the same flight can be flown from: seed, prompt, actions and checkpoint."""

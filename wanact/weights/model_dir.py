@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -51,7 +51,12 @@ DEFAULTS: dict[str, Any] = {
     "flow_shift": 5.0,
     "max_sequence_length": 512,
     "negative_prompt": "",
+    "rest": "draw",
 }
+
+# What a live flight does after a second without a key. None of the first two is committed, so that nothing drifts:
+# `hold` shows the last view still, `draw` goes on drawing what may come next. `commit` makes no difference of rest.
+Rest = Literal["hold", "draw", "commit"]
 
 
 @dataclass
@@ -295,6 +300,8 @@ def check_defaults(defaults: dict[str, Any], file: Path) -> None:
         shapes.num_latent_frames(defaults["num_frames"])
     except ValueError as error:
         raise ModelDirError(f"the defaults in {file} cannot be flown: {error}") from error
+    if defaults["rest"] not in get_args(Rest):
+        raise ModelDirError(f"default 'rest' in {file} is {defaults['rest']!r}, expected {', '.join(get_args(Rest))}")
     if defaults["fps"] <= 0 or defaults["flow_shift"] <= 0 or defaults["guidance_scale"] < 1:
         raise ModelDirError(f"the defaults in {file} need fps and flow_shift above 0 and guidance_scale of 1 or more")
 

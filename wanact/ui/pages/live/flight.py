@@ -50,6 +50,13 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
+def _size(pictures: list[bytes]) -> int:
+    """Bytes that pictures take; one that is shown again is kept once."""
+    return sum(
+        len(picture) for before, picture in zip([None, *pictures], pictures, strict=False) if picture is not before
+    )
+
+
 @dataclass(frozen=True)
 class Attitude:
     """Where the drone looks after a latent frame, against the first frame, in degrees; yaw to the right, pitch up."""
@@ -83,7 +90,8 @@ class LiveFlight:
         self.attitudes = [Attitude()]
         for action in stream.track.magnitude:
             self.attitudes.append(self.attitudes[-1].after(action))
-        self._num_bytes = sum(map(len, self.pictures))
+        self._num_bytes = _size(self.pictures)
+        self._encoded: tuple[np.ndarray, bytes] | None = None  # the newest frame and its picture
         self._threads = max(1, torch.get_num_threads() // 2)
         self._pieces: Iterator[np.ndarray] | None = None  # of what has been drawn and not been shown
         self._coming: deque[Future[list[bytes]]] = deque()
@@ -140,13 +148,19 @@ class LiveFlight:
 
     def _make(self, pieces: Iterator[np.ndarray]) -> list[bytes]:
         with self._half_the_threads():
-            return [encode_jpeg(frame) for frame in next(pieces)]
+            return [self._encode(frame) for frame in next(pieces)]
+
+    def _encode(self, frame: np.ndarray) -> bytes:
+        """A frame's picture; of a view that is held there is one, however long."""
+        if self._encoded is None or not np.array_equal(self._encoded[0], frame):
+            self._encoded = frame, encode_jpeg(frame)
+        return self._encoded[1]
 
     def _keep(self, pictures: list[bytes]) -> list[bytes]:
+        self._num_bytes += _size([*self.pictures[-1:], *pictures]) - _size(self.pictures[-1:])
         self.pictures += pictures
-        self._num_bytes += sum(map(len, pictures))
         while self._num_bytes > MAX_PICTURE_BYTES and len(self.pictures) > TEMPORAL_STRIDE:
-            self._num_bytes -= sum(map(len, self.pictures[:TEMPORAL_STRIDE]))
+            self._num_bytes -= _size(self.pictures[: TEMPORAL_STRIDE + 1]) - _size([self.pictures[TEMPORAL_STRIDE]])
             del self.pictures[:TEMPORAL_STRIDE]
             self.num_forgotten += TEMPORAL_STRIDE
         return pictures
@@ -181,7 +195,7 @@ class LiveFlight:
         self.stream.roll_back(target)
         del self.pictures[max(0, TEMPORAL_STRIDE * target - self.num_forgotten) :]
         del self.attitudes[target + 1 :]
-        self._num_bytes = sum(map(len, self.pictures))
+        self._num_bytes = _size(self.pictures)
 
     def fork(self, latent_frame: int | None = None) -> LiveFlight:
         """A flight of its own that begins with this one's past, up to a latent frame."""
