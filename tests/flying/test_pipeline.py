@@ -15,7 +15,7 @@ from tests.tiny_model import DEFAULTS
 from wanact.actions import ActionError, ActionTrack, channel_track
 from wanact.flying.pipeline import Cancelled, OutOfMemory, Progress, RequestError, WanActPipeline, clean_prompt
 from wanact.flying.placement_options import FitOptions
-from wanact.flying.request import Request
+from wanact.flying.request import ClipRequest, Request
 from wanact.media.video import fit_image
 from wanact.models.controller import WanActionController
 from wanact.models.small_decoder import SmallDecoder
@@ -128,6 +128,13 @@ def test_the_same_seed_gives_the_same_clip(pipe, image):
     first, again, other = (fly(pipe, image, seed=seed) for seed in (7, 7, 8))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_a_request_gives_the_clip_that_its_fields_give(pipe, image):
+    request = ClipRequest(PROMPT, image, seed=7, **SMALL)
+    assert np.array_equal(pipe(request), fly(pipe, image, seed=7))
+    with pytest.raises(TypeError):
+        pipe(request, seed=8)
 
 
 def test_actions_steer_and_the_base_comes_back_exactly(pipe, image, run):

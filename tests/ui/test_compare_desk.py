@@ -12,7 +12,8 @@ from wanact.flying.comparison import Comparison, Lane, Link
 from wanact.flying.record import FlightRecord
 from wanact.media.video import fit_image, open_image, read_video
 from wanact.ui.engine import Engine
-from wanact.ui.pages.compare.desk import CompareDesk
+from wanact.ui.pages.compare.desk import CompareDesk, CompareForm
+from wanact.ui.pages.fly.desk import FlyForm
 from wanact.ui.samples import load_samples
 
 
@@ -60,11 +61,11 @@ def test_lanes_appear_one_after_the_other_and_the_tiled_clip_holds_them_all(comp
 
 
 def test_a_lane_draws_the_clip_that_fly_draws(compare, asked, desk, engine):
-    comparison = compare.read(**asked)
+    comparison = compare.read(CompareForm(**asked))
     record, choice = comparison.lanes[1].flight(comparison.flight), engine.find("drone/step-000000400")
     *_, drawn = engine.replay(record, choice)
     fields = {key: asked[key] for key in ("first_frame", "prompt", "plan", "seed", "size")}
-    flight = desk.read_flight(**fields, checkpoint="drone/step-000000400")
+    flight = desk.read_flight(FlyForm(**fields, checkpoint="drone/step-000000400"))
     *_, frames = engine.fly(flight)
     assert np.array_equal(drawn, frames)
 
@@ -125,9 +126,11 @@ def test_an_opened_flight_brings_its_picture_and_another_picture_may_take_its_pl
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 64, 3), np.uint8))
     record = FlightRecord(image, "hills", 5, channel_track("left", 4), 17, 2, 1.0, checkpoint={"id": "drone/x"})
     plan = {"flight": json.loads(record.to_json()), "own_picture": True}
-    read = compare.read(None, "hills", plan, asked["lanes"], 5, "", 2, 1.0).flight
+    read = compare.read(CompareForm(None, "hills", plan, 5, "", 2, 1.0, lanes=asked["lanes"])).flight
     assert read.image.tobytes() == image.tobytes() and read.track == record.track
-    other = compare.read(str(picture), "hills", plan | {"own_picture": False}, asked["lanes"], 5, "", 2, 1.0).flight
+    other = compare.read(
+        CompareForm(str(picture), "hills", plan | {"own_picture": False}, 5, "", 2, 1.0, lanes=asked["lanes"])
+    ).flight
     assert other.image.size == image.size and other.image.tobytes() != image.tobytes()
 
 
@@ -141,7 +144,9 @@ def test_files_and_links_lay_everything_out_again(compare, asked, engine):
         opened = compare.open(message)
         assert (opened["sample"], opened["prompt"], opened["seed"]) == (sample.id, "a coast", 8)
         assert opened["lanes"] == [{"checkpoint": "base"}, {"checkpoint": "drone/step-000000400", "scale": 2}]
-        again = compare.read(str(sample.path), "a coast", opened["plan"], opened["lanes"], 8, "", 2, 1.5)
+        again = compare.read(
+            CompareForm(str(sample.path), "a coast", opened["plan"], 8, "", 2, 1.5, lanes=opened["lanes"])
+        )
         assert again.flight.image.tobytes() == image.tobytes() and again.flight.track == flight.track
     assert compare.open({"text": flight.to_json()})["lanes"] is None, "a flight leaves the lanes as they are"
 
@@ -185,7 +190,7 @@ def test_a_live_flight_comes_again_frame_by_frame(engine, tmp_path):
     record = FlightRecord(image, "hills", 5, channel_track("left", 3), 13, 2, 1.0, kind="live")
     plan = {"flight": json.loads(record.to_json()), "own_picture": True}
     lanes = [{"checkpoint": first.id}, {"checkpoint": first.id, "seed": 6}]
-    comparison = live.read(None, "hills", plan, lanes, 5, "", 2, 1.0)
+    comparison = live.read(CompareForm(None, "hills", plan, 5, "", 2, 1.0, lanes=lanes))
     events = live.engine.replay(replace(comparison.lanes[0].flight(comparison.flight)), live.engine.find(first.id))
     *_, frames = events
     with engine.pipe.lock:

@@ -8,11 +8,12 @@ import pytest
 from tests.ui.conftest import write_run
 from wanact.runs.store import CheckpointError
 from wanact.ui.engine import BASE, Decoded, Denoised, Engine, Waiting
+from wanact.ui.pages.fly.desk import FlyForm
 
 
 @pytest.fixture
 def flight(desk, request_fields):
-    return desk.read_flight(**request_fields)
+    return desk.read_flight(FlyForm(**request_fields))
 
 
 def frames_of(events):

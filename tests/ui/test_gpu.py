@@ -46,9 +46,10 @@ def test_elsewhere_nothing_is_wrapped(spaces, monkeypatch, value):
 
 @pytest.fixture
 def seconds(engine):
-    from wanact.ui.pages.fly.desk import FlyDesk
+    from wanact.ui.pages.fly.desk import FlyDesk, FlyForm
 
-    return clip_seconds(FlyDesk(engine))
+    of_form = clip_seconds(FlyDesk(engine))
+    return lambda **fields: of_form(FlyForm(**fields))
 
 
 def test_more_work_is_given_more_time(seconds):
@@ -58,3 +59,16 @@ def test_more_work_is_given_more_time(seconds):
 
 def test_what_will_be_refused_is_given_little(seconds, monkeypatch):
     assert seconds(**CALL, size="a×b") == seconds(**CALL, steps="many") == 5
+
+
+def test_every_clip_of_both_pages_is_drawn_with_a_lent_gpu(spaces, monkeypatch, engine, request_fields):
+    from wanact.ui.pages.compare.desk import CompareDesk
+    from wanact.ui.pages.fly.desk import FlyDesk
+
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    *_, (lent, seconds, (state, _)) = FlyDesk(engine).generate(**request_fields)
+    assert (lent, state.status) == ("lent", "done") and 5 <= seconds < 100
+    fields = request_fields | {"lanes": ["base"] * 3}
+    del fields["checkpoint"]
+    *_, (lent, all_lanes, state) = CompareDesk(engine).compare(**fields)
+    assert (lent, all_lanes, state.status) == ("lent", 3 * seconds, "done")

@@ -16,7 +16,9 @@ def as_seen(model_dir: Path, runs_root: Path) -> dict:
     engine = Engine(WanActPipeline.from_model_dir(model_dir), runs_root)
     checkpoint = engine.find(engine.default_checkpoint())
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
-    flight = Flight(image, "a lake", "", channel_track("forward", 4), 3, 64, 96, 2, 3.0, checkpoint)
+    flight = Flight(
+        "a lake", image, channel_track("forward", 4), "", 64, 96, None, 2, 3.0, seed=3, checkpoint=checkpoint
+    )
     *events, frames = engine.fly(flight)
     return {
         "name": engine.name,

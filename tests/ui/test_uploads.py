@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tests.ui.conftest import write_run
 from wanact.runs.store import CONTROLLER, RUN_CONFIG, CheckpointError
 from wanact.ui import uploads
+from wanact.ui.pages.fly.desk import FlyForm
 from wanact.ui.uploads import Uploads
 
 
@@ -23,7 +24,7 @@ def files(tmp_path):
 def test_an_uploaded_checkpoint_flies_and_only_its_id_finds_it(engine, desk, request_fields, files):
     upload = engine.uploads.add(files)
     assert upload.id not in str(engine.checkpoints()) and upload.label == "upload · best one.safetensors"
-    flight = desk.read_flight(**request_fields | {"checkpoint": upload.id})
+    flight = desk.read_flight(FlyForm(**request_fields | {"checkpoint": upload.id}))
     *_, frames = engine.fly(flight)
     assert frames.shape == (17, 32, 64, 3)
     for guess in ("upload/", "upload/" + "a" * 22, upload.id[:-1], "upload/../" + upload.id.partition("/")[2]):

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from wanact.flying.placement import (
 )
 from wanact.flying.placement_options import NOTHING_SPECIAL, FitOptions
 from wanact.flying.prompts import Prompts, PromptStore, encoder_identity
-from wanact.flying.request import Request, check_request
+from wanact.flying.request import ClipRequest, Picture, Request, check_request
 from wanact.flying.request import RequestError as RequestError
 from wanact.flying.request import clean_prompt as clean_prompt
 from wanact.flying.rollout import CausalRollout, CausalSettings
@@ -78,6 +78,10 @@ class Progress:
     step: int
     total: int
     latents_preview: Tensor
+
+
+OnStep = Callable[[Progress], None]
+OnFrames = Callable[[np.ndarray], None]
 
 
 class WanActPipeline:
@@ -225,66 +229,47 @@ class WanActPipeline:
             self.checkpoint = weights.ref
             self._loaded = stamp
 
+    @overload
+    def __call__(
+        self, request: ClipRequest, /, *, on_step: OnStep | None = None, on_frames: OnFrames | None = None
+    ) -> np.ndarray: ...
+
+    @overload
     def __call__(
         self,
         prompt: str,
-        image: Image.Image | str | os.PathLike | bytes,
+        image: Picture,
         track: ActionTrack | None = None,
-        negative_prompt: str | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_frames: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        seed: int = 0,
-        on_step: Callable[[Progress], None] | None = None,
-        fit: Literal["crop", "pad"] = "crop",
-        on_frames: Callable[[np.ndarray], None] | None = None,
+        *,
+        on_step: OnStep | None = None,
+        on_frames: OnFrames | None = None,
+        **options: Any,
+    ) -> np.ndarray: ...
+
+    def __call__(
+        self, *asked: Any, on_step: OnStep | None = None, on_frames: OnFrames | None = None, **options: Any
     ) -> np.ndarray:
-        """Draw one clip. The same arguments give the same clip.
+        """Draw one clip. The same request gives the same clip.
 
         Args:
-            prompt: what is seen; up to 10,000 characters, of which the text encoder reads the first tokens.
-            image: the first frame, of any size and mode.
-            track: the actions, one for each latent frame after the first; None flies without a controller.
-            negative_prompt: what guidance leads away from.
-            height, width: in pixels, multiples of 32.
-            num_frames: in pixels, 4k+1.
-            num_inference_steps: denoising steps; of every latent frame, with a causal checkpoint.
-            guidance_scale: classifier-free guidance; 1 is none, and takes half the time. Actions reach both branches.
-                A causal checkpoint is drawn without.
-            seed: 0 to 2**31 - 1.
+            asked: a `ClipRequest`, or what makes one: prompt, image, track, and its other fields by name.
             on_step: called after every step; may raise `Cancelled`.
-            fit: whether the image is cropped or padded to the clip's shape.
             on_frames: called with frames as they are decoded, uint8 [n, H, W, 3]; may raise `Cancelled`.
+            options: further fields of the request.
 
         Returns:
             Frames, uint8 [F, H, W, 3].
 
         Raises:
-            RequestError, ImageError, ActionError: if an argument cannot be used; nothing has been computed then.
+            RequestError, ImageError, ActionError: if the request cannot be drawn; nothing has been computed then.
             OutOfMemory: if the device has too little memory for this clip.
             Cancelled: if a callback did.
         """
-        request = check_request(
-            self.defaults | ({} if self.causal is None else {"num_inference_steps": self.causal.num_inference_steps}),
-            shapes.num_pixel_frames(self.components.transformer.config.rope_max_seq_len),  # the rotary table's length
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            image=image,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            fit=fit,
-        )
-        if track is not None:
-            track.require_length(request.num_frames)
+        is_request = len(asked) == 1 and isinstance(asked[0], ClipRequest) and not options
+        request = self.check(asked[0] if is_request else ClipRequest(*asked, **options))
         with self.lock, torch.no_grad(), self._explaining_shortage(request):
             self.timings = {}
-            actions = self.model_actions(track)
+            actions = self.model_actions(request.track)
             with self._timed("text"):
                 context = self._encode_text(request)
             with self._timed("encode"):
@@ -294,6 +279,16 @@ class WanActPipeline:
                 latents = draw(request, context, first_latent, actions, on_step)
             with self._timed("decode"):
                 return self.decode(latents, on_frames)
+
+    def check(self, request: ClipRequest) -> Request:
+        """The request as it would be drawn now, with the defaults of the model and of the loaded checkpoint.
+
+        Raises:
+            RequestError, ImageError, ActionError: naming what cannot be used, and what could be.
+        """
+        own = {} if self.causal is None else {"num_inference_steps": self.causal.num_inference_steps}
+        longest = shapes.num_pixel_frames(self.components.transformer.config.rope_max_seq_len)  # of the rotary table
+        return check_request(self.defaults | own, longest, request)
 
     def preview(self, latents: Tensor, scale: int = PREVIEW_SCALE) -> np.ndarray:
         """Latents as small pictures, for a look while a clip is being drawn.
@@ -328,7 +323,7 @@ class WanActPipeline:
         with self.placement.using("vae") as vae:
             return vae_ops.encode(vae, frame.to(self.device, vae.dtype)).float()
 
-    def decode(self, latents: Tensor, on_frames: Callable[[np.ndarray], None] | None = None) -> np.ndarray:
+    def decode(self, latents: Tensor, on_frames: OnFrames | None = None) -> np.ndarray:
         """Normalised latents [1, C, T, h, w] as frames, uint8 [F, H, W, 3]; `on_frames` gets them as they come."""
         pixels = latents.shape[3] * latents.shape[4] * shapes.SPATIAL_STRIDE**2
         frames = []
@@ -394,7 +389,7 @@ class WanActPipeline:
         context: Tensor,
         first_latent: Tensor,
         actions: Actions | None,
-        on_step: Callable[[Progress], None] | None,
+        on_step: OnStep | None,
     ) -> Tensor:
         """Noise -> latents [1, C, T, h, w], latent frame 0 kept clean under timestep 0."""
         _, C, _, h, w = first_latent.shape
@@ -424,7 +419,7 @@ class WanActPipeline:
         context: Tensor,
         first_latent: Tensor,
         actions: Actions | None,
-        on_step: Callable[[Progress], None] | None,
+        on_step: OnStep | None,
     ) -> Tensor:
         """Latents [1, C, T, h, w] of a causal checkpoint: each frame in its turn."""
         assert self.causal is not None

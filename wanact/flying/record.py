@@ -22,6 +22,7 @@ from PIL import Image
 
 from wanact.actions import MAX_ACTIONS, ActionError, ActionTrack
 from wanact.errors import UserError
+from wanact.flying.request import ClipRequest, Request
 from wanact.media.video import ImageError, open_image
 from wanact.shapes import num_pixel_frames
 
@@ -139,6 +140,27 @@ class FlightRecord:
             checkpoint=checkpoint or {"run": flown.run, "step": flown.step},
             sampler={"flow_shift": stream.pipe.defaults["flow_shift"], "name": stream.sampler, "rest": stream.rest},
             kind="live",
+        )
+
+    @classmethod
+    def from_request(cls, request: Request, **more: Any) -> FlightRecord:
+        """The record of a clip that was drawn as asked; `more` are fps, model, checkpoint and sampler."""
+        track = request.track if request.track is not None else ActionTrack.zeros(request.num_latent_frames - 1)
+        return cls(**vars(request) | {"track": track} | more)
+
+    def to_request(self) -> ClipRequest:
+        """What draws the record's clip again."""
+        return ClipRequest(
+            self.prompt,
+            self.image,
+            self.track,
+            negative_prompt=self.negative_prompt,
+            height=self.image.height,
+            width=self.image.width,
+            num_frames=self.num_frames,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            seed=self.seed,
         )
 
     def until(self, num_latent_frames: int) -> FlightRecord:

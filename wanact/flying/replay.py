@@ -8,10 +8,11 @@ frames = replay(pipe, record)
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from wanact.flying.pipeline import WanActPipeline
+from wanact.flying.pipeline import OnFrames, OnStep, WanActPipeline
 from wanact.flying.record import FlightRecord
 from wanact.flying.request import RequestError
 from wanact.flying.stream import WanActStream
@@ -20,8 +21,9 @@ from wanact.flying.stream import WanActStream
 def replay(
     pipe: WanActPipeline,
     record: FlightRecord,
-    on_frames: Callable[[np.ndarray], None] | None = None,
+    on_frames: OnFrames | None = None,
     num_inference_steps: int | None = None,
+    on_step: OnStep | None = None,
 ) -> np.ndarray:
     """Fly a record on the checkpoint that is loaded.
 
@@ -33,6 +35,7 @@ def replay(
         record: what to fly.
         on_frames: called with frames as they come, uint8 [n, H, W, 3].
         num_inference_steps: instead of the record's.
+        on_step: called after every denoising step of a clip.
 
     Returns:
         Frames, uint8 [F, H, W, 3], the first frame as the model sees it included.
@@ -42,19 +45,12 @@ def replay(
     """
     if record.kind == "live":
         return _replay_live(pipe, record, on_frames, num_inference_steps)
-    return pipe(
-        record.prompt,
-        record.image,
-        record.track if pipe.controller is not None else None,
-        negative_prompt=record.negative_prompt,
-        height=record.image.height,
-        width=record.image.width,
-        num_frames=record.num_frames,
+    request = replace(
+        record.to_request(),
+        track=record.track if pipe.controller is not None else None,
         num_inference_steps=num_inference_steps or record.num_inference_steps,
-        guidance_scale=record.guidance_scale,
-        seed=record.seed,
-        on_frames=on_frames,
     )
+    return pipe(request, on_step=on_step, on_frames=on_frames)
 
 
 def resume(pipe: WanActPipeline, record: FlightRecord, num_latent_frames: int | None = None) -> WanActStream:
@@ -72,7 +68,7 @@ def resume(pipe: WanActPipeline, record: FlightRecord, num_latent_frames: int | 
 def _replay_live(
     pipe: WanActPipeline,
     record: FlightRecord,
-    on_frames: Callable[[np.ndarray], None] | None,
+    on_frames: OnFrames | None,
     num_inference_steps: int | None,
 ) -> np.ndarray:
     stream = _open(pipe, record, num_inference_steps)

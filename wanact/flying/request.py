@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from wanact import shapes
+from wanact.actions import ActionTrack
 from wanact.errors import UserError
 from wanact.media import video
 
@@ -21,14 +23,47 @@ MAX_GUIDANCE = 30.0
 MAX_SIDE = 4096
 MAX_PIXELS = 1280 * 1280
 
+Picture = Image.Image | str | os.PathLike | bytes
+
 
 class RequestError(UserError):
     """A clip that cannot be drawn as asked; the message is one sentence for the person who asked."""
 
 
 @dataclass(frozen=True)
+class ClipRequest:
+    """What a clip is asked for, unchecked; None stands for the model's default.
+
+    Args:
+        prompt: what is seen; up to 10,000 characters, of which the text encoder reads the first tokens.
+        image: the first frame, of any size and mode.
+        track: the actions, one for each latent frame after the first; None flies without a controller.
+        negative_prompt: what guidance leads away from.
+        height, width: in pixels, multiples of 32.
+        num_frames: in pixels, 4k+1.
+        num_inference_steps: denoising steps; of every latent frame, with a causal checkpoint.
+        guidance_scale: classifier-free guidance; 1 is none, and takes half the time. Actions reach both branches. A
+            causal checkpoint is drawn without.
+        seed: 0 to 2**31 - 1.
+        fit: whether the image is cropped or padded to the clip's shape.
+    """
+
+    prompt: str
+    image: Picture
+    track: ActionTrack | None = None
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int = 0
+    fit: Literal["crop", "pad"] = "crop"
+
+
+@dataclass(frozen=True)
 class Request:
-    """A checked request, with the model's defaults filled in."""
+    """A checked request, with the model's defaults filled in and the first frame fitted."""
 
     prompt: str
     negative_prompt: str
@@ -37,6 +72,7 @@ class Request:
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    track: ActionTrack | None = None
 
     @property
     def num_latent_frames(self) -> int:
@@ -46,34 +82,26 @@ class Request:
 def check_request(
     defaults: Mapping[str, Any],
     max_frames: int,
-    *,
-    prompt: str,
-    negative_prompt: str | None,
-    image: Any,
-    height: int | None,
-    width: int | None,
-    num_frames: int | None,
-    num_inference_steps: int | None,
-    guidance_scale: float | None,
-    seed: int,
-    fit: Literal["crop", "pad"],
+    asked: ClipRequest,
 ) -> Request:
-    """A request that can be drawn; None stands for the model's default.
+    """A request that can be drawn.
 
     Args:
         defaults: of the model.
         max_frames: longest clip the model can place in time, in pixel frames.
+        asked: what is asked for.
 
     Raises:
-        RequestError, ImageError: naming what cannot be used, and what could be.
+        RequestError, ImageError, ActionError: naming what cannot be used, and what could be.
     """
 
-    def default(value: Any, name: str) -> Any:
+    def given(name: str) -> Any:
+        value = getattr(asked, name)
         return defaults[name] if value is None else value
 
-    height = _whole("height", default(height, "height"), shapes.SIZE_MULTIPLE, MAX_SIDE)
-    width = _whole("width", default(width, "width"), shapes.SIZE_MULTIPLE, MAX_SIDE)
-    num_frames = _whole("num_frames", default(num_frames, "num_frames"), 1, max_frames)
+    height = _whole("height", given("height"), shapes.SIZE_MULTIPLE, MAX_SIDE)
+    width = _whole("width", given("width"), shapes.SIZE_MULTIPLE, MAX_SIDE)
+    num_frames = _whole("num_frames", given("num_frames"), 1, max_frames)
     try:
         shapes.check_size(height, width)
         shapes.num_latent_frames(num_frames)
@@ -81,19 +109,22 @@ def check_request(
         raise RequestError(str(error)) from error
     if height * width > MAX_PIXELS:
         raise RequestError(f"{width} x {height} is larger than the {MAX_PIXELS / 1e6:.1f} megapixels of a clip")
-    guidance_scale = default(guidance_scale, "guidance_scale")
+    guidance_scale = given("guidance_scale")
     if not isinstance(guidance_scale, (int, float)) or not 1 <= guidance_scale <= MAX_GUIDANCE:
         raise RequestError(f"guidance_scale is {guidance_scale!r}, expected a number from 1 to {MAX_GUIDANCE:g}")
-    steps = default(num_inference_steps, "num_inference_steps")
-    return Request(
-        prompt=clean_prompt(prompt, "prompt"),
-        negative_prompt=clean_prompt(default(negative_prompt, "negative_prompt"), "negative prompt"),
-        image=video.fit_image(video.open_image(image), height, width, fit),
+    request = Request(
+        prompt=clean_prompt(asked.prompt, "prompt"),
+        negative_prompt=clean_prompt(given("negative_prompt"), "negative prompt"),
+        image=video.fit_image(video.open_image(asked.image), height, width, asked.fit),
         num_frames=num_frames,
-        num_inference_steps=_whole("num_inference_steps", steps, 1, MAX_STEPS),
+        num_inference_steps=_whole("num_inference_steps", given("num_inference_steps"), 1, MAX_STEPS),
         guidance_scale=float(guidance_scale),
-        seed=_whole("seed", seed, 0, MAX_SEED),
+        seed=_whole("seed", asked.seed, 0, MAX_SEED),
+        track=asked.track,
     )
+    if request.track is not None:
+        request.track.require_length(num_frames)
+    return request
 
 
 def clean_prompt(prompt: str, name: str = "prompt") -> str:

@@ -38,7 +38,7 @@ from torch import Tensor
 from wanact import flow, shapes
 from wanact.actions import NUM_CHANNELS, ActionError, ActionTrack
 from wanact.flying.pipeline import WanActPipeline
-from wanact.flying.request import RequestError, check_request, clean_prompt
+from wanact.flying.request import ClipRequest, RequestError, check_request, clean_prompt
 from wanact.flying.rollout import CausalRollout
 from wanact.media import video
 from wanact.models import vae as vae_ops
@@ -207,16 +207,17 @@ class WanActStream:
         request = check_request(
             pipe.defaults,
             1 + shapes.TEMPORAL_STRIDE,
-            prompt=prompt,
-            negative_prompt="",
-            image=image,
-            height=height,
-            width=width,
-            num_frames=1 + shapes.TEMPORAL_STRIDE,
-            num_inference_steps=num_inference_steps or self._settings.num_inference_steps,
-            guidance_scale=1.0,
-            seed=seed,
-            fit="crop",
+            ClipRequest(
+                prompt,
+                image,
+                negative_prompt="",
+                height=height,
+                width=width,
+                num_frames=1 + shapes.TEMPORAL_STRIDE,
+                num_inference_steps=num_inference_steps or self._settings.num_inference_steps,
+                guidance_scale=1.0,
+                seed=seed,
+            ),
         )
         self.seed = request.seed
         self.image = request.image

@@ -8,17 +8,17 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from wanact import shapes
 from wanact.actions import ActionTrack
-from wanact.flying.pipeline import Cancelled, Progress
+from wanact.flying.pipeline import Cancelled, OnFrames, OnStep, Progress
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay
+from wanact.flying.request import ClipRequest
 from wanact.runs.index import MAX_UNASKED_BYTES, Entry, RunIndex
 from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef
 from wanact.runs.store import CheckpointError
@@ -26,20 +26,10 @@ from wanact.ui.uploads import PREFIX, Uploads
 
 
 @dataclass(frozen=True)
-class Flight:
-    """A checked request: everything that the clip depends on."""
+class Flight(ClipRequest):
+    """Everything that a visitor's clip depends on: the request, and what flies it."""
 
-    image: Image.Image
-    prompt: str
-    negative_prompt: str
-    track: ActionTrack
-    seed: int
-    height: int
-    width: int
-    num_inference_steps: int
-    guidance_scale: float
-    checkpoint: CheckpointRef = BASE_MODEL
-    num_frames: int | None = None
+    checkpoint: CheckpointRef = field(default=BASE_MODEL, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -142,46 +132,41 @@ class Engine:
             CheckpointError: if the checkpoint cannot be loaded.
             ValueError: if the pipeline refuses the request.
         """
-        yield from self._events(lambda events, abandoned: self._draw(flight, events, abandoned))
+
+        def draw(on_step: OnStep, on_frames: OnFrames) -> np.ndarray:
+            track = flight.track if self.pipe.controller is not None else None
+            return self.pipe(replace(flight, track=track), on_step=on_step, on_frames=on_frames)
+
+        yield from self._events(flight.checkpoint, draw)
 
     def replay(
         self, record: FlightRecord, checkpoint: CheckpointRef
     ) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
         """Fly a record on a checkpoint, as `fly` does; a live flight is flown latent frame by latent frame."""
-        if record.kind == "clip":
-            flight = Flight(
-                image=record.image,
-                prompt=record.prompt,
-                negative_prompt=record.negative_prompt,
-                track=record.track,
-                seed=record.seed,
-                height=record.image.height,
-                width=record.image.width,
-                num_inference_steps=record.num_inference_steps,
-                guidance_scale=record.guidance_scale,
-                checkpoint=checkpoint,
-                num_frames=record.num_frames,
-            )
-            yield from self.fly(flight)
-            return
 
-        def draw(events: queue.SimpleQueue, abandoned: threading.Event) -> np.ndarray:
-            with self._loaded(checkpoint, abandoned):
-                return replay(self.pipe, record, _counting(events, abandoned))
+        def draw(on_step: OnStep, on_frames: OnFrames) -> np.ndarray:
+            return replay(self.pipe, record, on_frames, on_step=on_step)
 
-        yield from self._events(draw)
+        yield from self._events(checkpoint, draw)
 
     def _events(
-        self, draw: Callable[[queue.SimpleQueue, threading.Event], np.ndarray]
+        self, checkpoint: CheckpointRef, draw: Callable[[OnStep, OnFrames], np.ndarray]
     ) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
-        """What `draw` puts into the queue, while it runs in a thread of its own; last its frames."""
+        """What `draw` tells while it runs on a checkpoint, in a thread of its own; last its frames."""
         events: queue.SimpleQueue = queue.SimpleQueue()
         abandoned = threading.Event()
         clip: Future = Future()
 
+        def on_step(progress: Progress) -> None:
+            _go_on(abandoned)
+            preview = self.pipe.preview(progress.latents_preview)
+            events.put(Denoised(progress.step, progress.total, preview))
+
         def work() -> None:
             try:
-                clip.set_result(draw(events, abandoned))
+                with self._loaded(checkpoint, abandoned):
+                    frames = draw(on_step, _counting(events, abandoned))
+                clip.set_result(frames)
             except BaseException as error:
                 clip.set_exception(error)
             events.put(None)
@@ -199,28 +184,6 @@ class Engine:
                 yield event
         finally:
             abandoned.set()
-
-    def _draw(self, flight: Flight, events: queue.SimpleQueue, abandoned: threading.Event) -> np.ndarray:
-        def on_step(progress: Progress) -> None:
-            _go_on(abandoned)
-            preview = self.pipe.preview(progress.latents_preview)
-            events.put(Denoised(progress.step, progress.total, preview))
-
-        with self._loaded(flight.checkpoint, abandoned):
-            return self.pipe(
-                flight.prompt,
-                flight.image,
-                flight.track if self.pipe.controller is not None else None,
-                negative_prompt=flight.negative_prompt,
-                height=flight.height,
-                width=flight.width,
-                num_frames=flight.num_frames,
-                num_inference_steps=flight.num_inference_steps,
-                guidance_scale=flight.guidance_scale,
-                seed=flight.seed,
-                on_step=on_step,
-                on_frames=_counting(events, abandoned),
-            )
 
     @contextlib.contextmanager
     def _loaded(self, checkpoint: CheckpointRef, abandoned: threading.Event) -> Iterator[None]:
@@ -258,7 +221,7 @@ def _go_on(abandoned: threading.Event) -> None:
         raise Cancelled("the visitor cancelled the flight")
 
 
-def _counting(events: queue.SimpleQueue, abandoned: threading.Event) -> Callable[[np.ndarray], None]:
+def _counting(events: queue.SimpleQueue, abandoned: threading.Event) -> OnFrames:
     """Tells how many frames have been decoded, and stops where nobody waits for them."""
     count = 0
 

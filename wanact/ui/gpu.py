@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wanact.flying.placement import Clip, gpu_seconds, size_of
-from wanact.ui.pages.fly.desk import FlyDesk
+
+if TYPE_CHECKING:
+    from wanact.ui.pages.fly.desk import ClipForm, FlyDesk
 
 LONGEST = 300  # more is refused to any visitor
 
@@ -32,25 +34,15 @@ def on_gpu(work: Callable[..., Any], seconds: Callable[..., int]) -> Callable[..
     return spaces.GPU(duration=seconds)(work)
 
 
-def clip_seconds(desk: FlyDesk) -> Callable[..., int]:
-    """How long the desk's `generate` may take, from the arguments of a call."""
+def clip_seconds(desk: FlyDesk) -> Callable[[ClipForm], int]:
+    """How long drawing a clip may take, from what a visitor sends."""
 
-    def seconds(
-        first_frame: str | None,
-        prompt: str,
-        plan: Any,
-        checkpoint: str | None,
-        seed: float,
-        negative_prompt: str = "",
-        steps: float | None = None,
-        guidance: float | None = None,
-        size: str | None = None,
-    ) -> int:
+    def seconds(form: ClipForm) -> int:
         defaults = desk.engine.defaults
         try:
-            height, width = desk.read_size(size)
-            num_steps = int(defaults["num_inference_steps"] if steps is None else steps)
-            has_guidance = float(defaults["guidance_scale"] if guidance is None else guidance) > 1
+            height, width = desk.read_size(form.size)
+            num_steps = int(defaults["num_inference_steps"] if form.steps is None else form.steps)
+            has_guidance = float(defaults["guidance_scale"] if form.guidance is None else form.guidance) > 1
         except (TypeError, ValueError, OverflowError):
             return 5  # it will be refused
         clip = Clip(height, width, defaults["num_frames"], branches=2 if has_guidance else 1)

@@ -20,7 +20,7 @@ from gradio.data_classes import FileData, GradioModel
 from wanact.actions import ActionTrack
 from wanact.control_card import measure_clip
 from wanact.errors import UserError
-from wanact.flying.comparison import TRUTH, Comparison, ComparisonError, Lane, Link, is_comparison
+from wanact.flying.comparison import MAX_LANES, TRUTH, Comparison, ComparisonError, Lane, Link, is_comparison
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.record import FlightRecord, image_sha256
 from wanact.flying.request import RequestError
@@ -29,8 +29,9 @@ from wanact.media.tiles import TileLayout, tile_clips
 from wanact.media.video import fit_image, open_image, write_mp4
 from wanact.runs.store import CheckpointError
 from wanact.ui.engine import Decoded, Denoised, Engine
-from wanact.ui.pages.fly.desk import FlyDesk, read_prompt, sentence
-from wanact.ui.samples import Sample, load_samples, read_upload
+from wanact.ui.gpu import LONGEST, clip_seconds, on_gpu
+from wanact.ui.pages.fly.desk import ClipForm, FlyDesk, read_first_frame, read_prompt, sentence
+from wanact.ui.samples import Sample, load_samples
 
 MAX_ACTIONS = 240  # of a live flight that is compared: a minute
 LETTERS = "ABCD"
@@ -78,6 +79,13 @@ class _Lane:
     record: FlightRecord | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class CompareForm(ClipForm):
+    """A form whose plan may be a flight record, with two to four lanes."""
+
+    lanes: Any = field(kw_only=True)
+
+
 class CompareDesk:
     """The handlers of the Compare page. It remembers nothing of a visitor.
 
@@ -90,6 +98,7 @@ class CompareDesk:
         self.engine = engine
         self.flights = flights or FlyDesk(engine)
         self.samples: list[Sample] = load_samples()[0]
+        self.fly = on_gpu(self._answer, compare_seconds(clip_seconds(self.flights)))
 
     # ---- flying --------------------------------------------------------------------------------------------
 
@@ -122,8 +131,13 @@ class CompareDesk:
         Yields:
             State of the stage: clips, numbers and the tiled clip of the lanes that are done.
         """
+        form = CompareForm(first_frame, prompt, plan, seed, negative_prompt, steps, guidance, size, lanes=lanes)
+        yield from self.fly(form)
+
+    def _answer(self, form: CompareForm) -> Iterator[Any]:
+        """Read the form, fly its lanes, and answer whatever goes wrong."""
         try:
-            comparison = self.read(first_frame, prompt, plan, lanes, seed, negative_prompt, steps, guidance, size)
+            comparison = self.read(form)
             with tempfile.TemporaryDirectory(prefix="wanact-") as folder:
                 yield from self._fly(comparison, Path(folder))
         except Cancelled:
@@ -138,41 +152,33 @@ class CompareDesk:
             logger.exception("a comparison failed")
             yield from _fail("Something went wrong while the lanes were flown; nothing was lost, try again.")
 
-    def read(
-        self,
-        first_frame: str | None,
-        prompt: Any,
-        plan: Any,
-        lanes: Any,
-        seed: Any = 0,
-        negative_prompt: Any = "",
-        steps: Any = None,
-        guidance: Any = None,
-        size: str | None = None,
-    ) -> Comparison:
+    def read(self, form: CompareForm) -> Comparison:
         """Check everything that a visitor sends.
 
         Raises:
             UserError: in one sentence.
         """
-        if not isinstance(lanes, list):
+        if not isinstance(form.lanes, list):
             raise ComparisonError("The lanes are no list; expected two to four checkpoints.")
-        chosen = tuple(map(Lane.parse, lanes[:9]))
-        record = self._read_flight(first_frame, plan, size)
+        chosen = tuple(map(Lane.parse, form.lanes[:9]))
+        record = self._read_flight(form)
         defaults = self.engine.defaults
+        steps = defaults["num_inference_steps"] if form.steps is None else form.steps
+        guidance = defaults["guidance_scale"] if form.guidance is None else form.guidance
         flight = replace(
             record,
-            prompt=read_prompt(prompt),
-            negative_prompt=read_prompt(negative_prompt, "negative prompt"),
-            seed=_whole("seed", seed, 0, 2**31 - 1),
-            num_inference_steps=_whole("steps", defaults["num_inference_steps"] if steps is None else steps, 1, 60),
-            guidance_scale=_number("guidance", defaults["guidance_scale"] if guidance is None else guidance, 1, 12),
+            prompt=read_prompt(form.prompt),
+            negative_prompt=read_prompt(form.negative_prompt, "negative prompt"),
+            seed=_whole("seed", form.seed, 0, 2**31 - 1),
+            num_inference_steps=_whole("steps", steps, 1, 60),
+            guidance_scale=_number("guidance", guidance, 1, 12),
             model={"name": self.engine.name, "fingerprint": self.engine.fingerprint()},
         )
         return Comparison(flight, chosen)
 
-    def _read_flight(self, first_frame: str | None, plan: Any, size: str | None) -> FlightRecord:
+    def _read_flight(self, form: CompareForm) -> FlightRecord:
         """The flight without prompt, seed and sampler; a record brings its own picture, length and kind."""
+        plan = form.plan
         if isinstance(plan, dict):
             content = plan.get("flight", plan)
             record = FlightRecord.parse(json.dumps(content))
@@ -183,13 +189,13 @@ class CompareDesk:
             self.flights.read_size(f"{record.image.width} × {record.image.height}")
             if plan.get("own_picture") is not False:
                 return record
-            picture = read_upload(self._path(first_frame))
+            picture = read_first_frame(form.first_frame)
             return replace(record, image=fit_image(picture, record.image.height, record.image.width))
-        height, width = self.flights.read_size(size)
+        height, width = self.flights.read_size(form.size)
         track = ActionTrack.parse(plan)
         track.require_length(self.engine.defaults["num_frames"])
         return FlightRecord(
-            image=fit_image(read_upload(self._path(first_frame)), height, width),
+            image=fit_image(read_first_frame(form.first_frame), height, width),
             prompt="",
             seed=0,
             track=track,
@@ -199,11 +205,6 @@ class CompareDesk:
             fps=float(self.engine.defaults["fps"]),
             sampler={key: self.engine.defaults[key] for key in ("flow_shift",) if key in self.engine.defaults},
         )
-
-    def _path(self, first_frame: str | None) -> str:
-        if not first_frame:
-            raise RequestError("there is no first frame yet: upload a picture, or choose one of the samples")
-        return first_frame
 
     def _fly(self, comparison: Comparison, folder: Path) -> Iterator[CompareState]:
         flight = comparison.flight
@@ -419,12 +420,12 @@ class CompareDesk:
         }
 
 
-def compare_seconds(one: Callable[..., int]) -> Callable[..., int]:
-    """How long the desk's `compare` may take, from the arguments of a call and the seconds of one clip."""
+def compare_seconds(one: Callable[[ClipForm], int]) -> Callable[[CompareForm], int]:
+    """How long flying the lanes may take, from what a visitor sends and the seconds of one clip."""
 
-    def seconds(first_frame: Any, prompt: Any, plan: Any, lanes: Any, *rest: Any, **more: Any) -> int:
-        count = len(lanes) if isinstance(lanes, list) else 2
-        return min(300, max(1, min(count, 4)) * one(first_frame, prompt, plan, None, 0))
+    def seconds(form: CompareForm) -> int:
+        count = len(form.lanes) if isinstance(form.lanes, list) else 2
+        return min(LONGEST, max(1, min(count, MAX_LANES)) * one(form))
 
     return seconds
 

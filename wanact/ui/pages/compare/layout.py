@@ -12,9 +12,8 @@ from wanact.flying.record import MAX_SEED
 from wanact.shapes import TEMPORAL_STRIDE
 from wanact.ui.components import FrameInput, SampleGallery, picked, step_heading
 from wanact.ui.engine import Engine
-from wanact.ui.gpu import clip_seconds, on_gpu
 from wanact.ui.pages.checkpoints.cards import build_card
-from wanact.ui.pages.compare.desk import CompareDesk, CompareState, compare_seconds
+from wanact.ui.pages.compare.desk import CompareDesk, CompareState
 from wanact.ui.pages.compare.parts import CompareStage, Lanes, PlanStrip
 from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, FlyDesk
 from wanact.ui.samples import load_samples
@@ -88,7 +87,7 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
 
     fields = [frame, prompt, plan, lanes, seed, negative, steps, guidance]
     flying = go.click(
-        on_gpu(desk.compare, compare_seconds(clip_seconds(flights))),
+        desk.compare,
         fields,
         stage,
         api_name="compare",

@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from wanact.media.video import ImageError, fit_image, write_mp4
 from wanact.runs.ref import CheckpointRef
 from wanact.ui.components import ClipState
 from wanact.ui.engine import Decoded, Denoised, Engine, Flight
+from wanact.ui.gpu import clip_seconds, on_gpu
 from wanact.ui.samples import read_upload
 
 MAX_PROMPT_CHARACTERS = 2_000
@@ -50,6 +51,17 @@ def read_prompt(text: Any, name: str = "prompt") -> str:
             f"the {name} has {len(text):,} characters, at most {MAX_PROMPT_CHARACTERS:,} are read; shorten it"
         )
     return clean_prompt(text or "", name)
+
+
+def read_first_frame(path: str | None) -> Image.Image:
+    """The picture that a visitor has chosen.
+
+    Raises:
+        RequestError, ImageError: if there is none, or it cannot be used.
+    """
+    if not path:
+        raise RequestError("there is no first frame yet: upload a picture, or choose one of the samples")
+    return read_upload(path)
 
 
 def size_choices(height: int, width: int) -> list[str]:
@@ -76,6 +88,27 @@ def preview_url(clip: np.ndarray, fps: float) -> str:
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+@dataclass(frozen=True)
+class ClipForm:
+    """What a page or a program sends for a clip, unread; None takes the model's default."""
+
+    first_frame: str | None
+    prompt: Any
+    plan: Any
+    seed: Any = 0
+    negative_prompt: Any = ""
+    steps: Any = None
+    guidance: Any = None
+    size: Any = None
+
+
+@dataclass(frozen=True)
+class FlyForm(ClipForm):
+    """A form with the id of a checkpoint."""
+
+    checkpoint: Any = field(kw_only=True)
+
+
 class FlyDesk:
     """The handlers of the Fly page. It remembers nothing of a visitor: what they have is in their own page.
 
@@ -85,6 +118,7 @@ class FlyDesk:
 
     def __init__(self, engine: Engine):
         self.engine = engine
+        self.fly = on_gpu(self._fly, clip_seconds(self))
 
     # ---- drawing a clip ------------------------------------------------------------------------------------
 
@@ -116,11 +150,13 @@ class FlyDesk:
         Yields:
             State of the viewer, and the last frame for going on from it.
         """
+        form = FlyForm(first_frame, prompt, plan, seed, negative_prompt, steps, guidance, size, checkpoint=checkpoint)
+        yield from self.fly(form)
+
+    def _fly(self, form: FlyForm) -> Iterator[tuple[Any, Any]]:
+        """Read the form, draw its clip, and answer whatever goes wrong."""
         try:
-            flight = self.read_flight(
-                first_frame, prompt, plan, checkpoint, seed, negative_prompt, steps, guidance, size
-            )
-            yield from self._draw(flight)
+            yield from self._draw(self.read_flight(form))
         except Cancelled:
             yield ClipState(status="cancelled", message="Cancelled. Everything is as you left it."), gr.skip()
         except UserError as error:
@@ -136,40 +172,27 @@ class FlyDesk:
             logger.exception("a flight failed")
             yield from _fail("Something went wrong while the clip was drawn; nothing was lost, try again.")
 
-    def read_flight(
-        self,
-        first_frame: str | None,
-        prompt: Any,
-        plan: Any,
-        checkpoint: str | None,
-        seed: Any,
-        negative_prompt: Any = "",
-        steps: Any = None,
-        guidance: Any = None,
-        size: str | None = None,
-    ) -> Flight:
-        """Check everything that a visitor sends; None stands for the model's default.
+    def read_flight(self, form: FlyForm) -> Flight:
+        """Check what a visitor sends, but for the numbers, which the pipeline checks.
 
         Raises:
             UserError: in one sentence.
         """
         defaults = self.engine.defaults
-        if not first_frame:
-            raise RequestError("there is no first frame yet: upload a picture, or choose one of the samples")
-        height, width = self.read_size(size)
-        track = ActionTrack.parse(plan)
+        height, width = self.read_size(form.size)
+        track = ActionTrack.parse(form.plan)
         track.require_length(defaults["num_frames"])
         return Flight(
-            image=fit_image(read_upload(first_frame), height, width),
-            prompt=read_prompt(prompt),
-            negative_prompt=read_prompt(negative_prompt, "negative prompt"),
-            track=track,
-            seed=seed,
+            read_prompt(form.prompt),
+            fit_image(read_first_frame(form.first_frame), height, width),
+            track,
+            negative_prompt=read_prompt(form.negative_prompt, "negative prompt"),
             height=height,
             width=width,
-            num_inference_steps=defaults["num_inference_steps"] if steps is None else steps,
-            guidance_scale=defaults["guidance_scale"] if guidance is None else guidance,
-            checkpoint=self.engine.find(checkpoint),
+            num_inference_steps=defaults["num_inference_steps"] if form.steps is None else form.steps,
+            guidance_scale=defaults["guidance_scale"] if form.guidance is None else form.guidance,
+            seed=form.seed,
+            checkpoint=self.engine.find(form.checkpoint),
         )
 
     def read_size(self, size: str | None) -> tuple[int, int]:
@@ -219,31 +242,25 @@ class FlyDesk:
             name = "-".join(["wanact", *_slug(flight.checkpoint), f"seed{flight.seed:.0f}"])
             video, record = Path(folder, f"{name}.mp4"), Path(folder, f"{name}.json")
             write_mp4(frames, video, fps=fps)
-            record.write_text(self._record(flight, len(frames)).to_json(), encoding="utf-8")
+            flown = self._record(flight)
+            record.write_text(flown.to_json(), encoding="utf-8")
             caption = f"{flight.checkpoint.label} · seed {flight.seed:.0f} · drawn in {seconds:.1f} s"
             state = {
                 "status": "done",
                 "progress": 1.0,
                 "video": {"path": str(video), "orig_name": video.name},
                 "record": {"path": str(record), "orig_name": record.name},
-                "track": flight.track.to_list(),
+                "track": flown.track.to_list(),
                 "fps": fps,
                 "caption": caption,
             }
             yield ClipState(**state), frames[-1]
 
-    def _record(self, flight: Flight, num_frames: int) -> FlightRecord:
+    def _record(self, flight: Flight) -> FlightRecord:
         choice, defaults = flight.checkpoint, self.engine.defaults
-        return FlightRecord(
-            image=flight.image,
-            prompt=flight.prompt,
-            negative_prompt=flight.negative_prompt,
-            seed=int(flight.seed),
-            track=flight.track,
-            num_frames=num_frames,
+        return FlightRecord.from_request(
+            self.engine.pipe.check(flight),
             fps=float(defaults["fps"]),
-            num_inference_steps=int(flight.num_inference_steps),
-            guidance_scale=float(flight.guidance_scale),
             model={"name": self.engine.name, "fingerprint": self.engine.fingerprint()},
             checkpoint=choice.to_json() if choice.path else None,
             sampler={key: defaults[key] for key in ("flow_shift",) if key in defaults},

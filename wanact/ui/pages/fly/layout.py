@@ -24,7 +24,6 @@ from wanact.ui.components import (
     step_heading,
 )
 from wanact.ui.engine import Engine
-from wanact.ui.gpu import clip_seconds, on_gpu
 from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, FlyDesk, size_choices
 from wanact.ui.samples import load_samples
 
@@ -121,7 +120,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
                 )
 
     drawing = generate.click(
-        on_gpu(desk.generate, clip_seconds(desk)),
+        desk.generate,
         [frame, prompt, plan, checkpoint, seed, negative, steps, guidance, size],
         [viewer, last_frame],
         api_name="generate",

@@ -42,9 +42,8 @@ from wanact.shapes import TEMPORAL_STRIDE
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent
 from wanact.ui.mailbox import Mailbox, Told, new_flight
-from wanact.ui.pages.fly.desk import read_prompt, sentence
+from wanact.ui.pages.fly.desk import read_first_frame, read_prompt, sentence
 from wanact.ui.pages.live.flight import Hangar, LiveFlight, action_of
-from wanact.ui.samples import read_upload
 from wanact.ui.turns import Line, Turns
 
 MESSAGE_BYTES = 24_000  # of JPEG: a latent frame of nano goes at once, one of 832x480 frame by frame
@@ -335,9 +334,7 @@ class LiveDesk:
         """Wait for the model, then make the stream, which is the generator's result."""
         image = None
         if before is None:
-            if not first_frame:
-                raise RequestError("there is no first frame yet: upload a picture, or choose one of the samples")
-            image, prompt = read_upload(first_frame), read_prompt(prompt)
+            image, prompt = read_first_frame(first_frame), read_prompt(prompt)
         yield from self._have_turn(flight_id)
         try:
             at = order.get("at")
