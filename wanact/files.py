@@ -9,18 +9,25 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
+import reprlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
 from wanact.errors import UserError
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError, WrapValidator
+
 _MAX_JSON_BYTES = 32 * 2**20
 _MAX_HEADER_BYTES = 100 * 10**6  # safetensors' own limit
+
+Model = TypeVar("Model", bound="BaseModel")
 
 
 class CheckpointError(UserError):
@@ -192,3 +199,156 @@ def _tensors_only(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path} does not hold named tensors; expected a state_dict")
     return content
+
+
+# JSON that people, pages and programs send: pydantic models say what is taken, and these what their fields may hold.
+# pydantic is imported where a model is made, so that who only reads runs does not wait for it.
+
+_WORDS = {
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+}
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxlong = _brief.maxother = 40
+
+
+class _Clause(ValueError):
+    """What is wrong, in a clause of its own."""
+
+
+@contextlib.contextmanager
+def refusing(refuse: Callable[[str], Exception]) -> Iterator[None]:
+    """Turn pydantic's error into ours, which `refuse` makes of the first problem in words."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        raise refuse(first_problem(error)) from error
+
+
+def read_model(model: type[Model], content: Any, refuse: Callable[[str], Exception]) -> Model:
+    """Content that nobody vouches for, as a model: nothing is converted, text is no number and true is not 1.
+
+    Raises:
+        what `refuse` makes of a clause such as "seed is -1, expected a whole number from 0 to 9".
+    """
+    with refusing(refuse):
+        return model.model_validate(content, strict=True)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that a model has refused: the field's name, its value, and what was expected."""
+    problem = error.errors(include_url=False)[0]
+    name, reason = ".".join(map(str, problem["loc"])), problem.get("ctx", {}).get("error")
+    if isinstance(reason, _Clause):
+        return str(reason).format(name=problem["loc"][-1])
+    if problem["type"] == "missing":
+        return f"“{name}” is missing"
+    literal = str(problem.get("ctx", {}).get("expected", "")).replace("'", "")
+    expected = str(reason) if reason is not None else literal or _WORDS.get(problem["type"], problem["msg"])
+    return f"{name or 'the content'} is {_brief.repr(problem['input'])}, expected {expected}"
+
+
+def whole(low: int, high: int = 2**53, floats: bool = False) -> WrapValidator:
+    """Of a field: a whole number in a range; with `floats`, 3.0 is one."""
+    words = f"a whole number from {low}" + (f" to {high}" if high < 2**53 else "")
+
+    def take(value: Any, validate: Callable[[Any], Any]) -> int:
+        taken = validate(int(value) if floats and isinstance(value, float) and value.is_integer() else value)
+        if not low <= taken <= high:
+            raise ValueError
+        return taken
+
+    return _expecting(words, take)
+
+
+def number(low: float = -math.inf, high: float = math.inf) -> WrapValidator:
+    """Of a field: a finite number, in a range."""
+    words = "a number" + (f" from {low:g} to {high:g}" if math.isfinite(high) else "")
+
+    def take(value: Any, validate: Callable[[Any], Any]) -> float:
+        taken = validate(value)
+        if not math.isfinite(taken) or not low <= taken <= high:
+            raise ValueError
+        return taken
+
+    return _expecting(words, take)
+
+
+def text(longest: int = _MAX_JSON_BYTES, shortest: int = 0) -> WrapValidator:
+    """Of a field: text of so many characters, without lone surrogates, which no file can hold."""
+    words = f"text of {shortest} to {longest:,} characters" if longest < _MAX_JSON_BYTES else "text"
+
+    def take(value: Any, validate: Callable[[Any], Any]) -> str:
+        taken = validate(value)
+        if not shortest <= len(taken) <= longest:
+            raise ValueError
+        taken.encode()
+        return taken
+
+    return _expecting(words, take)
+
+
+def plain() -> WrapValidator:
+    """Of a field that holds an object of any kind: it can be written as JSON again."""
+
+    def take(value: Any, validate: Callable[[Any], Any]) -> Any:
+        taken = validate(value)
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, TypeError, RecursionError):
+            raise ValueError("an object of finite numbers and readable text") from None
+        return taken
+
+    from pydantic import WrapValidator
+
+    return WrapValidator(take)
+
+
+def says(clause: str, inside: bool = True) -> WrapValidator:
+    """Of a field: what is said instead of its value and what was expected; {name} is its own name or place.
+
+    Args:
+        inside: also where the problem is inside of it; else what is inside says its own.
+    """
+    from pydantic import ValidationError, WrapValidator
+
+    def take(value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            if not inside and error.errors(include_url=False)[0]["loc"]:
+                raise
+            raise _Clause(clause) from None
+
+    return WrapValidator(take)
+
+
+def otherwise(value: Any) -> WrapValidator:
+    """Of a field: what it counts as if it is malformed."""
+    from pydantic import ValidationError, WrapValidator
+
+    def take(given: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return validate(given)
+        except ValidationError:
+            return value
+
+    return WrapValidator(take)
+
+
+def _expecting(words: str, take: Callable[[Any, Callable[[Any], Any]], Any]) -> WrapValidator:
+    from pydantic import ValidationError, WrapValidator
+
+    def check(value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return take(value, validate)
+        except (ValidationError, ValueError, OverflowError):
+            raise ValueError(words) from None
+
+    return WrapValidator(check)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 
 from wanact.actions import NUM_CHANNELS, ActionError, ActionTrack
 from wanact.errors import UserError
+from wanact.files import number, read_model, refusing, text, whole
 from wanact.flying.record import MAX_BYTES, MAX_SEED, FlightError, FlightRecord
 
 VERSION = 1
@@ -27,7 +28,7 @@ MAX_SCALE = 4.0
 MAX_GUIDANCE = 12.0
 MAX_PROMPT_CHARACTERS = 2_000
 MAX_LINK_CHARACTERS = 16_000
-_MAX_LINK_ACTIONS = 400
+_MAX_LINK_ACTIONS, _MAX_LINK_STEPS = 400, 60
 _MAX_ID_CHARACTERS = 200
 
 
@@ -35,7 +36,7 @@ class ComparisonError(UserError):
     """A comparison that cannot be flown; the message is one sentence for the person who asked for it."""
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True))
 class Lane:
     """What one lane flies; None takes the flight's own.
 
@@ -47,42 +48,39 @@ class Lane:
         prompt: up to 2,000 characters.
 
     Raises:
-        ComparisonError: if one of them is out of range.
+        ValidationError: if one of them is out of range; `parse` says it in a sentence.
     """
 
-    checkpoint: str
-    seed: int | None = None
-    guidance: float | None = None
-    scale: float = 1.0
-    prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.checkpoint, str) or not 0 < len(self.checkpoint) <= _MAX_ID_CHARACTERS:
-            raise ComparisonError(f"A lane names no checkpoint: {str(self.checkpoint)[:40]!r}.")
-        _check_number("seed", self.seed, 0, MAX_SEED, whole=True)
-        _check_number("guidance", self.guidance, 1, MAX_GUIDANCE)
-        _check_number("scale", self.scale, 0, MAX_SCALE)
-        if self.scale is None:
-            object.__setattr__(self, "scale", 1.0)
-        if self.prompt is not None and (not isinstance(self.prompt, str) or len(self.prompt) > MAX_PROMPT_CHARACTERS):
-            raise ComparisonError(f"A lane's prompt is no text of up to {MAX_PROMPT_CHARACTERS:,} characters.")
+    checkpoint: Annotated[str, text(_MAX_ID_CHARACTERS, shortest=1)]
+    seed: Annotated[int, whole(0, MAX_SEED, floats=True)] | None = None
+    guidance: Annotated[float, number(1, MAX_GUIDANCE)] | None = None
+    scale: Annotated[float, number(0, MAX_SCALE)] = 1.0
+    prompt: Annotated[str, text(MAX_PROMPT_CHARACTERS)] | None = None
 
     @classmethod
     def parse(cls, source: Any) -> Lane:
         """A lane from a program, a file or a page: an object, or only the id of a checkpoint.
 
         Raises:
-            ComparisonError: if it is neither.
+            ComparisonError: if it is neither, or a setting is out of range.
         """
         if isinstance(source, str):
-            return cls(source)
+            return cls.make(source)
         if not isinstance(source, dict) or "checkpoint" not in source:
             raise ComparisonError("A lane has a checkpoint, and may have seed, guidance, scale and prompt.")
         settings = ("seed", "guidance", "scale", "prompt")
         known = {key: source[key] for key in settings if source.get(key) not in (None, "")}
-        if isinstance(known.get("seed"), float) and known["seed"] == int(known["seed"]):
-            known["seed"] = int(known["seed"])
-        return cls(source["checkpoint"], **known)
+        return cls.make(source["checkpoint"], **known)
+
+    @classmethod
+    def make(cls, checkpoint: Any, **settings: Any) -> Lane:
+        """A lane of values that nobody has looked at.
+
+        Raises:
+            ComparisonError: naming the first that is out of range.
+        """
+        with refusing(lambda problem: ComparisonError(f"A lane's {problem}.")):
+            return cls(checkpoint, **settings)
 
     def to_dict(self) -> dict[str, Any]:
         """The lane without what it leaves to the flight."""
@@ -178,20 +176,41 @@ def _from_records(entries: list[Any]) -> Comparison:
         if record.image.tobytes() != first.image.tobytes() or record.track != first.track or record.kind != first.kind:
             raise ComparisonError("The flights differ in first frame or track; lanes share both.")
         wanted = (record.checkpoint or {}).get("id", "base")
-        lanes.append(Lane(str(wanted), seed=record.seed, guidance=record.guidance_scale, prompt=record.prompt))
+        lanes.append(Lane.make(str(wanted), seed=record.seed, guidance=record.guidance_scale, prompt=record.prompt))
     return Comparison(first, tuple(lanes))
 
 
-def _check_number(name: str, value: Any, low: float, high: float, whole: bool = False) -> None:
-    if value is None:
-        return
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not low <= value <= high or (whole and not isinstance(value, int)):
-        kind = "a whole number" if whole else "a number"
-        raise ComparisonError(f"A lane's {name} is {str(value)[:40]}, expected {kind} from {low} to {high:g}.")
-
-
 # Links
+
+
+def _as_stretch(entry: Any) -> Any:
+    return tuple(entry) if isinstance(entry, list) else entry  # JSON has no tuples
+
+
+_Stretch = Annotated[
+    tuple[
+        Annotated[int, whole(0, NUM_CHANNELS - 1)],
+        Annotated[int, whole(0, _MAX_LINK_ACTIONS)],
+        Annotated[int, whole(1, _MAX_LINK_ACTIONS)],
+        Annotated[float, number()],
+    ],
+    pydantic.BeforeValidator(_as_stretch),
+]
+
+
+class _LinkJson(pydantic.BaseModel):
+    """What a link's text holds: every name is a letter, so that it stays short."""
+
+    v: int
+    f: Annotated[str, text(100)]
+    p: Annotated[str, text(MAX_PROMPT_CHARACTERS)]
+    n: Annotated[str, text(MAX_PROMPT_CHARACTERS)]
+    s: Annotated[int, whole(0, MAX_SEED)]
+    d: Annotated[int, whole(1, _MAX_LINK_STEPS)]
+    g: Annotated[float, number(1, MAX_GUIDANCE)]
+    a: list[_Stretch]
+    c: Annotated[int, whole(1, _MAX_LINK_ACTIONS)]
+    l: list[Any]  # noqa: E741
 
 
 @dataclass(frozen=True)
@@ -248,58 +267,37 @@ class Link:
             "c": len(self.track),
             "l": [lane.to_dict() for lane in self.lanes],
         }
-        text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-        link = base64.urlsafe_b64encode(text).decode().rstrip("=")
+        packed = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        link = base64.urlsafe_b64encode(packed).decode().rstrip("=")
         if len(link) > MAX_LINK_CHARACTERS:
             raise ComparisonError("The comparison is too long for a link; save it as JSON.")
         return link
 
     @classmethod
-    def decode(cls, text: Any) -> Link:
+    def decode(cls, link: Any) -> Link:
         """Read a link.
 
         Raises:
             ComparisonError: if it is none, in one sentence.
         """
-        if not isinstance(text, str) or len(text) > MAX_LINK_CHARACTERS:
+        if not isinstance(link, str) or len(link) > MAX_LINK_CHARACTERS:
             raise ComparisonError("The link is too long to be one of a comparison.")
         try:
-            content = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
-            if content["v"] != VERSION:
-                raise ComparisonError(f"The link has version {str(content['v'])[:20]}, expected {VERSION}.")
-            link = cls(
-                sample=_text(content["f"], 100),
-                prompt=_text(content["p"], MAX_PROMPT_CHARACTERS),
-                negative_prompt=_text(content["n"], MAX_PROMPT_CHARACTERS),
-                seed=content["s"],
-                num_inference_steps=content["d"],
-                guidance_scale=content["g"],
-                track=_unpack(content["a"], content["c"]),
-                lanes=tuple(map(Lane.parse, _list(content["l"])[: MAX_LANES + 1])),
-            )
+            raw = json.loads(base64.b64decode(link + "=" * (-len(link) % 4), altchars=b"-_", validate=True))
+        except (binascii.Error, ValueError, RecursionError) as error:
+            raise ComparisonError("The link is incomplete or was changed; ask for it again.") from error
+        content = read_model(
+            _LinkJson, raw, lambda problem: ComparisonError(f"The link was changed, for {problem}; ask for it again.")
+        )
+        if content.v != VERSION:
+            raise ComparisonError(f"The link has version {str(content.v)[:20]}, expected {VERSION}.")
+        try:
+            track = _unpack(content.a, content.c)
         except ActionError as error:
             raise ComparisonError(f"The link's actions cannot be flown: {error}.") from error
-        except (binascii.Error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            if isinstance(error, ComparisonError):
-                raise
-            raise ComparisonError("The link is incomplete or was changed; ask for it again.") from error
-        _check_number("seed", link.seed, 0, MAX_SEED, whole=True)
-        _check_number("number of steps", link.num_inference_steps, 1, 60, whole=True)
-        _check_number("guidance", link.guidance_scale, 1, MAX_GUIDANCE)
-        check_lanes(link.lanes)
-        return link
-
-
-def _text(value: Any, longest: int) -> str:
-    if not isinstance(value, str) or len(value) > longest:
-        raise TypeError("no text")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError("no list")
-    return value
+        lanes = tuple(map(Lane.parse, content.l[: MAX_LANES + 1]))
+        check_lanes(lanes)
+        return cls(content.f, content.p, content.n, content.s, content.d, content.g, track, lanes)
 
 
 def _pack(track: ActionTrack) -> list[list[float]]:
@@ -317,14 +315,11 @@ def _pack(track: ActionTrack) -> list[list[float]]:
     return runs
 
 
-def _unpack(runs: Any, count: Any) -> ActionTrack:
-    if type(count) is not int or not 0 < count <= _MAX_LINK_ACTIONS or not isinstance(runs, list):
-        raise TypeError("no track")
+def _unpack(stretches: Sequence[tuple[int, int, int, float]], count: int) -> ActionTrack:
     magnitude = np.zeros((count, NUM_CHANNELS), np.float32)
-    for channel, start, length, value in runs:
-        inside = type(channel) is type(start) is type(length) is int and 0 <= channel < NUM_CHANNELS
-        if not inside or not 0 <= start < start + length <= count or not isinstance(value, int | float):
-            raise TypeError("no stretch of a track")
+    for channel, start, length, value in stretches:
+        if start + length > count:
+            raise ActionError(f"a stretch ends after action {start + length} of {count}")
         magnitude[start : start + length, channel] = value
     return ActionTrack(magnitude)
 

@@ -11,18 +11,19 @@ import binascii
 import hashlib
 import io
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from wanact.actions import MAX_ACTIONS, ActionError, ActionTrack
 from wanact.errors import UserError
-from wanact.flying.request import ClipRequest, Request
+from wanact.files import number, plain, read_model, says, text, whole
+from wanact.flying.request import MAX_STEPS, ClipRequest, Request
 from wanact.media.video import ImageError, open_image
 from wanact.shapes import num_pixel_frames
 
@@ -263,37 +264,77 @@ class FlightRecord:
         Raises:
             FlightError: if it is no flight record, is from a newer version, was changed or breaks the format.
         """
-        record = _decode(source)
-        sampler = _take(record, "sampler", dict)
-        size = _take(record, "size", dict)
+        record = read_model(_Record, _decode(source), lambda problem: FlightError(f"The flight is damaged: {problem}."))
         try:
-            track = ActionTrack.parse(_take(record, "actions", list))
+            track = ActionTrack.parse(record.actions)
         except ActionError as error:
             raise FlightError(f"The flight's actions cannot be flown: {error}.") from error
-        seed = _take(record, "seed", int)
-        if not 0 <= seed <= MAX_SEED:
-            raise FlightError(f"The flight's seed is {seed}, expected 0 to {MAX_SEED}.")
-        checkpoint = record.get("checkpoint")
-        if checkpoint is not None and not isinstance(checkpoint, dict):
-            raise FlightError("The flight's checkpoint is damaged; expected a run and a step, or null.")
         return cls(
-            image=_image(_take(record, "image", dict), size, folder),
-            prompt=_take(record, "prompt", str),
-            negative_prompt=_take(record, "negative_prompt", str, default=""),
-            seed=seed,
+            image=_image(record.image, record.size, folder),
+            prompt=record.prompt,
+            negative_prompt=record.negative_prompt,
+            seed=record.seed,
             track=track,
-            num_frames=_take(size, "num_frames", int),
-            fps=_take(size, "fps", float, default=16.0),
-            num_inference_steps=_take(sampler, "num_inference_steps", int),
-            guidance_scale=_take(sampler, "guidance_scale", float),
-            model=_take(record, "model", dict, default={}),
-            checkpoint=checkpoint,
-            sampler={k: v for k, v in sampler.items() if k not in ("num_inference_steps", "guidance_scale")},
-            kind=_take(record, "kind", str, default="clip"),  # pyright: ignore[reportArgumentType]
-            prompt_changes=_prompt_changes(_take(record, "prompt_changes", list, default=[])),
-            taken_up=_whole_numbers(_take(record, "taken_up", list, default=[])),
-            held=None if record.get("held") is None else _whole_numbers(_take(record, "held", list)),
+            num_frames=record.size.num_frames,
+            fps=record.size.fps,
+            num_inference_steps=record.sampler.num_inference_steps,
+            guidance_scale=record.sampler.guidance_scale,
+            model=record.model,
+            checkpoint=record.checkpoint,
+            sampler=record.sampler.model_extra or {},
+            kind=record.kind,
+            prompt_changes=tuple(record.prompt_changes),
+            taken_up=tuple(record.taken_up),
+            held=None if record.held is None else tuple(record.held),
         )
+
+
+class _Size(BaseModel):
+    width: Annotated[int, whole(1)]
+    height: Annotated[int, whole(1)]
+    num_frames: Annotated[int, whole(1)]
+    fps: Annotated[float, number()] = 16.0
+
+
+class _Sampler(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    num_inference_steps: Annotated[int, whole(1, MAX_STEPS)]
+    guidance_scale: Annotated[float, number()]
+
+
+class _Picture(BaseModel):
+    sha256: Annotated[str, text()]
+    png: Annotated[str, text()] | None = None
+    path: Annotated[str, text()] | None = None
+
+
+def _as_pair(entry: Any) -> Any:
+    return tuple(entry) if isinstance(entry, list) else entry  # JSON has no tuples
+
+
+_Change = Annotated[tuple[int, Annotated[str, text()]], BeforeValidator(_as_pair)]
+
+
+class _Record(BaseModel):
+    """The JSON of a record, as `to_json` writes it; what it does not know is left out."""
+
+    prompt: Annotated[str, text()]
+    negative_prompt: Annotated[str, text()] = ""
+    seed: Annotated[int, whole(0, MAX_SEED)]
+    size: _Size
+    sampler: Annotated[_Sampler, plain()]
+    actions: list[Any]
+    image: _Picture
+    model: Annotated[dict[str, Any], plain()] = {}
+    checkpoint: Annotated[
+        dict[str, Any] | None, plain(), says("its checkpoint is damaged; expected a run and a step, or null")
+    ] = None
+    kind: Kind = "clip"
+    prompt_changes: Annotated[
+        list[_Change], says("its changes of words are no pairs of a latent frame and a text")
+    ] = []
+    taken_up: Annotated[list[int], says("where it was taken up are no whole numbers")] = []
+    held: Annotated[list[int] | None, says("where it rested are no whole numbers")] = None
 
 
 def _decode(source: str | bytes) -> dict:
@@ -312,45 +353,17 @@ def _decode(source: str | bytes) -> dict:
     return record
 
 
-def _take(record: dict, key: str, kind: type, default: Any = None) -> Any:
-    """A value of the expected kind; an int passes where a float is asked for, a bool never does."""
-    value = record.get(key, default)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or isinstance(value, bool) or (kind is float and not math.isfinite(value)):
-        found = "missing" if value is None else f"{str(value)[:40]!r}"
-        raise FlightError(f"The flight is damaged: “{key}” is {found}, expected {_KIND_NAMES[kind]}.")
-    return value
-
-
-_KIND_NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
-
-
-def _prompt_changes(entries: list) -> tuple[tuple[int, str], ...]:
-    for entry in entries:
-        is_pair = isinstance(entry, list) and len(entry) == 2
-        if not is_pair or type(entry[0]) is not int or not isinstance(entry[1], str):
-            raise FlightError("The flight is damaged: its changes of words are no pairs of a latent frame and a text.")
-    return tuple((at, words) for at, words in entries)
-
-
-def _whole_numbers(entries: list) -> tuple[int, ...]:
-    if any(type(entry) is not int for entry in entries):
-        raise FlightError("The flight is damaged: where it was taken up, or rested, are no whole numbers.")
-    return tuple(entries)
-
-
-def _image(entry: dict, size: dict, folder: Path | None) -> Image.Image:
+def _image(entry: _Picture, size: _Size, folder: Path | None) -> Image.Image:
     try:
-        if "png" not in entry and "path" in entry:
-            image = open_image(_beside(folder, _take(entry, "path", str)))
+        if entry.png is None and entry.path is not None:
+            image = open_image(_beside(folder, entry.path))
         else:
-            image = open_image(base64.b64decode(_take(entry, "png", str), validate=True))
+            image = open_image(base64.b64decode(entry.png or "", validate=True))
     except (ImageError, binascii.Error) as error:
         raise FlightError("The flight is damaged: its first frame cannot be read.") from error
-    if image.size != (_take(size, "width", int), _take(size, "height", int)):
+    if image.size != (size.width, size.height):
         raise FlightError(f"The flight is damaged: its first frame is {image.width} x {image.height} pixels.")
-    if image_sha256(image) != _take(entry, "sha256", str):
+    if image_sha256(image) != entry.sha256:
         raise FlightError("The flight was changed: its first frame does not match its fingerprint.")
     return image
 

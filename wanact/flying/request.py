@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from PIL import Image
+from pydantic import BaseModel
 
 from wanact import shapes
 from wanact.actions import ActionTrack
 from wanact.errors import UserError
+from wanact.files import number, read_model, whole
 from wanact.media import video
 
 MAX_PROMPT_CHARACTERS = 10_000
@@ -79,6 +80,15 @@ class Request:
         return shapes.num_latent_frames(self.num_frames)
 
 
+class _Numbers(BaseModel):
+    height: Annotated[int, whole(shapes.SIZE_MULTIPLE, MAX_SIDE, floats=True)]
+    width: Annotated[int, whole(shapes.SIZE_MULTIPLE, MAX_SIDE, floats=True)]
+    num_frames: Annotated[int, whole(1, floats=True)]
+    guidance_scale: Annotated[float, number(1, MAX_GUIDANCE)]
+    num_inference_steps: Annotated[int, whole(1, MAX_STEPS, floats=True)]
+    seed: Annotated[int, whole(0, MAX_SEED, floats=True)]
+
+
 def check_request(
     defaults: Mapping[str, Any],
     max_frames: int,
@@ -99,9 +109,11 @@ def check_request(
         value = getattr(asked, name)
         return defaults[name] if value is None else value
 
-    height = _whole("height", given("height"), shapes.SIZE_MULTIPLE, MAX_SIDE)
-    width = _whole("width", given("width"), shapes.SIZE_MULTIPLE, MAX_SIDE)
-    num_frames = _whole("num_frames", given("num_frames"), 1, max_frames)
+    settings = {name: asked.seed if name == "seed" else given(name) for name in _Numbers.model_fields}
+    numbers = read_model(_Numbers, settings, RequestError)
+    height, width, num_frames = numbers.height, numbers.width, numbers.num_frames
+    if num_frames > max_frames:
+        raise RequestError(f"num_frames is {num_frames}, expected a whole number from 1 to {max_frames}")
     try:
         shapes.check_size(height, width)
         shapes.num_latent_frames(num_frames)
@@ -109,17 +121,14 @@ def check_request(
         raise RequestError(str(error)) from error
     if height * width > MAX_PIXELS:
         raise RequestError(f"{width} x {height} is larger than the {MAX_PIXELS / 1e6:.1f} megapixels of a clip")
-    guidance_scale = given("guidance_scale")
-    if not isinstance(guidance_scale, (int, float)) or not 1 <= guidance_scale <= MAX_GUIDANCE:
-        raise RequestError(f"guidance_scale is {guidance_scale!r}, expected a number from 1 to {MAX_GUIDANCE:g}")
     request = Request(
         prompt=clean_prompt(asked.prompt, "prompt"),
         negative_prompt=clean_prompt(given("negative_prompt"), "negative prompt"),
         image=video.fit_image(video.open_image(asked.image), height, width, asked.fit),
         num_frames=num_frames,
-        num_inference_steps=_whole("num_inference_steps", given("num_inference_steps"), 1, MAX_STEPS),
-        guidance_scale=float(guidance_scale),
-        seed=_whole("seed", asked.seed, 0, MAX_SEED),
+        num_inference_steps=numbers.num_inference_steps,
+        guidance_scale=numbers.guidance_scale,
+        seed=numbers.seed,
         track=asked.track,
     )
     if request.track is not None:
@@ -140,10 +149,3 @@ def clean_prompt(prompt: str, name: str = "prompt") -> str:
             f"the {name} has {len(prompt):,} characters, at most {MAX_PROMPT_CHARACTERS:,} are taken; shorten it"
         )
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", prompt).strip()
-
-
-def _whole(name: str, value: Any, smallest: int, largest: int) -> int:
-    is_whole = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_whole or value != int(value) or not smallest <= value <= largest:
-        raise RequestError(f"{name} is {value!r}, expected a whole number from {smallest} to {largest}")
-    return int(value)

@@ -1,10 +1,12 @@
 """What programs may ask for beside clips and comparisons: lists of checkpoints, and control cards."""
 
 # No postponed annotations here: Gradio reads the types of the functions themselves for its schema.
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gradio as gr
+from pydantic import BaseModel
 
+from wanact.files import read_model, whole
 from wanact.runs.index import Entry
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import on_gpu
@@ -12,7 +14,6 @@ from wanact.ui.pages.checkpoints.cards import card_seconds, quick_card
 from wanact.ui.pages.checkpoints.desk import injection_of
 
 MAX_LISTED = 1_000
-SHOWN = ("flyable", "damaged", "all")
 
 
 def expose(engine: Engine) -> None:
@@ -47,22 +48,26 @@ def expose(engine: Engine) -> None:
     gr.api(on_gpu(control_card, card_seconds), api_name="control_card", concurrency_id="card", concurrency_limit=1)
 
 
+class _Wanted(BaseModel):
+    show: Literal["flyable", "damaged", "all"]
+    offset: Annotated[int, whole(0, floats=True)]
+    limit: Annotated[int, whole(0, floats=True)]
+
+
 def list_checkpoints(engine: Engine, run: Any, show: Any, offset: Any, limit: Any) -> list[dict[str, Any]]:
     """The rows of /checkpoints.
 
     Raises:
         gr.Error: if an argument is none of those that there are.
     """
-    if show not in SHOWN:
-        raise _refusal(f"show is {str(show)[:40]!r}, expected one of {', '.join(SHOWN)}.")
-    if not all(isinstance(number, int | float) and number >= 0 for number in (offset, limit)):
-        raise _refusal("offset and limit are whole numbers from 0.")
+    asked = {"show": show, "offset": offset, "limit": limit}
+    page = read_model(_Wanted, asked, lambda problem: _refusal(f"The list cannot be given: {problem}."))
     runs = [one for one in engine.index.runs() if not run or one.name == run]
     if run and not runs:
         raise _refusal(f"There is no run {str(run)[:80]!r}.")
-    wanted = {"flyable": lambda e: e.flyable, "damaged": lambda e: e.state == "damaged", "all": lambda _: True}[show]
-    rows = [_row(entry, one.config) for one in runs for entry in one.entries if wanted(entry)]
-    return rows[int(offset) : int(offset) + min(int(limit), MAX_LISTED)]
+    wanted = {"flyable": lambda e: e.flyable, "damaged": lambda e: e.state == "damaged", "all": lambda _: True}
+    rows = [_row(entry, one.config) for one in runs for entry in one.entries if wanted[page.show](entry)]
+    return rows[page.offset : page.offset + min(page.limit, MAX_LISTED)]
 
 
 def _row(entry: Entry, config: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import mmap
 import os
 import re
@@ -19,9 +18,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from wanact.actions import NUM_CHANNELS
+from wanact.files import number, otherwise, whole
 
 MAX_HELD = 2.0  # times the full deflection of a key: the largest magnitudes that models have seen
 MAX_PROMPT_BYTES = 8_000
@@ -59,6 +61,22 @@ class Told:
     def silence(self) -> float:
         """Seconds since the last message."""
         return time.monotonic() - self.contact
+
+
+_Number = Annotated[int, whole(0, _MAX_NUMBER - 1)] | None
+_Held = Annotated[list[Annotated[float, number()]], Field(min_length=NUM_CHANNELS, max_length=NUM_CHANNELS)] | None
+
+
+class _Message(BaseModel):
+    """A message of the browser; what is malformed counts as not said."""
+
+    n: Annotated[_Number, otherwise(None)] = None
+    held: Annotated[_Held, otherwise(None)] = None
+    paused: Annotated[bool, otherwise(False)] = False
+    stop: Annotated[bool, otherwise(False)] = False
+    ack: Annotated[_Number, otherwise(None)] = None
+    rewind: Annotated[_Number, otherwise(None)] = None
+    prompt: Annotated[str | None, otherwise(None)] = None
 
 
 class Mailbox:
@@ -100,25 +118,26 @@ class Mailbox:
             message: `n`, rising from message to message, because two posts can overtake each other, and any of `held`
                 [8], `paused`, `stop`, `ack`, `rewind` (a latent frame) and `prompt`. Of each the newest counts.
         """
-        n = _whole(message.get("n"))
+        said = _Message.model_validate(message, strict=True)
+        n = said.n
         with self._locked():
             told = self._load()
             held, paused, state_n = told.held, told.paused, told.state_n
-            if n is not None and n > state_n and (new := _held(message.get("held"))) is not None:
-                held, paused, state_n = new, message.get("paused") is True, n
+            if n is not None and n > state_n and said.held is not None:
+                held = tuple(min(max(share, 0.0), MAX_HELD) for share in said.held)
+                paused, state_n = said.paused, n
             rewind, prompt = told.rewind, told.prompt
-            target, words = _whole(message.get("rewind")), message.get("prompt")
-            if n is not None and n > rewind[0] and target is not None:
-                rewind = (n, target)
-            if n is not None and n > prompt[0] and isinstance(words, str):
-                prompt = (n, words)
+            if n is not None and n > rewind[0] and said.rewind is not None:
+                rewind = (n, said.rewind)
+            if n is not None and n > prompt[0] and said.prompt is not None:
+                prompt = (n, said.prompt)
             self._store(
                 Told(
                     held,
                     paused,
-                    told.stopped or message.get("stop") is True,
+                    told.stopped or said.stop,
                     state_n,
-                    max(told.acknowledged, _whole(message.get("ack")) or 0),
+                    max(told.acknowledged, said.ack or 0),
                     rewind,
                     prompt,
                     time.monotonic(),
@@ -172,16 +191,3 @@ def new_flight() -> str:
 def is_flight_id(text: Any) -> bool:
     """Whether it is written as an id is, so that it can be the name of a file."""
     return isinstance(text, str) and _ID.fullmatch(text) is not None
-
-
-def _whole(value: Any) -> int | None:
-    is_whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_NUMBER
-    return value if is_whole else None
-
-
-def _held(values: Any) -> tuple[float, ...] | None:
-    if not isinstance(values, list) or len(values) != NUM_CHANNELS:
-        return None
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-        return None
-    return tuple(min(max(float(value), 0.0), MAX_HELD) for value in values)

@@ -18,9 +18,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field
 
 from wanact.errors import UserError
+from wanact.files import read_model, says, text
 from wanact.models.components import PARTS
 
 INDEX, METADATA = "model_index.json", "metadata.json"
@@ -174,6 +177,22 @@ def _fetch(hub_id: str, patterns: list[str], folder: Path | None = None) -> Path
 # The three layouts
 
 
+def _as_list(entry: Any) -> Any:
+    return [entry] if isinstance(entry, str) else entry
+
+
+_Patterns = Annotated[
+    list[Annotated[str, text(4096, shortest=1)]],
+    Field(min_length=1),
+    BeforeValidator(_as_list),
+    says("component {name!r} must be a path, a glob or a list of them"),
+]
+
+
+class _Manifest(BaseModel):
+    components: Annotated[dict[str, _Patterns], says('"components" must be an object of names and paths', inside=False)]
+
+
 def _locate_diffusers(path: Path, index: dict[str, Any]) -> dict[str, Source]:
     pipeline = index["_class_name"]
     if pipeline not in _PIPELINES:
@@ -191,10 +210,11 @@ def _locate_diffusers(path: Path, index: dict[str, Any]) -> dict[str, Source]:
 
 
 def _locate_manifest(path: Path, components: Any) -> dict[str, Source]:
-    if not isinstance(components, dict):
-        raise ModelDirError(f'"components" in {path / INDEX} must be an object of names and paths')
+    manifest = read_model(
+        _Manifest, {"components": components}, lambda problem: ModelDirError(f"in {path / INDEX}, {problem}")
+    )
     sources: dict[str, Source] = {}
-    for name, value in components.items():
+    for name, value in manifest.components.items():
         part = COMPONENT_NAMES.get(name)
         if part is None:
             raise ModelDirError(
@@ -206,11 +226,8 @@ def _locate_manifest(path: Path, components: Any) -> dict[str, Source]:
     return sources if "tokenizer" in sources else sources | _tokenizer(path)
 
 
-def _expand(path: Path, name: str, value: Any) -> list[Path]:
+def _expand(path: Path, name: str, patterns: list[str]) -> list[Path]:
     """The files or the one folder that a manifest's entry stands for, in order."""
-    patterns = value if isinstance(value, list) else [value]
-    if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise ModelDirError(f"component {name!r} in {path / INDEX} must be a path, a glob or a list of them")
     found: list[Path] = []
     for pattern in patterns:
         relative = PurePosixPath(pattern)

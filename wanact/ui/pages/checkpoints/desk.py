@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel
 
 from wanact.errors import UserError
+from wanact.files import otherwise
 from wanact.runs.index import Entry, Run
 from wanact.runs.log import read_curve
 from wanact.runs.notes import NoteError, read_notes, write_note
@@ -28,6 +31,23 @@ MAX_DIFFERENCES = 400
 _LISTING_LASTS_S = 2.0  # every visitor's page asks anew every few seconds
 
 logger = logging.getLogger(__name__)
+
+
+_Name = Annotated[str | None, otherwise(None)]
+_Names = Annotated[list[_Name], otherwise([])]
+
+
+class ShelfMessage(BaseModel):
+    """What the page's script says; what is malformed counts as not said."""
+
+    version: _Name = None
+    runs: _Names = []
+    id: _Name = None
+    a: _Name = None
+    b: _Name = None
+    star: Annotated[bool, otherwise(False)] = False
+    note: Annotated[str, otherwise("")] = ""
+    ids: _Names = []
 
 
 class Shelf:
@@ -59,14 +79,14 @@ class Shelf:
 
     # ---- the list ------------------------------------------------------------------------------------------
 
-    def list_shelf(self, message: dict[str, Any]) -> dict[str, Any]:
+    def list_shelf(self, message: ShelfMessage) -> dict[str, Any]:
         """All runs and checkpoints, column by column; {"same": True} if the page has them already."""
         with self._lock:
             if self._listing is None or time.monotonic() - self._listing[0] > _LISTING_LASTS_S:
                 self._listing = (time.monotonic(), self._list())
             listing = self._listing[1]
         self.engine.index.verify_in_background()
-        return {"same": True} if message.get("version") == listing["version"] else listing
+        return {"same": True} if message.version == listing["version"] else listing
 
     def forget_listing(self) -> None:
         """Look at the disk again for the next answer."""
@@ -103,18 +123,17 @@ class Shelf:
         digest = hashlib.sha256(json.dumps(answer, sort_keys=True).encode())
         return answer | {"version": digest.hexdigest()[:16]}
 
-    def read_curves(self, message: dict[str, Any]) -> dict[str, Any]:
+    def read_curves(self, message: ShelfMessage) -> dict[str, Any]:
         """Loss and learning rate of the named runs, of a dozen at most."""
-        names = message.get("runs")
-        wanted = {name for name in names[:MAX_CURVES] if isinstance(name, str)} if isinstance(names, list) else set()
+        wanted = set(message.runs[:MAX_CURVES])
         runs = [run for run in self.engine.index.runs() if run.name in wanted and not run.problem]
         return {"curves": {run.name: read_curve(run.path) for run in runs}}
 
     # ---- one checkpoint ------------------------------------------------------------------------------------
 
-    def show_checkpoint(self, message: dict[str, Any]) -> dict[str, Any]:
+    def show_checkpoint(self, message: ShelfMessage) -> dict[str, Any]:
         """Metadata, configuration and files of a checkpoint, and whether it can be flown here and live."""
-        found = self._find(message.get("id"))
+        found = self._find(message.id)
         if isinstance(found, Upload):
             settings, num_files = found.config, len(list(found.path.iterdir()))
             return _facts(settings) | {
@@ -135,11 +154,11 @@ class Shelf:
             "here": self.engine.name,
         }
 
-    def compare_settings(self, message: dict[str, Any]) -> dict[str, Any]:
+    def compare_settings(self, message: ShelfMessage) -> dict[str, Any]:
         """What differs between the configurations and metadata of two checkpoints: [[name, a, b]]."""
         sides = []
-        for key in ("a", "b"):
-            found = self._find(message.get(key))
+        for checkpoint_id in (message.a, message.b):
+            found = self._find(checkpoint_id)
             if isinstance(found, Upload):
                 sides.append(_flat({"config": found.config}))
                 continue
@@ -150,31 +169,29 @@ class Shelf:
         rows = [row for row in differ if row[1] != row[2]]
         return {"rows": rows[:MAX_DIFFERENCES], "total": len(rows), "equal": len(differ) - len(rows)}
 
-    def keep_note(self, message: dict[str, Any]) -> dict[str, Any]:
+    def keep_note(self, message: ShelfMessage) -> dict[str, Any]:
         """Keep a star and a note with the run."""
         if not self.engine.notes_with_runs:
             raise NoteError("This page is public, so notes stay in your browser.")
-        found = self._find(message.get("id"))
+        found = self._find(message.id)
         if isinstance(found, Upload):
             raise NoteError("Notes on an upload stay in your browser.")
-        note = message.get("note")
-        write_note(found.run_dir, found.name, message.get("star") is True, note if isinstance(note, str) else "")
+        write_note(found.run_dir, found.name, message.star, message.note)
         self.forget_listing()
         return {"kept": True}
 
-    def verify_checkpoint(self, message: dict[str, Any]) -> dict[str, Any]:
+    def verify_checkpoint(self, message: ShelfMessage) -> dict[str, Any]:
         """Read every file of a checkpoint, whatever its size."""
-        found = self._find(message.get("id"))
+        found = self._find(message.id)
         if isinstance(found, Upload):
             return {"state": "verified"}
         entry = self.engine.index.verify(found)
         self.forget_listing()
         return {"state": entry.state, "why": entry.problem}
 
-    def find_uploads(self, message: dict[str, Any]) -> dict[str, Any]:
+    def find_uploads(self, message: ShelfMessage) -> dict[str, Any]:
         """Of the uploads that a visitor's page remembers, those that are still kept."""
-        ids = message.get("ids")
-        kept = [self.engine.uploads.find(upload) for upload in (ids if isinstance(ids, list) else [])[:50]]
+        kept = [self.engine.uploads.find(upload) for upload in message.ids[:50]]
         return {"uploads": [describe_upload(upload) for upload in kept if upload is not None]}
 
     def add_upload(self, files: list[str] | None) -> dict[str, Any]:
@@ -269,12 +286,12 @@ def _flat(content: Any, name: str = "") -> dict[str, str]:
     return {name[:200]: json.dumps(_plain(content))[:300]}
 
 
-def _answering(function: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+def _answering(function: Callable[[ShelfMessage], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
     """The function with its errors as {"problem": sentence}, whatever the message is."""
 
     def answer(message: Any) -> dict[str, Any]:
         try:
-            return function(message if isinstance(message, dict) else {})
+            return function(ShelfMessage.model_validate(message if isinstance(message, dict) else {}, strict=True))
         except UserError as error:
             return {"problem": sentence(error)}
         except OSError as error:

@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gradio as gr
 import numpy as np
 from gradio.data_classes import FileData, GradioModel
+from pydantic import BaseModel
 
 from wanact.actions import ActionTrack
 from wanact.control_card import measure_clip
 from wanact.errors import UserError
+from wanact.files import number, read_model, whole
 from wanact.flying.comparison import MAX_LANES, TRUTH, Comparison, ComparisonError, Lane, Link, is_comparison
 from wanact.flying.pipeline import Cancelled
-from wanact.flying.record import FlightRecord, image_sha256
+from wanact.flying.record import MAX_SEED, FlightRecord, image_sha256
 from wanact.flying.request import RequestError
 from wanact.media.likeness import gmsd, psnr_db, ssim
 from wanact.media.tiles import TileLayout, tile_clips
@@ -30,7 +32,7 @@ from wanact.media.video import fit_image, open_image, write_mp4
 from wanact.runs.store import CheckpointError
 from wanact.ui.engine import Decoded, Denoised, Engine
 from wanact.ui.gpu import LONGEST, clip_seconds, on_gpu
-from wanact.ui.pages.fly.desk import ClipForm, FlyDesk, read_first_frame, read_prompt, sentence
+from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, ClipForm, FlyDesk, read_first_frame, read_prompt, sentence
 from wanact.ui.samples import Sample, load_samples
 
 MAX_ACTIONS = 240  # of a live flight that is compared: a minute
@@ -84,6 +86,12 @@ class CompareForm(ClipForm):
     """A form whose plan may be a flight record, with two to four lanes."""
 
     lanes: Any = field(kw_only=True)
+
+
+class _Numbers(BaseModel):
+    seed: Annotated[int, whole(0, MAX_SEED, floats=True)]
+    steps: Annotated[int, whole(1, MAX_STEPS, floats=True)]
+    guidance: Annotated[float, number(1, MAX_GUIDANCE)]
 
 
 class CompareDesk:
@@ -163,15 +171,19 @@ class CompareDesk:
         chosen = tuple(map(Lane.parse, form.lanes[:9]))
         record = self._read_flight(form)
         defaults = self.engine.defaults
-        steps = defaults["num_inference_steps"] if form.steps is None else form.steps
-        guidance = defaults["guidance_scale"] if form.guidance is None else form.guidance
+        settings = {
+            "seed": form.seed,
+            "steps": defaults["num_inference_steps"] if form.steps is None else form.steps,
+            "guidance": defaults["guidance_scale"] if form.guidance is None else form.guidance,
+        }
+        numbers = read_model(_Numbers, settings, RequestError)
         flight = replace(
             record,
             prompt=read_prompt(form.prompt),
             negative_prompt=read_prompt(form.negative_prompt, "negative prompt"),
-            seed=_whole("seed", form.seed, 0, 2**31 - 1),
-            num_inference_steps=_whole("steps", steps, 1, 60),
-            guidance_scale=_number("guidance", guidance, 1, 12),
+            seed=numbers.seed,
+            num_inference_steps=numbers.steps,
+            guidance_scale=numbers.guidance,
             model={"name": self.engine.name, "fingerprint": self.engine.fingerprint()},
         )
         return Comparison(flight, chosen)
@@ -446,17 +458,3 @@ def _fail(message: str) -> Iterator[Any]:
 
 def _rounded(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else round(float(value), 4)
-
-
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-    if not is_number or not low <= value <= high:
-        raise RequestError(f"{name} is {str(value)[:40]}, expected a number from {low:,.0f} to {high:,.0f}")
-    return float(value)
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    number = _number(name, value, low, high)
-    if number != int(number):
-        raise RequestError(f"{name} is {value}, expected a whole number from {low} to {high}")
-    return int(number)

@@ -25,12 +25,14 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, Field
 
 from wanact.errors import UserError
+from wanact.files import otherwise, read_model, whole
 from wanact.flying.record import MAX_SEED, FlightRecord
 from wanact.flying.replay import resume
 from wanact.flying.request import RequestError
@@ -163,6 +165,17 @@ class _Keys:
         return self.action
 
 
+class _Order(BaseModel):
+    """What the stage's script asks for when it takes off; what is malformed counts as not said."""
+
+    before: Annotated[Any, Field(alias="from")] = None
+    at: Annotated[Annotated[int, whole(0)] | None, otherwise(None)] = None
+
+
+class _Numbers(BaseModel):
+    seed: Annotated[int, whole(0, MAX_SEED, floats=True)]
+
+
 class LiveDesk:
     """The handlers of the Live page.
 
@@ -251,12 +264,12 @@ class LiveDesk:
             order: {} for a new flight, or {"from": id of a flight, "at": latent frame to go on from, None for its end}.
             first_frame, prompt, checkpoint, seed: of a new flight.
         """
-        order = order if isinstance(order, dict) else {}
+        asked = _Order.model_validate(order if isinstance(order, dict) else {}, strict=True)
         flight_id = new_flight()
         mailbox = Mailbox(self.folder, flight_id, create=True)
         ticket = None
         try:
-            before = self._before(order)
+            before = self._before(asked)
             if isinstance(before, FlightRecord):
                 choice = self.find((before.checkpoint or {}).get("id"))
             else:
@@ -264,7 +277,7 @@ class LiveDesk:
             ticket = self.line.enter(choice.id)
             yield {"kind": "line", "place": self.line.place(ticket), "flight": flight_id}
             yield from self._stand_in_line(flight_id, ticket, mailbox)
-            flight = yield from self._take_off(flight_id, before, order, choice, first_frame, prompt, seed)
+            flight = yield from self._take_off(flight_id, before, asked, choice, first_frame, prompt, seed)
             yield from self._fly(flight_id, flight, mailbox)
         except UserError as error:
             yield {
@@ -290,9 +303,9 @@ class LiveDesk:
                 self.hangar.put(flight_id, flight)
             mailbox.close(remove=True)
 
-    def _before(self, order: dict[str, Any]) -> LiveFlight | FlightRecord | None:
+    def _before(self, order: _Order) -> LiveFlight | FlightRecord | None:
         """The flight to go on with, landed; only its record, if it flew in another process; None for a new one."""
-        wanted = order.get("from")
+        wanted = order.before
         if wanted is None:
             return None
         flight = self.hangar.get(wanted)
@@ -325,7 +338,7 @@ class LiveDesk:
         self,
         flight_id: str,
         before: LiveFlight | FlightRecord | None,
-        order: dict[str, Any],
+        order: _Order,
         choice: CheckpointRef,
         first_frame: str | None,
         prompt: str,
@@ -337,8 +350,7 @@ class LiveDesk:
             image, prompt = read_first_frame(first_frame), read_prompt(prompt)
         yield from self._have_turn(flight_id)
         try:
-            at = order.get("at")
-            at = at if isinstance(at, int) and at >= 0 else None
+            at = order.at
             if isinstance(before, LiveFlight):
                 flight = before.fork(at)
             elif before is not None:
@@ -370,10 +382,8 @@ class LiveDesk:
     def _new_flight(self, image: Image.Image, prompt: str, choice: CheckpointRef, seed: Any) -> LiveFlight:
         pipe = self.engine.pipe
         pipe.load_controller(choice.path)
-        whole = isinstance(seed, int | float) and seed == int(seed) and 0 <= seed <= MAX_SEED
-        if not whole:
-            raise RequestError(f"the seed is {str(seed)[:40]}, expected a whole number from 0 to {MAX_SEED}")
-        return LiveFlight(WanActStream(pipe, image, prompt, int(seed)), choice)
+        numbers = read_model(_Numbers, {"seed": seed}, lambda problem: RequestError(f"the {problem}"))
+        return LiveFlight(WanActStream(pipe, image, prompt, numbers.seed), choice)
 
     def _have_turn(self, flight_id: str) -> Iterator[dict[str, Any]]:
         """Wait until the model is ours, saying so every second."""
