@@ -17,6 +17,7 @@ from wanact.flying.record import FlightRecord
 from wanact.media.video import read_video
 from wanact.ui.engine import BASE, Engine
 from wanact.ui.pages.fly.desk import FlyDesk, preview_url, read_prompt, size_choices
+from wanact.ui.scene import check_frame
 
 # Outside of a page, Gradio turns a toast into a warning.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:gradio.helpers")
@@ -149,7 +150,7 @@ def test_a_bad_picture_gets_one_sentence_and_the_one_before_comes_back(
     path.write_bytes(picture.read_bytes()[:2000] if content is None else content)
     assert_matches(refused(desk, request_fields | {"first_frame": str(path)}), says)
     before = Image.new("RGB", (32, 32), "red")
-    shown, kept, note = desk.check_frame(str(path), before)
+    shown, kept, note = check_frame(str(path), before)
     assert shown is before and says in note and kept != before
 
 
@@ -164,7 +165,7 @@ def test_a_gigantic_picture_gets_one_sentence(desk, request_fields, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["cmyk.jpg", "deep.png", "palette.png", "alpha.png", "moving.gif", "moving.webp"])
-def test_unusual_pictures_are_taken(desk, tmp_path, kind):
+def test_unusual_pictures_are_taken(tmp_path, kind):
     path = tmp_path / kind
     red = Image.new("RGB", (60, 40), (200, 30, 30))
     if kind == "cmyk.jpg":
@@ -177,18 +178,18 @@ def test_unusual_pictures_are_taken(desk, tmp_path, kind):
         red.convert("RGBA").save(path)
     else:
         red.save(path, save_all=True, append_images=[Image.new("RGB", (60, 40), "blue")])
-    shown, kept, note = desk.check_frame(str(path), None)
+    shown, kept, note = check_frame(str(path), None)
     assert shown is kept and shown.mode == "RGB" and shown.size == (60, 40) and note == ""
     if kind != "deep.png":
         assert shown.getpixel((30, 20))[0] > shown.getpixel((30, 20))[2] + 80
 
 
-def test_a_turned_photograph_stands_upright(desk, tmp_path):
+def test_a_turned_photograph_stands_upright(tmp_path):
     image = Image.new("RGB", (60, 40))
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
-    assert desk.check_frame(str(tmp_path / "turned.jpg"), None)[0].size == (40, 60)
+    assert check_frame(str(tmp_path / "turned.jpg"), None)[0].size == (40, 60)
 
 
 def test_emoji_stay_and_control_characters_go():

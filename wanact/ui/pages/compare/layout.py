@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import gradio as gr
 
 from wanact.actions import PRESETS
-from wanact.flying.record import MAX_SEED
 from wanact.shapes import TEMPORAL_STRIDE
-from wanact.ui.components import FrameInput, SampleGallery, picked, step_heading
+from wanact.ui.components import step_heading
 from wanact.ui.engine import Engine
 from wanact.ui.pages.checkpoints.cards import build_card
 from wanact.ui.pages.compare.desk import CompareDesk, CompareState
 from wanact.ui.pages.compare.parts import CompareStage, Lanes, PlanStrip
 from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, FlyDesk
-from wanact.ui.samples import load_samples
+from wanact.ui.scene import QUIET, Scene
 
 FIRST_PRESET = "Fly-through"
 _START = "(...inputs) => { document.dispatchEvent(new CustomEvent('wanact:compare-start')); return inputs; }"
@@ -28,42 +26,22 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
     """Lay out the page and connect it, inside the current gr.Blocks."""
     flights = FlyDesk(engine)
     desk = CompareDesk(engine, flights)
-    samples, _ = load_samples()
-    first = samples[0] if samples else None
+    scene = Scene("compare-", "First frame of the comparison", frame_height=190, webcam=False)
     presets = {name: make(engine.num_actions) for name, make in PRESETS.items()}
     defaults = engine.defaults
 
-    last_good = gr.State(str(first.path) if first else None, time_to_live=3600)
     with gr.Column(elem_id="compare"):
         with gr.Column(elem_id="compare-flight", elem_classes="card"):
             gr.HTML(step_heading(1, "The flight", "the same for every lane"))
             with gr.Row(elem_id="compare-scene"):
-                frame = FrameInput(
-                    value=str(first.path) if first else None,
-                    type="filepath",
-                    sources=["upload", "clipboard"],
-                    label="First frame of the comparison",
-                    show_label=False,
-                    height=190,
-                    elem_id="compare-frame",
-                    buttons=[],
-                )
+                scene.frame.render()
                 with gr.Column(elem_id="compare-words"):
-                    prompt = gr.Textbox(
-                        value=first.prompt if first else "",
-                        label="Prompt",
-                        placeholder="for example: snowy mountains at dusk",
-                        lines=2,
-                        max_lines=4,
-                        elem_id="compare-prompt",
-                    )
+                    scene.prompt.render()
                     with gr.Row():
-                        seed = gr.Number(0, label="Seed", precision=0, min_width=100, elem_id="compare-seed")
-                        dice = gr.Button("New seed", size="sm", min_width=90, elem_id="compare-dice")
-            note = gr.Markdown("", elem_id="compare-note")
-            gallery = SampleGallery(
-                [s.entry() for s in samples], first.id if first else None, elem_id="compare-samples"
-            )
+                        scene.seed.render()
+                        scene.dice.render()
+            scene.note.render()
+            scene.gallery.render()
             plan = PlanStrip(presets[FIRST_PRESET], presets, TEMPORAL_STRIDE / defaults["fps"], elem_id="compare-plan")
             with gr.Accordion("Advanced", open=False, elem_id="compare-advanced"):
                 with gr.Row():
@@ -85,7 +63,7 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
         with gr.Column(elem_id="compare-card"):
             build_card(engine, "card-compare")
 
-    fields = [frame, prompt, plan, lanes, seed, negative, steps, guidance]
+    fields = [scene.frame, scene.prompt, plan, lanes, scene.seed, negative, steps, guidance]
     flying = go.click(
         desk.compare,
         fields,
@@ -98,21 +76,11 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
         trigger_mode="once",
     )
     flying.failure(None, js=_FAILED)
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    stage.cancel(_cancelled, None, stage, cancels=[flying], queue=False, **quiet)
-    frame.input(flights.check_frame, [frame, last_good], [frame, last_good, note], **quiet).then(
-        _own_picture, plan, [gallery, plan], **quiet
-    )
-    by_id = {sample.id: sample for sample in samples}
-    gallery.select(
-        lambda chosen, now: (*picked(by_id.get(chosen)), _own_picture(now)[1]),
-        [gallery, plan],
-        [frame, last_good, prompt, note, plan],
-        **quiet,
-    )
-    dice.click(lambda: secrets.randbelow(MAX_SEED + 1), None, seed, **quiet)
-    opened = [frame, last_good, gallery, prompt, negative, seed, steps, guidance, plan, lanes, note]
-    opening = plan.open(lambda value: _lay_out(desk.open(_wanted(value))), plan, opened, **quiet)
+    stage.cancel(_cancelled, None, stage, cancels=[flying], queue=False, **QUIET)
+    for event in scene.connect():
+        event.then(_own_picture, plan, plan, **QUIET)
+    opened = [*scene.picture, scene.gallery, scene.prompt, negative, scene.seed, steps, guidance, plan, lanes]
+    opening = plan.open(lambda value: _lay_out(desk.open(_wanted(value))), plan, opened, **QUIET)
     opening.failure(None, js=_NOT_OPENED)
 
 
@@ -120,11 +88,11 @@ def _cancelled() -> CompareState:
     return CompareState(status="cancelled", message="Cancelled. Everything is as you left it.")
 
 
-def _own_picture(plan: Any) -> tuple[Any, Any]:
-    """After another picture was chosen: no sample is marked, and an opened flight begins with it."""
+def _own_picture(plan: Any) -> Any:
+    """After another picture was chosen an opened flight begins with it."""
     if isinstance(plan, dict) and "flight" in plan:
-        return None, plan | {"own_picture": False}
-    return None, gr.skip()
+        return plan | {"own_picture": False}
+    return gr.skip()
 
 
 def _wanted(plan: Any) -> Any:
@@ -138,6 +106,7 @@ def _lay_out(fields: dict[str, Any]) -> tuple[Any, ...]:
     return (
         fields["first_frame"],
         fields["first_frame"],
+        "Opened. Press Compare to fly it.",
         fields["sample"],
         fields["prompt"],
         fields["negative_prompt"],
@@ -146,5 +115,4 @@ def _lay_out(fields: dict[str, Any]) -> tuple[Any, ...]:
         fields["guidance"],
         fields["plan"],
         lanes,
-        "Opened. Press Compare to fly it.",
     )

@@ -24,7 +24,7 @@ from wanact.errors import UserError
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.record import FlightRecord
 from wanact.flying.request import RequestError, clean_prompt
-from wanact.media.video import ImageError, fit_image, write_mp4
+from wanact.media.video import fit_image, write_mp4
 from wanact.runs.ref import CheckpointRef
 from wanact.ui.components import ClipState
 from wanact.ui.engine import Decoded, Denoised, Engine, Flight
@@ -267,21 +267,6 @@ class FlyDesk:
         )
 
     # ---- around a clip -------------------------------------------------------------------------------------
-
-    def check_frame(self, path: str | None, last_good: Image.Image | str | None) -> tuple[Any, Any, str]:
-        """Look at a picture as soon as it is chosen; a bad one is refused and the one before it comes back.
-
-        Returns:
-            The picture as it will be used (upright, RGB), the same to keep, and a note on how it is cut.
-        """
-        if not path:
-            return gr.skip(), None, "Choose a first frame: upload, paste, take a photo, or pick a sample."
-        try:
-            image = read_upload(path)
-        except ImageError as error:
-            gr.Warning(sentence(error), title="This picture cannot be used")
-            return last_good, gr.skip(), f"⚠ {sentence(error)}"
-        return image, image, ""
 
     def go_on(self, last_frame: np.ndarray | None) -> tuple[Any, Any, str]:
         """The last frame of the clip as the next first frame."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import gradio as gr
 
 from wanact.actions import PRESETS
-from wanact.flying.record import MAX_SEED
 from wanact.shapes import TEMPORAL_STRIDE
 from wanact.ui.components import (
     ActionPad,
@@ -17,15 +15,12 @@ from wanact.ui.components import (
     ClipState,
     ClipViewer,
     FlightPlan,
-    FrameInput,
     OpenDropdown,
-    SampleGallery,
-    picked,
     step_heading,
 )
 from wanact.ui.engine import Engine
 from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, FlyDesk, size_choices
-from wanact.ui.samples import load_samples
+from wanact.ui.scene import QUIET, Scene
 
 FIRST_PRESET = "Fly-through"
 # The viewer answers the press at once; the server follows.
@@ -41,38 +36,19 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
         last_frame: where the last frame of the visitor's newest clip goes, uint8 [H, W, 3].
     """
     desk = FlyDesk(engine)
-    samples, prompts = load_samples()
-    first = samples[0] if samples else None
+    scene = Scene("", "First frame", frame_height=270, prompt_label=False)
     presets = {name: make(engine.num_actions) for name, make in PRESETS.items()}
     defaults = engine.defaults
 
-    last_good = gr.State(str(first.path) if first else None, time_to_live=3600)
     with gr.Column(elem_id="fly"):
         with gr.Column(elem_id="scene", elem_classes="card"):
             gr.HTML(step_heading(1, "First frame", "Upload, paste, snap or pick one"))
-            frame = FrameInput(
-                value=str(first.path) if first else None,
-                type="filepath",
-                sources=["upload", "clipboard", "webcam"],
-                label="First frame",
-                show_label=False,
-                height=270,
-                elem_id="frame",
-                buttons=[],
-            )
-            frame_note = gr.Markdown("", elem_id="frame-note")
-            gallery = SampleGallery([s.entry() for s in samples], first.id if first else None, elem_id="samples")
+            scene.frame.render()
+            scene.note.render()
+            scene.gallery.render()
             gr.HTML(step_heading(2, "Prompt", "What the scene is"))
-            prompt = gr.Textbox(
-                value=first.prompt if first else "",
-                label="Prompt",
-                show_label=False,
-                placeholder="for example: snowy mountains at dusk",
-                lines=2,
-                max_lines=4,
-                elem_id="prompt",
-            )
-            chips = Chips(prompts, "Example prompts", elem_id="prompts", visible=bool(prompts))
+            scene.prompt.render()
+            chips = Chips(scene.prompts, "Example prompts", elem_id="prompts", visible=bool(scene.prompts))
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                 with gr.Row():
                     steps = gr.Slider(
@@ -82,8 +58,8 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
                         1, MAX_GUIDANCE, defaults["guidance_scale"], step=0.1, label="Guidance", min_width=140
                     )
                 with gr.Row():
-                    seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
-                    dice = gr.Button("New seed", size="sm", min_width=90, elem_id="dice")
+                    scene.seed.render()
+                    scene.dice.render()
                     size = OpenDropdown(
                         choices=size_choices(defaults["height"], defaults["width"]),
                         value=size_choices(defaults["height"], defaults["width"])[0],
@@ -121,7 +97,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
 
     drawing = generate.click(
         desk.generate,
-        [frame, prompt, plan, checkpoint, seed, negative, steps, guidance, size],
+        [scene.frame, scene.prompt, plan, checkpoint, scene.seed, negative, steps, guidance, size],
         [viewer, last_frame],
         api_name="generate",
         js=_ANNOUNCE,
@@ -132,20 +108,12 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
         trigger_mode="once",
     )
     drawing.failure(None, js=_FAILED)
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    viewer.cancel(_cancelled, None, viewer, cancels=[drawing], queue=False, **quiet)
-    viewer.extend(desk.go_on, last_frame, [frame, last_good, frame_note], **quiet).then(
-        lambda: None, None, gallery, **quiet
-    )
-    frame.input(desk.check_frame, [frame, last_good], [frame, last_good, frame_note], **quiet).then(
-        lambda: None, None, gallery, **quiet
-    )
-    by_id = {sample.id: sample for sample in samples}
-    gallery.select(lambda chosen: picked(by_id.get(chosen)), gallery, [frame, last_good, prompt, frame_note], **quiet)
-    chips.select(lambda text: text, chips, prompt, **quiet)
-    dice.click(lambda: secrets.randbelow(MAX_SEED + 1), None, seed, **quiet)
-    settings = [frame, last_good, prompt, negative, seed, steps, guidance, size, plan, checkpoint, frame_note]
-    open_flight.upload(lambda path: _lay_out(desk.open_flight(path)), open_flight, settings, **quiet)
+    viewer.cancel(_cancelled, None, viewer, cancels=[drawing], queue=False, **QUIET)
+    scene.connect()
+    scene.take(viewer.extend, desk.go_on, last_frame)
+    chips.select(lambda text: text, chips, scene.prompt, **QUIET)
+    settings = [*scene.picture, scene.prompt, negative, scene.seed, steps, guidance, size, plan, checkpoint]
+    open_flight.upload(lambda path: _lay_out(desk.open_flight(path)), open_flight, settings, **QUIET)
 
 
 def _seconds(defaults: dict[str, Any]) -> str:
@@ -157,10 +125,10 @@ def _cancelled() -> Any:
 
 
 def _lay_out(fields: dict[str, Any]) -> tuple[Any, ...]:
-    note = "The first frame of the flight that you opened."
     return (
         fields["image"],
         fields["image"],
+        "The first frame of the flight that you opened.",
         fields["prompt"],
         fields["negative_prompt"],
         fields["seed"],
@@ -169,5 +137,4 @@ def _lay_out(fields: dict[str, Any]) -> tuple[Any, ...]:
         gr.update(choices=[fields["size"]], value=fields["size"]),
         fields["track"],
         fields["checkpoint"] or gr.skip(),
-        note,
     )

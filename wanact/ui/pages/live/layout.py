@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -15,13 +14,12 @@ from gradio.data_classes import FileData, GradioModel
 from PIL import Image
 
 from wanact.errors import UserError
-from wanact.flying.record import MAX_SEED
-from wanact.ui.components import CheckpointPicker, Component, FrameInput, SampleGallery, picked
+from wanact.ui.components import CheckpointPicker, Component
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent, on_gpu
-from wanact.ui.pages.fly.desk import FlyDesk, sentence
+from wanact.ui.pages.fly.desk import sentence
 from wanact.ui.pages.live.desk import LiveDesk, LiveLimits
-from wanact.ui.samples import load_samples
+from wanact.ui.scene import QUIET, Scene
 
 LENT_S = 50
 MAX_CALLS = 16  # visitors in the air and in line
@@ -88,69 +86,42 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
     """
     # Of a lent GPU, a visitor has two minutes a day.
     desk = desk or LiveDesk(engine, LiveLimits(turn_s=LENT_S, longest_s=LENT_S) if is_lent() else None)
-    pictures = FlyDesk(engine)
-    samples, _ = load_samples()
-    first = samples[0] if samples else None
+    scene = Scene("live-", "First frame of the flight", frame_height=210)
     listing = desk.listing()
 
-    last_good = gr.State(str(first.path) if first else None, time_to_live=3600)
     with gr.Column(elem_id="live"):
         with gr.Column(elem_id="live-place", elem_classes="card"):
             stage = LiveStage(desk, elem_id="live-stage")
             files = LiveFiles(elem_id="live-files")
         with gr.Column(elem_id="live-scene", elem_classes="card"):
             gr.HTML('<h2 class="step">Where to start<small>Upload, paste, snap or pick a frame</small></h2>')
-            frame = FrameInput(
-                value=str(first.path) if first else None,
-                type="filepath",
-                sources=["upload", "clipboard", "webcam"],
-                label="First frame of the flight",
-                show_label=False,
-                height=210,
-                elem_id="live-frame",
-                buttons=[],
-            )
-            note = gr.Markdown("", elem_id="live-note")
-            gallery = SampleGallery([s.entry() for s in samples], first.id if first else None, elem_id="live-samples")
+            scene.frame.render()
+            scene.note.render()
+            scene.gallery.render()
             from_clip = gr.Button("Last frame of your clip", size="sm", elem_id="live-from-clip")
-            prompt = gr.Textbox(
-                value=first.prompt if first else "",
-                label="Prompt",
-                placeholder="for example: snowy mountains at dusk",
-                lines=2,
-                max_lines=4,
-                elem_id="live-prompt",
-            )
+            scene.prompt.render()
             say = gr.Button("Change the prompt in flight", size="sm", elem_id="live-say")
             with gr.Accordion("Advanced", open=False, elem_id="live-advanced"):
                 checkpoint = CheckpointPicker(desk.listing, listing["default"], elem_id="live-checkpoint")
                 with gr.Row():
-                    seed = gr.Number(0, label="Seed", precision=0, min_width=110, elem_id="live-seed")
-                    dice = gr.Button("New seed", size="sm", min_width=90, elem_id="live-dice")
+                    scene.seed.render()
+                    scene.dice.render()
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     flying = stage.takeoff(
         on_gpu(desk.fly, lambda *_: LENT_S + 10),
-        [stage, frame, prompt, checkpoint, seed],
+        [stage, scene.frame, scene.prompt, checkpoint, scene.seed],
         stage,
         js=_ORDER,
         concurrency_id="live",
         concurrency_limit=MAX_CALLS,
         trigger_mode="multiple",
-        **quiet,
+        **QUIET,
     )
     flying.failure(None, js=_FAILED)
-    stage.save(partial(_save, desk), stage, files, js=_SAVE, **quiet)
-    frame.input(pictures.check_frame, [frame, last_good], [frame, last_good, note], **quiet).then(
-        lambda: None, None, gallery, **quiet
-    )
-    by_id = {sample.id: sample for sample in samples}
-    gallery.select(lambda chosen: picked(by_id.get(chosen)), gallery, [frame, last_good, prompt, note], **quiet)
-    from_clip.click(_from_clip, last_frame, [frame, last_good, note], **quiet).then(
-        lambda: None, None, gallery, **quiet
-    )
-    say.click(None, prompt, prompt, js=_SAY, **quiet)
-    dice.click(lambda: secrets.randbelow(MAX_SEED + 1), None, seed, **quiet)
+    stage.save(partial(_save, desk), stage, files, js=_SAVE, **QUIET)
+    scene.connect()
+    scene.take(from_clip.click, _from_clip, last_frame)
+    say.click(None, scene.prompt, scene.prompt, js=_SAY, **QUIET)
 
 
 def _save(desk: LiveDesk, wanted: Any) -> Iterator[SavedFile]:
