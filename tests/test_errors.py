@@ -11,7 +11,7 @@ from wanact.__main__ import main as wanact_main
 from wanact.errors import TakenError, UserError, in_words
 
 # Caught by our own code, wherever they are raised.
-INWARD = {"Cancelled", "_Superseded"}
+INWARD = {"_Clause", "Cancelled", "_Superseded"}
 
 
 def our_exceptions() -> list[type[Exception]]:
