@@ -185,8 +185,11 @@ def test_a_fork_flies_on_beside_the_flight_it_came_from(visit, desk):
     chips.first.click()
     page.wait_for_function(f"{LIVE}.state === 'flying' && {LIVE}.shown.t > {flown - 1}")
     assert page.evaluate(f"{LIVE}.flight") not in (first, second), "the first goes on where it was"
+    third = page.evaluate(f"{LIVE}.flight")
     page.click(f"{STAGE} [data-do=restart]")
-    page.wait_for_function(f"{LIVE}.state === 'flying' && {LIVE}.shown.t < 3")
+    page.wait_for_function(f"{LIVE}.state === 'flying' && {LIVE}.flight !== '{third}'")
+    anew = page.evaluate(f"{LIVE}.flight")
+    assert anew not in (first, second) and not desk.hangar.get(anew).stream.taken_up, "it begins at its first frame"
 
 
 def test_the_prompt_changes_in_flight(visit, desk):
