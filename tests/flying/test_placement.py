@@ -13,7 +13,6 @@ from wanact.flying.placement import (
     explain_shortage,
     gpu_seconds,
     is_out_of_memory,
-    memory_table,
     size_of,
     ways_to_fit,
 )
@@ -138,11 +137,6 @@ def test_a_shortage_is_explained_in_one_sentence():
     assert said.startswith("memory ran out: 832x480 with 81 frames needs about ")
     assert "the device has 24.0 GB" in said and "--text_cache DIR" in said and "\n" not in said
     assert "use a device with more memory" in explain_shortage(TI2V_5B, SMALL, FitOptions(), GB)
-
-
-def test_the_table_has_a_row_for_every_setting():
-    rows = memory_table(TI2V_5B, [SMALL, LARGE])
-    assert len(rows) == 8 and all(row[str(SMALL)] <= row[str(LARGE)] for row in rows)
 
 
 def test_only_running_out_of_memory_counts_as_that():

@@ -10,6 +10,7 @@ from tests.flying.test_stream import write_causal_run
 from wanact.flying.pipeline import WanActPipeline
 from wanact.ui.engine import Engine
 from wanact.ui.pages.live.desk import LiveDesk, LiveLimits
+from wanact.ui.turns import Line
 
 FORWARD, RIGHT = [1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0]
 NONE = [0] * 8
@@ -23,6 +24,15 @@ def make_desk(model_dir: Path, runs: Path, fps: float = 200.0, **limits: Any) ->
     pipe = WanActPipeline.from_model_dir(model_dir)
     pipe.defaults["fps"] = fps
     return LiveDesk(Engine(pipe, runs), LiveLimits(**limits))
+
+
+def nobody_flies(line: Line) -> bool:
+    """Whether as many as may fly could take off now."""
+    tickets = [line.enter("no checkpoint") for _ in range(line.max_flights)]
+    places = [line.place(ticket) for ticket in tickets]
+    for ticket in tickets:
+        line.leave(ticket)
+    return not any(places)
 
 
 class Visitor:

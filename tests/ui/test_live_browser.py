@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.ui.line import line_to
-from tests.ui.live_desks import make_desk
+from tests.ui.live_desks import make_desk, nobody_flies
 from tests.ui.test_browser import serious_violations
 from wanact.flying.record import FlightRecord
 from wanact.media.video import read_video
@@ -370,7 +370,7 @@ def test_a_closed_tab_stops_the_model(visit, desk):
     seen = drawn(desk, flight)
     wait_for(lambda: desk.hangar.get(flight).landed_at is not None)
     assert drawn(desk, flight) - seen <= desk.limits.window + 4, "at most what was on its way"
-    wait_for(lambda: desk.line.num_flying == 0)
+    wait_for(lambda: nobody_flies(desk.line))
 
 
 def test_a_line_that_stands_still_stops_the_model_and_goes_on_after(visit, desk, url):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.ui.conftest import write_run
-from tests.ui.live_desks import FORWARD, NONE, RIGHT, Visitor, make_desk
+from tests.ui.live_desks import FORWARD, NONE, RIGHT, Visitor, make_desk, nobody_flies
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay
 from wanact.flying.request import RequestError
@@ -132,7 +132,7 @@ def test_nothing_is_drawn_while_nothing_is_heard_and_the_flight_ends_at_last(liv
     assert "nothing was heard" in end["message"]
     with pytest.raises(StopIteration):
         visitor.hear()
-    assert not desk.control({"flight": visitor.flight, "n": 99})["known"] and desk.line.num_flying == 0
+    assert not desk.control({"flight": visitor.flight, "n": 99})["known"] and nobody_flies(desk.line)
 
 
 def test_who_leaves_between_two_pieces_leaves_nothing_half_shown(live_desk, picture):
@@ -154,7 +154,7 @@ def test_a_closed_page_frees_the_place(live_desk, picture):
     first.messages.close()  # what Gradio does when the connection is gone
     second.fly(1)
     second.messages.close()
-    assert desk.line.num_flying == 0 and not list(desk.folder.iterdir())
+    assert nobody_flies(desk.line) and not list(desk.folder.iterdir())
 
 
 def test_paused_nothing_is_drawn(visitor):
@@ -309,7 +309,7 @@ def test_what_cannot_be_flown_is_said_in_one_sentence(live_desk, picture, tmp_pa
     assert "not an image" in Visitor(live_desk, bad).until("failed")["message"]
     message = next(m for m in live_desk.fly({}, None, "", None, 0) if m["kind"] == "failed")["message"]
     assert "no first frame" in message
-    assert not list(live_desk.folder.iterdir()) and live_desk.line.num_flying == 0
+    assert not list(live_desk.folder.iterdir()) and nobody_flies(live_desk.line)
 
 
 def test_without_a_causal_checkpoint_the_way_to_one_is_named(live_desk, tmp_path, picture):

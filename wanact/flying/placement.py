@@ -13,13 +13,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from diffusers.hooks import HookRegistry, apply_group_offloading
 
 from wanact import shapes
-from wanact.flying.placement_options import NOTHING_SPECIAL, Attention, FitOptions, Offload
+from wanact.flying.placement_options import NOTHING_SPECIAL, Attention, FitOptions
 from wanact.models.small_decoder import SmallDecoder
 from wanact.weights.files import WeightFiles
 from wanact.weights.layouts import ModelDirError
@@ -395,16 +395,6 @@ def device_memory(device: torch.device) -> int:
     import psutil
 
     return psutil.virtual_memory().total
-
-
-def memory_table(size: ModelSize, clips: list[Clip]) -> list[dict[str, Any]]:
-    """Bytes for the usual settings and some clips."""
-    rows = []
-    for fp8 in (False, True):
-        for offload in get_args(Offload):
-            options = FitOptions(offload=offload, fp8=fp8, vae_tiling=True, text_cache="DIR")
-            rows.append({"offload": offload, "fp8": fp8, **{str(c): estimate(size, c, options) for c in clips}})
-    return rows
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -28,7 +28,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -536,16 +536,6 @@ class WanActStream:
         if len(self._past) == len(committed):
             return 0
         return committed[-1 - max(0, len(self._past) - self._warm_up)]
-
-    def snapshot(self) -> dict[str, Any]:
-        """What the same flight can be flown from: seed, prompt, actions and checkpoint."""
-        return {
-            "seed": self.seed,
-            "prompt": self._prompt,
-            "track": self.track.to_list(),
-            "checkpoint": str(self.checkpoint.path),
-            "num_frames": self.num_frames,
-        }
 
     @property
     def _warm_up(self) -> int:

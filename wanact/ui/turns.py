@@ -54,11 +54,6 @@ class Line:
         """Visitors on the ground."""
         return len(self._tickets)
 
-    @property
-    def num_flying(self) -> int:
-        """Visitors in the air."""
-        return len(self._flying)
-
     def leave(self, ticket: Ticket) -> None:
         """Give the place up, in the air or in the line."""
         with self._lock:

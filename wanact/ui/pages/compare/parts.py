@@ -10,8 +10,6 @@ from wanact.flying.comparison import MAX_LANES, MAX_SCALE, MIN_LANES
 from wanact.ui.components import Component
 from wanact.ui.pages.compare.desk import CompareState
 
-_ROW = {"type": "array", "items": {"type": "number"}}
-
 
 class PlanStrip(Component):
     """A ready-made plan, the plan of the Fly page or an opened flight, drawn small.
