@@ -12,13 +12,14 @@ from PIL import Image
 from tests.flying.test_stream import write_causal_run
 from wanact.__main__ import main
 from wanact.commands.card import chosen
-from wanact.control_card import load_card, load_cards, save_card
-from wanact.control_card.card import ControlCard, card_path
+from wanact.control_card.card import ControlCard, card_path, load_card, load_cards, save_card
 from wanact.control_card.fly import measure_card
 from wanact.control_card.probes import fixed_first_frames
+from wanact.files import CheckpointError
 from wanact.flying.pipeline import WanActPipeline
 from wanact.runs import store
-from wanact.runs.store import CheckpointError, write_checkpoint
+from wanact.runs.ref import RUN_CONFIG
+from wanact.runs.store import write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def run(tmp_path_factory) -> Path:
 
         def write(hidden: Path) -> None:
             shutil.copy(folder / store.CONTROLLER, hidden)
-            shutil.copy(folder / store.RUN_CONFIG, hidden)
+            shutil.copy(folder / RUN_CONFIG, hidden)
 
         write_checkpoint(folder, step, write, {"loss": float(step)})
     return folder

@@ -11,7 +11,8 @@ from tests.tiny_model import LATENT_CHANNELS, build_transformer
 from wanact.__main__ import main
 from wanact.commands.convert import convert_dir
 from wanact.weights import layouts
-from wanact.weights.model_dir import ModelDirError, fingerprint, load_components
+from wanact.weights.layouts import ModelDirError
+from wanact.weights.model_dir import fingerprint, load_components
 
 NETWORKS = ("transformer", "vae", "text_encoder")
 

@@ -11,7 +11,9 @@ from huggingface_hub import HfApi
 from tests.flying.test_pipeline import write_run
 from wanact.__main__ import main
 from wanact.commands.push import prepare, push
+from wanact.files import write_json
 from wanact.runs import store
+from wanact.runs.ref import RUN_CONFIG
 from wanact.runs.store import list_runs
 
 
@@ -24,13 +26,13 @@ def run(tmp_path):
     for step, loss in ((100, 0.5), (200, 0.3), (300, 0.4)):
 
         def write(folder):
-            for name in (store.CONTROLLER, store.RUN_CONFIG):
+            for name in (store.CONTROLLER, RUN_CONFIG):
                 shutil.copyfile(exported / name, folder / name)
 
         store.write_checkpoint(path, step, write, {"loss": loss, "timestamp": "2026-01-01T00:00:00"})
     (path / "log.jsonl").write_text("")
-    config = json.loads((exported / store.RUN_CONFIG).read_text())
-    store.write_json(path / store.RUN_CONFIG, config | {"base_model": "Wan-AI/Wan2.2-TI2V-5B"})
+    config = json.loads((exported / RUN_CONFIG).read_text())
+    write_json(path / RUN_CONFIG, config | {"base_model": "Wan-AI/Wan2.2-TI2V-5B"})
     return path
 
 

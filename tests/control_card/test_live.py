@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from wanact.actions import CHANNELS, FULL_DEFLECTION, OPPOSITE
-from wanact.control_card import CHANNEL_SIGNS, COMPONENTS
 from wanact.control_card.live import HOLD, hold_plan, measure_live
+from wanact.control_card.motion import CHANNEL_SIGNS, COMPONENTS
 
 
 class Slide:

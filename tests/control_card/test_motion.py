@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from wanact.actions import CHANNELS, OPPOSITE, channel_track
-from wanact.control_card import CHANNEL_SIGNS, Control, measure_control, measure_motion, motion_track
+from wanact.control_card.control import Control, measure_control
+from wanact.control_card.motion import CHANNEL_SIGNS, measure_motion, motion_track
 
 HEIGHT, WIDTH = 96, 160
 

@@ -13,13 +13,13 @@ from torch.testing import assert_close
 
 from tests.tiny_model import DEFAULTS
 from wanact.actions import ActionError, ActionTrack, channel_track
-from wanact.flying.pipeline import Cancelled, OutOfMemory, Progress, RequestError, WanActPipeline, clean_prompt
+from wanact.files import CheckpointError
+from wanact.flying.pipeline import Cancelled, OutOfMemory, Progress, WanActPipeline
 from wanact.flying.placement_options import FitOptions
-from wanact.flying.request import ClipRequest, Request
+from wanact.flying.request import ClipRequest, Request, RequestError, clean_prompt
 from wanact.media.video import fit_image
 from wanact.models.controller import WanActionController
 from wanact.models.small_decoder import SmallDecoder
-from wanact.runs.store import CheckpointError
 from wanact.weights.layouts import ModelDirError
 from wanact.weights.model_dir import fingerprint
 

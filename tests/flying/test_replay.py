@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.flying.test_stream import LEFT, NO_KEY, RIGHT, write_causal_run
-from wanact.flying.pipeline import RequestError, WanActPipeline
+from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay, resume
+from wanact.flying.request import RequestError
 from wanact.flying.stream import WanActStream
 
 

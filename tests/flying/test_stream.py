@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from tests.models.test_transformer import make_controller
 from wanact.actions import ActionError
 from wanact.flying import stream
-from wanact.flying.pipeline import RequestError, WanActPipeline
+from wanact.flying.pipeline import WanActPipeline
+from wanact.flying.request import RequestError
 from wanact.flying.stream import WanActStream
 from wanact.runs import store
+from wanact.runs.ref import RUN_CONFIG
 
 LEFT, RIGHT, NO_KEY = np.eye(8)[4] * 3, np.eye(8)[5] * 3, np.zeros(8)
 
@@ -35,7 +37,7 @@ def write_causal_run(run: Path) -> Path:
         "injection_type": "adaln_tmod",
         "causal": {"window": 3, "num_inference_steps": 2, "sampler": "consistency"},
     }
-    (run / store.RUN_CONFIG).write_text(json.dumps(settings))
+    (run / RUN_CONFIG).write_text(json.dumps(settings))
     return run
 
 

@@ -3,7 +3,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, INJECTION_TYPES, WanActionController
+from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, WanActionController
+from wanact.models.injection import INJECTION_TYPES
 
 B, T, H, W, D, N = 2, 4, 2, 3, 32, 4
 

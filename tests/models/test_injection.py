@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from tests.models.test_controller import PLAN_NAMES
 from tests.models.test_controller import make as make_small
-from tests.models.test_kv_cache import CLOSE, H, T, W, fly
-from tests.models.test_transformer import like, make_actions, make_controller, make_inputs, run
+from tests.models.test_kv_cache import CLOSE, fly
+from tests.models.test_transformer import H, T, W, like, make_actions, make_controller, make_inputs, run
 from tests.tiny_model import build_transformer
 from wanact.models.controller import WanActionController
 from wanact.models.injection import COMMON_PARTS, INJECTION_TYPES, Injection

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tests.tiny_model import LATENT_CHANNELS, TEXT_DIM, build_transformer
-from wanact.models.controller import INJECTION_TYPES, WanActionController
+from wanact.models.controller import WanActionController
+from wanact.models.injection import INJECTION_TYPES
 from wanact.models.rotary import rotate
 from wanact.models.transformer import WanActTransformer3DModel
 

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from tests.ui.conftest import write_run
+from wanact.files import CheckpointError, load_weights, read_json
 from wanact.runs import index as run_index
 from wanact.runs import store
 from wanact.runs.index import RunIndex
-from wanact.runs.store import CheckpointError
+from wanact.runs.ref import RUN_CONFIG
 
 
 def states(index):
@@ -102,10 +103,10 @@ def test_an_older_layout_is_listed_with_the_loss_in_its_name(tmp_path):
 def rewrite(run, step=200, config=None, **weights):
     """Weights of a checkpoint changed with sums that hold again."""
     file = controller_of(run, step)
-    content = store.load_weights(file)
+    content = load_weights(file)
     content.update(weights)
     if config is not None:
-        (run / store.RUN_CONFIG).write_text(json.dumps(config))
+        (run / RUN_CONFIG).write_text(json.dumps(config))
     folder = file.parent
     store.write_checkpoint(run, step, lambda to: save_file(content, to / store.CONTROLLER), {"loss": 1.0})
     return folder
@@ -128,7 +129,7 @@ def wrong_shape(run):
 
 
 def endless_config(run):
-    config = store.read_json(run / store.RUN_CONFIG)
+    config = read_json(run / RUN_CONFIG)
     config["action_controller_config"]["num_layers"] = 10**12
     rewrite(run, config=config)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from tests.test_floors import source_files
+from wanact.files import CheckpointError, write_json
 from wanact.runs import store
-from wanact.runs.ref import BASE_MODEL, CheckpointRef, checkpoint_id, folder_of, run_of, split_name
-from wanact.runs.store import CheckpointError
+from wanact.runs.ref import BASE_MODEL, RUN_CONFIG, CheckpointRef, checkpoint_id, folder_of, run_of, split_name
 
 
 def test_an_id_leads_back_to_its_folder(tmp_path):
@@ -46,13 +46,13 @@ def test_a_checkpoint_flies_with_its_own_configuration_or_its_runs(tmp_path):
     path = store.write_checkpoint(run, 5, lambda folder: None, {})
     ref = store.ref_of(path)
     assert ref.config == {}
-    store.write_json(run / store.RUN_CONFIG, {"of": "the run"})
+    write_json(run / RUN_CONFIG, {"of": "the run"})
     assert ref.config == {"of": "the run"}
-    store.write_json(path / store.RUN_CONFIG, {"of": "the step"})
+    write_json(path / RUN_CONFIG, {"of": "the step"})
     assert ref.config == {"of": "the step"}
-    store.write_json(tmp_path / "secret.json", {"of": "somebody else"})
-    (path / store.RUN_CONFIG).unlink()
-    (path / store.RUN_CONFIG).symlink_to(tmp_path / "secret.json")
+    write_json(tmp_path / "secret.json", {"of": "somebody else"})
+    (path / RUN_CONFIG).unlink()
+    (path / RUN_CONFIG).symlink_to(tmp_path / "secret.json")
     with pytest.raises(CheckpointError, match="link out of its run"):
         _ = ref.config
 

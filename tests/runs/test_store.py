@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from wanact.files import CheckpointError, load_weights, write_json
 from wanact.runs import store
-from wanact.runs.store import CheckpointError
+from wanact.runs.ref import RUN_CONFIG
 
 
 def save(run, step, loss=1.0, value=0.0, **metadata):
@@ -70,7 +71,7 @@ def test_order_is_the_order_of_saving_and_not_of_steps(tmp_path):
 def test_saving_a_step_again_replaces_it(tmp_path):
     save(tmp_path, 1, value=1.0)
     path = save(tmp_path, 1, value=2.0)
-    assert store.load_weights(path / store.CONTROLLER)["weight"][0] == 2.0
+    assert load_weights(path / store.CONTROLLER)["weight"][0] == 2.0
     assert names(tmp_path) == ["step-000000001"]
 
 
@@ -179,7 +180,7 @@ def test_pruning_leaves_folders_of_others_alone(tmp_path):
 
 def test_runs_are_listed_by_name_with_their_configuration(tmp_path):
     save(tmp_path / "b", 1)
-    store.write_json(tmp_path / "b" / store.RUN_CONFIG, {"base_model": "nano"})
+    write_json(tmp_path / "b" / RUN_CONFIG, {"base_model": "nano"})
     save(tmp_path / "a", 2)
     (tmp_path / "notes").mkdir()
     (tmp_path / "file.txt").touch()
@@ -195,7 +196,7 @@ def test_flight_weights_come_from_a_run_or_a_checkpoint(tmp_path):
     run = tmp_path / "run"
     first = save(run, 1, value=1.0)
     save(run, 2, value=2.0)
-    store.write_json(run / store.RUN_CONFIG, {"action_controller_config": {}})
+    write_json(run / RUN_CONFIG, {"action_controller_config": {}})
     newest, older = store.load_flight_weights(run), store.load_flight_weights(first)
     assert (newest.step, newest.run, float(newest.controller["weight"][0])) == (2, "run", 2.0)
     assert (older.step, older.run, float(older.controller["weight"][0])) == (1, "run", 1.0)
@@ -204,7 +205,7 @@ def test_flight_weights_come_from_a_run_or_a_checkpoint(tmp_path):
 
 def test_exported_files_alone_are_enough_to_fly(tmp_path):
     save_file({"weight": torch.ones(1)}, tmp_path / store.CONTROLLER)
-    store.write_json(tmp_path / store.RUN_CONFIG, {"action_controller_config": {}})
+    write_json(tmp_path / RUN_CONFIG, {"action_controller_config": {}})
     weights = store.load_flight_weights(tmp_path)
     assert weights.step is None and "weight" in weights.controller
 
@@ -238,7 +239,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
     metadata = store.read_metadata(path)
     metadata["files"]["../../secret"] = {"bytes": 1, "sha256": "0"}
     metadata["manifest_sha256"] = store._manifest_sum(metadata)
-    store.write_json(path / store.METADATA, metadata)
+    write_json(path / store.METADATA, metadata)
     with pytest.raises(CheckpointError, match="leads out"):
         store.verify(path)
 
@@ -248,7 +249,7 @@ def test_weights_linked_from_elsewhere_do_not_fly(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / store.CONTROLLER).symlink_to(tmp_path / "elsewhere.safetensors")
-    store.write_json(run / store.RUN_CONFIG, {"action_controller_config": {}})
+    write_json(run / RUN_CONFIG, {"action_controller_config": {}})
     with pytest.raises(CheckpointError, match="link out"):
         store.load_flight_weights(run)
 
@@ -269,7 +270,7 @@ def test_a_hostile_safetensors_file_is_refused_with_its_name(tmp_path, content):
     file = tmp_path / "bad.safetensors"
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match="bad.safetensors"):
-        store.load_weights(file)
+        load_weights(file)
 
 
 class Bomb:
@@ -283,7 +284,7 @@ def test_a_pickle_is_refused_with_a_sentence_and_not_run(tmp_path, monkeypatch):
     torch.save({"weight": Bomb()}, tmp_path / "torch.pt")
     for name in ("plain.pt", "torch.pt"):
         with pytest.raises(CheckpointError, match="a pickle can run code"):
-            store.load_weights(tmp_path / name)
+            load_weights(tmp_path / name)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -299,7 +300,7 @@ def test_metadata_of_a_wrong_kind_is_a_problem_and_not_a_crash(tmp_path):
     path = save(tmp_path, 1)
     metadata = store.read_metadata(path) | {"files": {"x": 3}, "step": "many", "sequence": None}
     metadata["manifest_sha256"] = store._manifest_sum(metadata)
-    store.write_json(path / store.METADATA, metadata)
+    write_json(path / store.METADATA, metadata)
     (info,) = store.list_checkpoints(tmp_path)
     assert info.problem
 

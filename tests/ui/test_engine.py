@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.ui.conftest import write_run
-from wanact.runs.store import CheckpointError
-from wanact.ui.engine import BASE, Decoded, Denoised, Engine, Waiting
+from wanact.files import CheckpointError
+from wanact.runs.ref import BASE
+from wanact.ui.engine import Decoded, Denoised, Engine, Waiting
 from wanact.ui.pages.fly.desk import FlyForm
 
 

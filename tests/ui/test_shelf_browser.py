@@ -11,10 +11,12 @@ from safetensors.torch import save
 
 from tests.ui.conftest import write_run
 from tests.ui.test_browser import Visits, serious_violations
+from wanact.files import write_json
 from wanact.flying.comparison import Comparison
 from wanact.media.video import read_video
 from wanact.runs import store
 from wanact.runs.notes import read_notes
+from wanact.runs.ref import RUN_CONFIG
 from wanact.ui.engine import Engine
 
 pytestmark = pytest.mark.browser
@@ -42,7 +44,7 @@ def write_many(run, count):
         metadata = {"format": 1, "step": 10 * number, "loss": 1 / number, "sequence": number, "is_best": False}
         metadata |= {"timestamp": "2026-01-01T00:00:00+00:00", "files": {store.CONTROLLER: entry}}
         metadata["manifest_sha256"] = store._manifest_sum(metadata)
-        store.write_json(step / store.METADATA, metadata)
+        write_json(step / store.METADATA, metadata)
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +314,7 @@ def test_a_checkpoint_of_ones_own_is_flown_and_a_bad_one_refused(page, tmp_path,
     chooser = "#checkpoints input[type=file][accept*='.safetensors'], #shelf-head input[type=file]"
     page.set_input_files(chooser, [weights])
     page.wait_for_function("document.querySelector('#shelf-remark').innerText.includes('missing')")
-    page.set_input_files(chooser, [weights, run / store.RUN_CONFIG])
+    page.set_input_files(chooser, [weights, run / RUN_CONFIG])
     page.wait_for_selector('#ledger .row[data-id^="upload/"][aria-selected=true]')
     page.click("#ledger [data-act=fly]")
     page.wait_for_function("document.querySelector('#checkpoint select')?.value.startsWith('upload/')")

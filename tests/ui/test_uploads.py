@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.ui.conftest import write_run
-from wanact.runs.store import CONTROLLER, RUN_CONFIG, CheckpointError
+from wanact.files import CheckpointError
+from wanact.runs.ref import RUN_CONFIG
+from wanact.runs.store import CONTROLLER
 from wanact.ui import uploads
 from wanact.ui.pages.fly.desk import FlyForm
 from wanact.ui.uploads import Uploads

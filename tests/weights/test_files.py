@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from wanact.weights.convert import ConvertError
 from wanact.weights.files import WeightFiles, write_safetensors, write_torch
+from wanact.weights.names import ConvertError
 
 STATE = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "c": torch.tensor([1, 2])}
 NAMES = {"a": "x.a", "b": "x.b", "c": "x.c"}

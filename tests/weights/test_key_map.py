@@ -7,7 +7,8 @@ from wanact.models.components import assemble
 from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, WanActionController
 from wanact.models.presets import LATENTS_MEAN, PRESETS, TRANSFORMER, VAE
 from wanact.models.vae import decode_raw, encode_moments
-from wanact.weights.convert import ConvertError, convert, expected_shapes, key_map
+from wanact.weights.convert import convert, expected_shapes, key_map
+from wanact.weights.names import ConvertError
 
 RELEASE = {
     "transformer": TRANSFORMER | PRESETS["ti2v_5b"]["transformer"],

@@ -4,7 +4,8 @@ from torch.testing import assert_close
 
 from tests.tiny_model import build_transformer
 from wanact.models.overlay import Overlay, OverlayError
-from wanact.weights.convert import ConvertError, convert_lora
+from wanact.weights.lora import convert_lora
+from wanact.weights.names import ConvertError
 
 LAYERS = {"blocks.0.self_attn.q": "blocks.0.attn1.to_q", "blocks.1.ffn.2": "blocks.1.ffn.net.2"}
 INPUTS = {"blocks.0.self_attn.q": 48, "blocks.1.ffn.2": 64}

@@ -9,16 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from tests.tiny_model import DEFAULTS as TINY_DEFAULTS
-from wanact.weights.model_dir import (
-    DEFAULTS,
-    INDEX,
-    METADATA,
-    ModelDirError,
-    fingerprint,
-    load_components,
-    read_metadata,
-    save_components,
-)
+from wanact.weights.layouts import INDEX, METADATA, ModelDirError
+from wanact.weights.model_dir import DEFAULTS, fingerprint, load_components, read_metadata, save_components
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

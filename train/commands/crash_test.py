@@ -32,7 +32,9 @@ from train.loop.config import TrainConfig, parse
 from train.loop.dist import Processes
 from train.loop.trainer import Trainer, library_versions
 from train.stages.synthetic import SyntheticStage
+from wanact.files import CheckpointError, load_state, load_weights
 from wanact.runs import store
+from wanact.runs.ref import CHECKPOINTS
 
 STEPS, SAVE_STEPS, KEEP = 40, 2, 3
 LONGEST_WAIT = 60.0
@@ -175,7 +177,7 @@ def _kill_once(run: Path, rng: random.Random, duration: float, report: Report) -
         # Let some checkpoints pass first, so that the run moves on.
         passed = rng.randrange(4)
         last = expected + passed * SAVE_STEPS
-        hidden = run / store.CHECKPOINTS
+        hidden = run / CHECKPOINTS
         _wait(child, lambda: _latest_step(run) >= last and _has(hidden, moment), LONGEST_WAIT)
         time.sleep(rng.random() * rng.choice([0.0, 0.002, 0.02]))
     os.kill(child, signal.SIGKILL)
@@ -186,7 +188,7 @@ def _kill_once(run: Path, rng: random.Random, duration: float, report: Report) -
         report.lost_steps += max(0, expected - int.from_bytes(told, "little"))
     if killed:
         report.kills += 1
-        folder = run / store.CHECKPOINTS
+        folder = run / CHECKPOINTS
         report.kills_inside_save += _has(folder, ".saving-") or _has(folder, ".replaced-")
         report.kills_inside_prune += _has(folder, ".deleting-")
 
@@ -205,7 +207,7 @@ def _has(folder: Path, prefix: str) -> bool:
 
 
 def _latest_step(run: Path) -> int:
-    folder = run / store.CHECKPOINTS
+    folder = run / CHECKPOINTS
     names = os.listdir(folder) if folder.is_dir() else []
     return max((int(name[5:]) for name in names if name.startswith("step-")), default=0)
 
@@ -218,7 +220,7 @@ def _newest_sound(run: Path, report: Report) -> int:
             continue
         try:
             store.verify(info.path)
-        except store.CheckpointError as error:
+        except CheckpointError as error:
             print(error)
             report.failed_loads += 1
         else:
@@ -229,10 +231,10 @@ def _newest_sound(run: Path, report: Report) -> int:
 def _same_state(one: Path, other: Path) -> bool:
     states = []
     for run in (one, other):
-        folder = run / store.CHECKPOINTS / store.step_name(STEPS)
-        weights = store.load_weights(folder / saving.FULL_WEIGHTS)
-        ema = {f"ema.{k}": v for k, v in store.load_weights(folder / saving.EMA).items()}
-        moments = store.load_state(folder / saving.OPTIMIZER)["main"]["state"]
+        folder = run / CHECKPOINTS / store.step_name(STEPS)
+        weights = load_weights(folder / saving.FULL_WEIGHTS)
+        ema = {f"ema.{k}": v for k, v in load_weights(folder / saving.EMA).items()}
+        moments = load_state(folder / saving.OPTIMIZER)["main"]["state"]
         states.append(weights | ema | {f"{n}.{k}": v for n, state in moments.items() for k, v in state.items()})
     first, second = states
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

@@ -21,8 +21,10 @@ from train.commands import evaluate_idm
 from train.data import csv
 from wanact import shapes
 from wanact.actions import CHANNELS, ActionTrack, channel_track
-from wanact.control_card import Control, measure_control, motion_track
+from wanact.control_card.control import Control, measure_control
 from wanact.control_card.live import measure_live
+from wanact.control_card.motion import motion_track
+from wanact.files import write_json
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.stream import WanActStream
 from wanact.media import video
@@ -144,7 +146,7 @@ def _evaluate_vae(args: argparse.Namespace) -> None:
     print_table(("", "PSNR dB", "SSIM"), rows)
     seen = [(f"first frame's detail (worst {result['detail_frame0_worst_clip']:.3f})", result["detail_frame0"])]
     print_table(("", "of the original's"), [*seen, ("blockiness", result["blockiness"])])
-    write_json(args.json, result)
+    write_numbers(args.json, result)
 
 
 def load_vae(path: Path) -> Any:
@@ -245,11 +247,11 @@ def _evaluate_control(args: argparse.Namespace) -> None:
         flown = simulator_control(args.first_frames, args.num_frames, height, width)
         result["simulator"] = {"checkpoint": "simulator"} | flown.summary()
     result["base"] = measure("base", None)
-    write_json(args.json, result)
+    write_numbers(args.json, result)
     for name, path in found:
         result["checkpoints"].append(measure(name, path))
         result["best"] = best_of(result["checkpoints"])
-        write_json(args.json, result)  # after each, so that a stopped measurement keeps what it has
+        write_numbers(args.json, result)  # after each, so that a stopped measurement keeps what it has
     print_control(result)
 
 
@@ -315,7 +317,7 @@ def _evaluate_live(args: argparse.Namespace) -> None:
 
     with tqdm(desc="flights", unit=" latent frames") as bar:
         result = measure_live(begin, len(starts), args.latent_frames, lambda: bar.update(1) and None).summary()
-    write_json(args.json, result | {"checkpoint": f"{args.run_dir}", "latent_frames": args.latent_frames})
+    write_numbers(args.json, result | {"checkpoint": f"{args.run_dir}", "latent_frames": args.latent_frames})
     rows = [(name, *result[name].values()) for name in ("sign_accuracy", "sign_accuracy_late", "response")]
     print_table(("", *CHANNELS), rows)
     pairs = result["out_and_back_psnr_db"]
@@ -331,7 +333,7 @@ def _show_idm(result: dict[str, Any], path: Path | None) -> None:
     axes = {name: values for name, values in result.items() if isinstance(values, dict)}
     columns = ("mean_error", "mean_error_of_full", "sign_accuracy", "gain", "r2")
     print_table(("", *columns), [(axis, *(values[name] for name in columns)) for axis, values in axes.items()])
-    write_json(path, result)
+    write_numbers(path, result)
 
 
 # Grid
@@ -415,7 +417,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         print("  ".join([first, *others]).rstrip())
 
 
-def write_json(path: Path | None, result: dict[str, Any]) -> None:
+def write_numbers(path: Path | None, result: dict[str, Any]) -> None:
     """Write the numbers, if a file was named."""
     if path is not None:
-        store.write_json(path, result)
+        write_json(path, result)

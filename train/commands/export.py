@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from train.loop.export import new_folder, trained_networks, write_model_dir
+from wanact.files import CheckpointError, read_json
 from wanact.runs import store
 from wanact.runs.publish import write_flight_files
 from wanact.runs.ref import run_of
-from wanact.runs.store import CheckpointError
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _base_of(checkpoint: Path) -> Path:
-    config = store.read_json(checkpoint / "train_config.json")
+    config = read_json(checkpoint / "train_config.json")
     base = config.get("model", {}).get("model_dir")
     if not base:
         raise CheckpointError(f"{checkpoint} does not say what it was trained on; give --model_dir")

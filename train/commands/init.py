@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from wanact.errors import TakenError, UserError
 from wanact.models import presets
-from wanact.weights.model_dir import METADATA, check_defaults, load_part
+from wanact.weights.layouts import METADATA
+from wanact.weights.model_dir import check_defaults, load_part
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from train.loop.export import replacing_folder
 from wanact.errors import TakenError
+from wanact.files import CheckpointError, check_safetensors, load_weights, sha256
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.runs import store
-from wanact.runs.store import CheckpointError
 from wanact.weights import model_dir
-from wanact.weights.convert import ConvertError, convert_lora
+from wanact.weights.lora import convert_lora
+from wanact.weights.names import ConvertError
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -53,7 +54,7 @@ def merge(
     if output.exists() and output.resolve() == base.resolve():
         raise TakenError(f"{output} is the base model itself; choose another --output_dir")
     file = lora_path / store.LORA if lora_path.is_dir() else lora_path
-    lora = scaled(store.load_weights(file), alpha, file)
+    lora = scaled(load_weights(file), alpha, file)
     exact = model_dir.load_components(base, parts=("transformer",)).transformer  # float32: the sum is rounded once
     try:
         Overlay(exact).apply(lora=lora)
@@ -66,7 +67,7 @@ def merge(
         "base_model": str(base),
         "base_fingerprint": model_dir.fingerprint(base),
         "lora": str(file),
-        "lora_sha256": store.sha256(file),
+        "lora_sha256": sha256(file),
         "alpha": alpha,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
@@ -93,7 +94,7 @@ def stored_dtype(directory: Path) -> str:
     files = [p for p in (folder if folder.is_dir() else directory).rglob("diffusion_pytorch_model*.safetensors")]
     if not files:
         return "float32"
-    header = store.check_safetensors(max(files, key=lambda p: p.stat().st_size))
+    header = check_safetensors(max(files, key=lambda p: p.stat().st_size))
     sizes: dict[str, int] = {}
     for name, entry in header.items():
         if name != "__metadata__":

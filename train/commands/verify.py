@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from wanact.files import CheckpointError
 from wanact.runs import store
-from wanact.runs.store import CheckpointError
+from wanact.runs.ref import CHECKPOINTS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 def _checkpoints(path: Path) -> list[Path]:
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a folder; expected a run or one of its checkpoints")
-    if not (path / store.CHECKPOINTS).is_dir():
+    if not (path / CHECKPOINTS).is_dir():
         return [path]
     found = [info.path for info in store.list_checkpoints(path)]
     if not found:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from wanact.runs.store import CheckpointError, check_safetensors, replacing, sha256
+from wanact.files import CheckpointError, check_safetensors, replacing, sha256
 
 VERSION = "1"  # change when the meaning of an entry changes
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wanact.errors import TakenError
-from wanact.runs import store
-from wanact.runs.store import CheckpointError
+from wanact.files import CheckpointError, load_weights, read_json, write_json
 from wanact.weights import model_dir
 
 ORIGIN = "exported_from.json"
@@ -27,7 +26,7 @@ def trained_networks(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
     """
     averaged = checkpoint / "ema.safetensors"
     file = averaged if averaged.is_file() else checkpoint / "trainable_full.safetensors"
-    modules = split_modules(store.load_weights(file))
+    modules = split_modules(load_weights(file))
     networks = {name: modules[name] for name in ("transformer", "text_encoder") if name in modules}
     if not networks:
         raise CheckpointError(f"{checkpoint} trained no transformer and no text encoder: there is nothing to put in")
@@ -38,7 +37,7 @@ def trained_networks(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
 
 def exported_from(folder: Path) -> dict[str, Any] | None:
     """Run and step that a folder was exported from, None if it does not say."""
-    return store.read_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else None
+    return read_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else None
 
 
 def require_free(folder: Path, run: str) -> None:
@@ -60,7 +59,7 @@ def new_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
     require_free(folder, origin["run"])
     with replacing_folder(folder) as temporary:
         yield temporary
-        store.write_json(temporary / ORIGIN, origin)
+        write_json(temporary / ORIGIN, origin)
 
 
 @contextlib.contextmanager

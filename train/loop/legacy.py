@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from train.loop.config import ConfigError, ModelConfig
+from wanact.files import CheckpointError, load_state, load_weights, read_json
 from wanact.runs import store
-from wanact.runs.store import CheckpointError, load_state, load_weights
 from wanact.weights import layouts, transformer
-from wanact.weights.convert import ConvertError, convert_lora
-from wanact.weights.names import bare_name
+from wanact.weights.lora import convert_lora
+from wanact.weights.names import ConvertError, bare_name
 
 # Where weights lie in a folder, the fullest names first.
 WEIGHT_FILES = (
@@ -115,7 +115,7 @@ def adapter_weights(lora: dict[str, Tensor]) -> dict[str, Tensor]:
 def _step_of(path: Path) -> int:
     for name in ("trainer_state.json", store.METADATA):
         if path.is_dir() and (path / name).is_file():
-            state = store.read_json(path / name)
+            state = read_json(path / name)
             for key in ("global_step", "step"):
                 if isinstance(state.get(key), int):
                     return state[key]

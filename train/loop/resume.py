@@ -12,8 +12,8 @@ from torch import Tensor
 
 from train.loop import legacy, saving
 from train.loop.config import TrainConfig
+from wanact.files import CheckpointError, load_state, load_weights, read_json
 from wanact.runs import store
-from wanact.runs.store import CheckpointError
 
 
 @dataclass
@@ -138,16 +138,16 @@ def _load_ours(path: Path, verified: bool = False) -> Loaded:
         store.verify(path)
     metadata = store.read_metadata(path)
     files = metadata["files"]
-    optimizer = store.load_state(path / saving.OPTIMIZER, mmap=True) if saving.OPTIMIZER in files else None
+    optimizer = load_state(path / saving.OPTIMIZER, mmap=True) if saving.OPTIMIZER in files else None
     return Loaded(
         path=path,
         step=int(metadata["step"]),
-        weights=store.load_weights(path / saving.FULL_WEIGHTS),
+        weights=load_weights(path / saving.FULL_WEIGHTS),
         optimizer=optimizer,
-        ema=store.load_weights(path / saving.EMA) if saving.EMA in files else {},
-        extra=store.load_weights(path / saving.EXTRA) if saving.EXTRA in files else {},
-        state=store.read_json(path / saving.STATE),
-        config=store.read_json(path / saving.CONFIG),
+        ema=load_weights(path / saving.EMA) if saving.EMA in files else {},
+        extra=load_weights(path / saving.EXTRA) if saving.EXTRA in files else {},
+        state=read_json(path / saving.STATE),
+        config=read_json(path / saving.CONFIG),
     )
 
 
@@ -217,5 +217,5 @@ def _exported_weights(path: Path) -> dict[str, Tensor]:
         f"{network}.{name}": value.float()
         for network, file in networks.items()
         if (path / file).is_file()
-        for name, value in store.load_weights(path / file).items()
+        for name, value in load_weights(path / file).items()
     }

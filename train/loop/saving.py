@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from wanact.files import replacing, write_json
 from wanact.runs import store
 
 WEIGHTS, FULL_WEIGHTS = "trainable.safetensors", "trainable_full.safetensors"
@@ -147,20 +148,20 @@ class Saver:
         if snapshot.optimizer is not None:
             _save_state(snapshot.optimizer, folder / OPTIMIZER)
             _save_state(snapshot.scheduler, folder / SCHEDULER)
-        store.write_json(folder / STATE, snapshot.state)
-        store.write_json(folder / CONFIG, snapshot.config)
+        write_json(folder / STATE, snapshot.state)
+        write_json(folder / CONFIG, snapshot.config)
         if self.export_config is not None:
             name, content = self.export_config
-            store.write_json(folder / name, content)
+            write_json(folder / name, content)
 
     def _publish(self, path: Path) -> None:
         """Put the newest files to fly with into the run's folder."""
         if self.export_config is not None:
             name, content = self.export_config
-            store.write_json(self.run / name, content)
+            write_json(self.run / name, content)
         for name in (store.CONTROLLER, store.LORA, store.TRANSFORMER):
             if (path / name).is_file():
-                with store.replacing(self.run / name) as temporary:
+                with replacing(self.run / name) as temporary:
                     _link_or_copy(path / name, temporary)
 
 

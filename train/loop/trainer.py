@@ -29,8 +29,9 @@ from train.loop.reader import Reader
 from train.loop.sampler import StepSampler
 from train.loop.seeding import derive_seed
 from train.loop.stage import Stage
+from wanact.files import CheckpointError, replacing
 from wanact.runs import store
-from wanact.runs.store import CheckpointError
+from wanact.runs.ref import CHECKPOINTS
 
 MAX_BAD_STEPS = 10
 
@@ -226,7 +227,7 @@ class Trainer:
         rows = store.read_log(self.run_dir)
         if any(row.get("step", 0) > self.step for row in rows):
             kept = [row for row in rows if row.get("step", 0) <= self.step]
-            with store.replacing(self.run_dir / "log.jsonl") as temporary:
+            with replacing(self.run_dir / "log.jsonl") as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     # One step
@@ -446,7 +447,7 @@ class Trainer:
 
     def _require_last_checkpoint(self) -> None:
         """A run whose last state could not be written must not end as if it had been."""
-        path = self.run_dir / store.CHECKPOINTS / store.step_name(self.step)
+        path = self.run_dir / CHECKPOINTS / store.step_name(self.step)
         if self.processes.is_main and not (path / store.METADATA).is_file():
             raise OSError(f"the last checkpoint was not written: {path} is missing; free some space and run again")
 

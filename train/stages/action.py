@@ -14,9 +14,11 @@ from train.loop.config import ConfigError, TrainConfig
 from train.loop.seeding import Draw
 from train.stages.flow import FlowStage, draw_fraction
 from train.stages.i2v import LORA_SETTINGS, seeded
+from wanact.files import CheckpointError, load_weights
 from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, WanActionController
 from wanact.models.injection import INJECTION_TYPES
-from wanact.runs.store import CONTROLLER, RUN_CONFIG, TRANSFORMER, CheckpointError, load_weights
+from wanact.runs.ref import RUN_CONFIG
+from wanact.runs.store import CONTROLLER, TRANSFORMER
 
 NO_LORA = (
     "a LoRA is not for action training, since learned together with the controller it would hide how much each of them "

@@ -30,10 +30,11 @@ from train.loop.stage import StepLoss
 from train.stages.action import ActionStage
 from train.stages.losses import flow_matching_loss
 from wanact import flow
+from wanact.files import load_weights
 from wanact.flying.rollout import CausalRollout, CausalSettings
 from wanact.models.controller import WanActionController
 from wanact.models.kv_cache import FrameView
-from wanact.runs.store import CONTROLLER, TRANSFORMER, load_weights, resolve
+from wanact.runs.store import CONTROLLER, TRANSFORMER, resolve
 
 REDRAW_STEPS = 2  # that draw a frame of the network's own history
 WARM_UP = 3  # frames after the first that only serve as history where a clip begins in the middle

@@ -14,7 +14,9 @@ from train.loop.config import ConfigError, TrainConfig
 from train.loop.legacy import ADAPTER, adapter_weights
 from train.loop.seeding import derive_seed
 from train.stages.flow import FlowStage
-from wanact.runs.store import LORA, RUN_CONFIG, TRANSFORMER, CheckpointError, load_weights
+from wanact.files import CheckpointError, load_weights
+from wanact.runs.ref import RUN_CONFIG
+from wanact.runs.store import LORA, TRANSFORMER
 
 # Wan's and DiffSynth's names of a block's layers, and diffusers' for the same.
 LORA_TARGETS = {

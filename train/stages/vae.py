@@ -29,6 +29,7 @@ from wanact.models import presets
 from wanact.models import vae as wan_vae
 from wanact.models.lapped import AutoencoderLapped
 from wanact.weights import model_dir
+from wanact.weights.layouts import INDEX
 from wanact.world import stills
 
 WEIGHTS, CONFIG = "vae.safetensors", "vae_train_config.json"
@@ -295,7 +296,7 @@ class VAEStage(Stage):
 
         The statistics of a VAE whose decoder alone was trained stay as they were.
         """
-        if (folder / "config.json").exists() or (folder / model_dir.INDEX).exists():
+        if (folder / "config.json").exists() or (folder / INDEX).exists():
             raise TakenError(f"{folder} holds a model already; choose another folder or remove it")
         trained = self._build().eval()
         trained.load_state_dict(self._whole(weights))

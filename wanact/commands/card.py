@@ -24,11 +24,11 @@ from wanact.control_card.fly import NUM_FRAMES, measure_card, num_clips
 from wanact.control_card.picture import draw_card
 from wanact.control_card.probes import FirstFrame, fixed_first_frames, own_first_frames
 from wanact.errors import UserError
+from wanact.files import CheckpointError, write_json
 from wanact.flying.pipeline import WanActPipeline
 from wanact.models.idm import load_idm
 from wanact.runs import store
-from wanact.runs.ref import is_in_run, split_name
-from wanact.runs.store import CheckpointError
+from wanact.runs.ref import CHECKPOINTS, is_in_run, split_name
 
 NANO = Path(__file__).resolve().parents[2] / "assets" / "nano"
 QUICK = (2, 1)  # first frames, dose frames
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.runs:
         result["cards"] = [card.to_json() for card in _measure(args)]
     if args.json is not None:
-        store.write_json(args.json, result)
+        write_json(args.json, result)
     return 0
 
 
@@ -160,7 +160,7 @@ def chosen(name: str) -> tuple[Path, list[tuple[Path, int | None]]]:
         CheckpointError: if there is no such run or step.
     """
     path, which = split_name(name)
-    if is_in_run(path) or not (path / store.CHECKPOINTS).is_dir():
+    if is_in_run(path) or not (path / CHECKPOINTS).is_dir():
         ref = store.ref_of(folder := store.resolve(path))
         return ref.run_dir.resolve(), [(folder, ref.step)]
     sound = [info for info in store.list_checkpoints(path) if info.problem is None]

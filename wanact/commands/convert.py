@@ -20,9 +20,11 @@ import torch
 from wanact.models.components import CONFIG_CLASSES, NETWORKS, PIPELINE_INDEX, library_class
 from wanact.models.presets import LATENTS_MEAN, LATENTS_STD
 from wanact.weights import layouts, model_dir
-from wanact.weights.convert import ConvertError, KeyMap, convert, convert_lora, key_map
+from wanact.weights.convert import KeyMap, convert, key_map
 from wanact.weights.files import WeightFiles, write_safetensors, write_torch
 from wanact.weights.layouts import DIFFUSERS, INDEX, MANIFEST, METADATA, ORIGINAL, Layout, ModelDirError, write_json
+from wanact.weights.lora import convert_lora
+from wanact.weights.names import ConvertError
 from wanact.weights.transformer import original_config
 
 DTYPES = ("float32", "bfloat16", "float16")

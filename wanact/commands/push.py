@@ -18,12 +18,14 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from wanact.errors import UserError
+from wanact.files import write_json
 from wanact.runs import store
 from wanact.runs.publish import publish
+from wanact.runs.ref import CHECKPOINTS, RUN_CONFIG
 from wanact.runs.store import CheckpointInfo
 
 RELEASE = "Wan-AI/Wan2.2-TI2V-5B"
-_FILES = (store.RUN_CONFIG, store.CONTROLLER, store.LORA, store.TRANSFORMER)
+_FILES = (RUN_CONFIG, store.CONTROLLER, store.LORA, store.TRANSFORMER)
 
 
 def prepare(run: Path, folder: Path, hub_id: str, steps: list[int] | None = None) -> Path:
@@ -41,7 +43,7 @@ def prepare(run: Path, folder: Path, hub_id: str, steps: list[int] | None = None
     target = folder / run.resolve().name
     if store.list_checkpoints(run):
         publish(run, target, steps)
-        for entry in (target / store.CHECKPOINTS).iterdir():
+        for entry in (target / CHECKPOINTS).iterdir():
             if entry.is_symlink():  # the Hub has none; the newest and the best are found without
                 entry.unlink()
     else:
@@ -50,7 +52,7 @@ def prepare(run: Path, folder: Path, hub_id: str, steps: list[int] | None = None
         for name in _FILES:
             if (run / name).is_file():
                 shutil.copyfile(run / name, target / name)
-        store.write_json(target / store.RUN_CONFIG, weights.config)
+        write_json(target / RUN_CONFIG, weights.config)
     info = store.run_info(target)
     (folder / "README.md").write_text(model_card(hub_id, info.name, info.config, info.checkpoints), encoding="utf-8")
     return folder

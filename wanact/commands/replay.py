@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wanact.control_card import measure_clip
+from wanact.control_card.clip import measure_clip
+from wanact.files import CheckpointError, write_json
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.record import FlightError, FlightRecord
 from wanact.flying.replay import replay
 from wanact.media.video import write_mp4
 from wanact.runs import store
 from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef, split_name
-from wanact.runs.store import CheckpointError
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 COLUMNS = ("agreement", "likeness", "lag", "sharpness", "colour")
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.table:
         print_table(flown)
     if args.json is not None:
-        store.write_json(args.json, {"flights": flown})
+        write_json(args.json, {"flights": flown})
     return 0
 
 

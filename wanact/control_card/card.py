@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wanact.runs.store import CheckpointError, read_json, step_name, write_json
+from wanact.files import CheckpointError, read_json, write_json
+from wanact.runs.store import step_name
 
 VERSION = 1
 FOLDER = "control_card"

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from wanact.actions import CHANNELS, FULL_DEFLECTION, NUM_CHANNELS, OPPOSITE
-from wanact.control_card import COMPONENTS, Control, motion_track
+from wanact.control_card.control import Control
+from wanact.control_card.motion import COMPONENTS, motion_track
 from wanact.media.likeness import psnr_db
 from wanact.shapes import TEMPORAL_STRIDE
 

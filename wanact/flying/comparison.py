@@ -19,7 +19,7 @@ import pydantic
 from wanact.actions import NUM_CHANNELS, ActionError, ActionTrack
 from wanact.errors import UserError
 from wanact.files import number, read_model, refusing, text, whole
-from wanact.flying.record import MAX_BYTES, MAX_SEED, FlightError, FlightRecord
+from wanact.flying.record import MAX_BYTES, MAX_SEED, FlightRecord
 
 VERSION = 1
 TRUTH = "truth"
@@ -322,6 +322,3 @@ def _unpack(stretches: Sequence[tuple[int, int, int, float]], count: int) -> Act
             raise ActionError(f"a stretch ends after action {start + length} of {count}")
         magnitude[start : start + length, channel] = value
     return ActionTrack(magnitude)
-
-
-__all__ = ["TRUTH", "Comparison", "ComparisonError", "FlightError", "Lane", "Link", "check_lanes", "is_comparison"]

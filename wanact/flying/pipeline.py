@@ -21,6 +21,7 @@ from torch import Tensor
 
 from wanact import flow, shapes
 from wanact.actions import ActionTrack
+from wanact.files import CheckpointError, sha256
 from wanact.flying.placement import (
     Clip,
     Placement,
@@ -32,9 +33,7 @@ from wanact.flying.placement import (
 )
 from wanact.flying.placement_options import NOTHING_SPECIAL, FitOptions
 from wanact.flying.prompts import Prompts, PromptStore, encoder_identity
-from wanact.flying.request import ClipRequest, Picture, Request, check_request
-from wanact.flying.request import RequestError as RequestError
-from wanact.flying.request import clean_prompt as clean_prompt
+from wanact.flying.request import ClipRequest, Picture, Request, RequestError, check_request
 from wanact.flying.rollout import CausalRollout, CausalSettings
 from wanact.media import video
 from wanact.models import vae as vae_ops
@@ -43,12 +42,14 @@ from wanact.models.controller import WanActionController
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.models.transformer import Actions, PreparedText
 from wanact.runs import store
-from wanact.runs.ref import CheckpointRef, is_in_run, run_of
-from wanact.runs.store import CheckpointError, FlightWeights
-from wanact.weights.convert import ConvertError, convert, convert_lora
+from wanact.runs.ref import RUN_CONFIG, CheckpointRef, is_in_run, run_of
+from wanact.runs.store import FlightWeights
+from wanact.weights.convert import convert
 from wanact.weights.finetuned import lay_on
 from wanact.weights.layouts import ModelDirError
+from wanact.weights.lora import convert_lora
 from wanact.weights.model_dir import Components, fingerprint, load_components
+from wanact.weights.names import ConvertError
 
 # Clips with frames up to this size are decoded in one pass, which takes a third less time (nano, 96x160: 1.8 s of one
 # core instead of 2.8); larger ones frame by frame, whose memory does not grow with the clip.
@@ -191,7 +192,7 @@ class WanActPipeline:
         base = fingerprint(self.path)
         if not self._fine_tuned:
             return base
-        files = [store.sha256(file) for file in self._fine_tuned]
+        files = [sha256(file) for file in self._fine_tuned]
         return hashlib.sha256("".join([base, *files]).encode()).hexdigest()
 
     def load_controller(self, run_or_checkpoint: str | os.PathLike | None) -> None:
@@ -554,7 +555,7 @@ def clip_of(request: Request) -> Clip:
 
 def _file_stamps(folder: Path) -> list[tuple[str, int, int]]:
     """What changes when a checkpoint is written anew: names, sizes and times of its files and its run's settings."""
-    files = [*sorted(folder.glob("*.safetensors")), folder / store.RUN_CONFIG]
+    files = [*sorted(folder.glob("*.safetensors")), folder / RUN_CONFIG]
     if is_in_run(folder):
-        files.append(run_of(folder) / store.RUN_CONFIG)
+        files.append(run_of(folder) / RUN_CONFIG)
     return [(file.name, stat.st_size, stat.st_mtime_ns) for file in files if file.exists() for stat in [file.stat()]]

@@ -19,7 +19,8 @@ import torch
 from wanact.files import CheckpointError, check_safetensors
 from wanact.models.controller import WanActionController
 from wanact.runs.store import CONTROLLER, LORA, TRANSFORMER
-from wanact.weights.convert import ConvertError, convert
+from wanact.weights.convert import convert
+from wanact.weights.names import ConvertError
 
 EXPORTED = (CONTROLLER, LORA, TRANSFORMER)
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")

@@ -17,10 +17,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from wanact.files import CheckpointError, read_json
 from wanact.runs import store
 from wanact.runs.check import EXPORTED, check_flight_files
 from wanact.runs.ref import CHECKPOINTS, EXPORTED_ID, RUN_CONFIG, CheckpointRef, checkpoint_id
-from wanact.runs.store import CheckpointError, CheckpointInfo
+from wanact.runs.store import CheckpointInfo
 
 # Larger checkpoints are verified when somebody asks: reading them would keep the disk from whoever flies or trains.
 MAX_UNASKED_BYTES = 256 * 2**20
@@ -208,7 +209,7 @@ class RunIndex:
             known = self._configs.get(str(path))
             if known is None or known[0] != stamp:
                 inside = file.resolve().is_relative_to(path.resolve())
-                known = (stamp, store.read_json(file) if inside else {})
+                known = (stamp, read_json(file) if inside else {})
                 self._configs[str(path)] = known
             return known[1]
         except (OSError, CheckpointError):

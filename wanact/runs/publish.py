@@ -8,16 +8,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from wanact.errors import TakenError
+from wanact.files import CheckpointError, replacing, write_json
 from wanact.runs import store
-from wanact.runs.store import (
-    CONTROLLER,
-    LORA,
-    RUN_CONFIG,
-    TRANSFORMER,
-    CheckpointError,
-    CheckpointInfo,
-    FlightWeights,
-)
+from wanact.runs.ref import RUN_CONFIG
+from wanact.runs.store import CONTROLLER, LORA, TRANSFORMER, CheckpointInfo, FlightWeights
 
 # What a reader of a published checkpoint asks; settings of resuming, sums and machine paths stay behind.
 KEPT = ("epoch", "loss", "reason", "stage", "config_summary", "versions", "timestamp")
@@ -47,7 +41,7 @@ def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: st
     written = [_publish_one(found[step], out, base_model) for step in sorted(steps or found)]
     shutil.copyfile(run / "log.jsonl", out / "log.jsonl")
     weights = store.load_flight_weights(written[-1])
-    store.write_json(out / store.RUN_CONFIG, weights.config)
+    write_json(out / RUN_CONFIG, weights.config)
     return written
 
 
@@ -63,11 +57,11 @@ def _publish_one(info: CheckpointInfo, out: Path, base_model: str | None) -> Pat
 def write_flight_files(weights: FlightWeights, folder: Path) -> list[Path]:
     """Write the configuration and each kind of weights that there is; each file is whole or as before."""
     folder.mkdir(parents=True, exist_ok=True)
-    store.write_json(folder / RUN_CONFIG, weights.config)
+    write_json(folder / RUN_CONFIG, weights.config)
     written = [folder / RUN_CONFIG]
     for name, tensors in ((CONTROLLER, weights.controller), (LORA, weights.lora), (TRANSFORMER, weights.transformer)):
         if tensors is not None:
-            with store.replacing(folder / name) as temporary:
+            with replacing(folder / name) as temporary:
                 save_file(tensors, temporary)
                 temporary.chmod(0o644)
             written.append(folder / name)

@@ -26,18 +26,18 @@ from typing import Any
 
 from torch import Tensor
 
-from wanact.files import CheckpointError as CheckpointError
-from wanact.files import check_safetensors as check_safetensors
-from wanact.files import json_bytes, parse_json, read_bytes, sync
-from wanact.files import load_state as load_state
-from wanact.files import load_weights as load_weights
-from wanact.files import read_json as read_json
-from wanact.files import replacing as replacing
-from wanact.files import sha256 as sha256
-from wanact.files import write_json as write_json
-from wanact.runs.ref import CHECKPOINTS as CHECKPOINTS
-from wanact.runs.ref import RUN_CONFIG as RUN_CONFIG
-from wanact.runs.ref import CheckpointRef, checkpoint_id, is_in_run, run_name
+from wanact.files import (
+    CheckpointError,
+    json_bytes,
+    load_weights,
+    parse_json,
+    read_bytes,
+    read_json,
+    sha256,
+    sync,
+    write_json,
+)
+from wanact.runs.ref import CHECKPOINTS, RUN_CONFIG, CheckpointRef, checkpoint_id, is_in_run, run_name
 
 FORMAT = 1
 METADATA = "checkpoint_metadata.json"

@@ -15,13 +15,13 @@ import numpy as np
 
 from wanact import shapes
 from wanact.actions import ActionTrack
+from wanact.files import CheckpointError
 from wanact.flying.pipeline import Cancelled, OnFrames, OnStep, Progress
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay
 from wanact.flying.request import ClipRequest
 from wanact.runs.index import MAX_UNASKED_BYTES, Entry, RunIndex
 from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef
-from wanact.runs.store import CheckpointError
 from wanact.ui.uploads import PREFIX, Uploads
 
 

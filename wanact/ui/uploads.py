@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wanact.files import check_safetensors, parse_json, read_bytes
+from wanact.files import CheckpointError, check_safetensors, parse_json, read_bytes
 from wanact.runs.check import EXPORTED, check_flight_files
-from wanact.runs.store import CONTROLLER, LORA, RUN_CONFIG, TRANSFORMER, CheckpointError
+from wanact.runs.ref import RUN_CONFIG
+from wanact.runs.store import CONTROLLER, LORA, TRANSFORMER
 
 PREFIX = "upload/"
 MAX_FILES = 4

@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from wanact.weights import controller, text_encoder, transformer, vae
-from wanact.weights.lora import convert_lora as convert_lora
-from wanact.weights.names import ConvertError as ConvertError
-from wanact.weights.names import NameMap, bare_name, listing
+from wanact.weights.names import ConvertError, NameMap, bare_name, listing
 
 ORIGINAL, DIFFUSERS, DIFFSYNTH = FORMATS = ("original", "diffusers", "diffsynth")
 

@@ -15,10 +15,11 @@ from typing import Any
 from torch import Tensor
 
 from wanact.models.overlay import Overlay, OverlayError
-from wanact.weights.convert import ConvertError, convert_lora, key_map
+from wanact.weights.convert import key_map
 from wanact.weights.files import WeightFiles
 from wanact.weights.layouts import ModelDirError
-from wanact.weights.names import listing
+from wanact.weights.lora import convert_lora
+from wanact.weights.names import ConvertError, listing
 
 
 @dataclass(frozen=True)

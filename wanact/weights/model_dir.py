@@ -33,12 +33,10 @@ from wanact.models.components import (
     read_config,
 )
 from wanact.weights import layouts
-from wanact.weights.convert import ConvertError, key_map
+from wanact.weights.convert import key_map
 from wanact.weights.files import WeightFiles
-from wanact.weights.layouts import INDEX as INDEX
-from wanact.weights.layouts import METADATA as METADATA
-from wanact.weights.layouts import Layout, read_json, require_directory, write_json
-from wanact.weights.layouts import ModelDirError as ModelDirError
+from wanact.weights.layouts import INDEX, METADATA, Layout, ModelDirError, read_json, require_directory, write_json
+from wanact.weights.names import ConvertError
 
 # What a directory without metadata gets: Wan2.2-TI2V-5B at the size the action controller is trained at.
 DEFAULTS: dict[str, Any] = {

@@ -14,8 +14,9 @@ from train.__main__ import main
 from train.commands import evaluate
 from train.commands.evaluate import Quality, best_of, chosen_checkpoints, draw_grid, psnr_db, ssim, vae_summary
 from wanact.actions import CHANNELS
+from wanact.files import CheckpointError
 from wanact.media.likeness import blockiness, gradient_length
-from wanact.runs.store import CheckpointError, list_checkpoints
+from wanact.runs.store import list_checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ from safetensors.torch import save_file
 
 from train.__main__ import main
 from train.commands.merge import merge, scaled
-from wanact.runs import store
-from wanact.runs.store import CheckpointError
+from wanact.files import CheckpointError, load_weights, sha256
 from wanact.weights import model_dir
 
 
@@ -42,7 +41,7 @@ def velocity(transformer):
 
 def adapted(model, lora, alpha=1.0):
     transformer = model_dir.load_components(model, parts=("transformer",)).transformer
-    transformer.load_lora_adapter(store.load_weights(lora / "lora.safetensors"), prefix="transformer")
+    transformer.load_lora_adapter(load_weights(lora / "lora.safetensors"), prefix="transformer")
     transformer.set_adapters(transformer.active_adapters(), alpha)
     return velocity(transformer)
 
@@ -65,7 +64,7 @@ def test_stock_diffusers_loads_the_merged_model_and_it_says_where_it_came_from(l
     torch.testing.assert_close(velocity(stock.transformer), adapted(model, lora), rtol=1e-4, atol=1e-5)
     origin = model_dir.read_metadata(tmp_path / "merged")["merged_from"]
     assert origin["base_fingerprint"] == model_dir.fingerprint(model)
-    assert origin["lora_sha256"] == store.sha256(lora / "lora.safetensors") and origin["alpha"] == 1.0
+    assert origin["lora_sha256"] == sha256(lora / "lora.safetensors") and origin["alpha"] == 1.0
 
 
 def test_what_is_there_is_replaced_only_when_asked(lora, model, tmp_path):

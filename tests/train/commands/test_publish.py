@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from wanact.files import CheckpointError
 from wanact.runs import store
 from wanact.runs.publish import publish
-from wanact.runs.store import CheckpointError
 
 
 def test_published_steps_hold_the_same_weights_and_verify(run, tmp_path):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from wanact.files import CheckpointError, load_weights
 from wanact.runs import store
-from wanact.runs.store import CheckpointError
 
 FLAGS = ("--max_steps", "2", "--save_steps", "1", "--ema_decay", "0.5")
 
@@ -26,7 +26,7 @@ def find(arguments, run: Path, *more: str):
     from train.loop.config import parse
 
     config = parse("action", arguments("action", run, *FLAGS, *more))
-    weights = store.load_weights(run / "checkpoints" / store.step_name(1) / "trainable_full.safetensors")
+    weights = load_weights(run / "checkpoints" / store.step_name(1) / "trainable_full.safetensors")
     return resume.find(config, "action", {name: value.shape for name, value in weights.items()})
 
 

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from train.loop import legacy, resume
 from train.loop.config import ConfigError, ModelConfig, parse
+from wanact.files import CheckpointError
 from wanact.runs import store
-from wanact.runs.store import CheckpointError
-from wanact.weights.model_dir import ModelDirError
+from wanact.weights.layouts import ModelDirError
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.train.processes import run_processes, start, wait
+from wanact.files import load_weights
 from wanact.runs import store
 
 STEPS = 6
@@ -54,7 +55,7 @@ def losses(run: Path) -> list[float]:
 
 
 def weights(run: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
-    return store.load_weights(run / "checkpoints" / store.step_name(step) / "trainable_full.safetensors")
+    return load_weights(run / "checkpoints" / store.step_name(step) / "trainable_full.safetensors")
 
 
 def rates(run: Path) -> list[float]:

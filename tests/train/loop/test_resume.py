@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from wanact.files import CheckpointError, load_state, load_weights, read_json
 from wanact.runs import store
-from wanact.runs.store import CheckpointError
 
 VARIANTS = {
     "action": ("action", []),
@@ -19,14 +19,14 @@ VARIANTS = {
 def state_of(run, step):
     """Everything a checkpoint says about the training: tensors by file and name, and its place in the data."""
     folder = run / "checkpoints" / store.step_name(step)
-    optimizer = store.load_state(folder / "optimizer.pt")["main"]["state"]
+    optimizer = load_state(folder / "optimizer.pt")["main"]["state"]
     tensors = {f"optimizer.{n}.{k}": v for n, state in optimizer.items() for k, v in state.items()}
     for file in folder.glob("*.safetensors"):
-        tensors |= {f"{file.name}.{name}": value for name, value in store.load_weights(file).items()}
-    place = store.read_json(folder / "trainer_state.json")
+        tensors |= {f"{file.name}.{name}": value for name, value in load_weights(file).items()}
+    place = read_json(folder / "trainer_state.json")
     return (
         tensors,
-        store.load_state(folder / "scheduler.pt"),
+        load_state(folder / "scheduler.pt"),
         (place["position"], place["epoch"], place["window"]),
     )
 

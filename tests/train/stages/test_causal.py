@@ -11,9 +11,10 @@ from torch.testing import assert_close
 from train.loop.config import ConfigError
 from train.loop.seeding import Draw
 from wanact.actions import PRESETS, ActionTrack
+from wanact.files import read_json
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.stream import WanActStream
-from wanact.runs import store
+from wanact.runs.ref import RUN_CONFIG
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(run, tmp_path):
     assert same.loss(batch, "main").loss.item() < 1e-8
     other = run("causal", tmp_path / "other", *distill, "--teacher_steps", "3").stage
     assert other.loss(batch, "main").loss.item() > 1e-8
-    config = store.read_json(tmp_path / "other" / store.RUN_CONFIG)
+    config = read_json(tmp_path / "other" / RUN_CONFIG)
     assert config["causal"]["num_inference_steps"] == 2
 
 
@@ -113,7 +114,7 @@ def test_it_samples_resumes_and_says_how_it_is_flown(run, tmp_path):
     run("causal", tmp_path, "--max_steps", "2", "--sample_steps", "2", "--sample_count", "1", "--window", "3",
         "--flight_steps", "2", "--sample_inference_steps", "1")  # fmt: skip
     assert list(tmp_path.glob("samples/*/clip0.mp4"))
-    config = store.read_json(tmp_path / store.RUN_CONFIG)
+    config = read_json(tmp_path / RUN_CONFIG)
     assert config["causal"] == {"window": 3, "num_inference_steps": 2, "sampler": "euler"}
     again = run("causal", tmp_path, "--max_steps", "3", "--window", "3", "--flight_steps", "2")
     assert again.step == 3

@@ -13,6 +13,7 @@ from train.__main__ import main
 from train.loop.config import SECTIONS, ConfigError, parse
 from train.loop.stage import LOOP_USES
 from train.stages import STAGES, refuse_unused, stage_class
+from wanact.files import load_weights, read_json
 from wanact.runs import store
 
 PRESETS = sorted((Path(__file__).parents[3] / "train" / "configs").glob("*/*.yaml"))
@@ -159,12 +160,12 @@ def test_a_new_stage_trains_exports_and_resumes(hover, tmp_path):
     argv = ["hover", "--config", str(hover), "--output_path", str(tmp_path / "run"), "--save_full_state"]
     assert main(argv) == 0
     newest = store.resolve(tmp_path / "run")
-    weights = store.load_weights(newest / "hover.safetensors")
+    weights = load_weights(newest / "hover.safetensors")
     assert weights.keys() == {"weight", "bias"} and all(value.isfinite().all() for value in weights.values())
-    assert store.read_json(tmp_path / "run" / "hover_config.json") == {"stage": "hover", "height": 2.5}
+    assert read_json(tmp_path / "run" / "hover_config.json") == {"stage": "hover", "height": 2.5}
     assert main([*argv, "--max_steps", "3"]) == 0
     assert store.list_checkpoints(tmp_path / "run")[-1].step == 3
-    again = store.load_weights(store.resolve(tmp_path / "run") / "hover.safetensors")
+    again = load_weights(store.resolve(tmp_path / "run") / "hover.safetensors")
     assert not torch.equal(again["weight"], weights["weight"])
 
 

@@ -17,8 +17,10 @@ from tests.train.conftest import CONTROLLER
 from train.commands import bench
 from train.data.csv import read_records
 from wanact.actions import PRESETS, ActionTrack
+from wanact.files import read_json
 from wanact.media.video import read_video
 from wanact.runs import store
+from wanact.runs.ref import RUN_CONFIG
 from wanact.weights import model_dir
 
 ROOT = Path(__file__).parents[3]
@@ -62,7 +64,7 @@ def test_checkpoints_and_runs_fly_in_the_pipeline(run, fly, tmp_path):
     assert newest.shape == base.shape == (9, 32, 32, 3)
     assert same_frames(newest, fly(tmp_path / "checkpoints" / "latest"))
     assert not same_frames(newest, fly(tmp_path / "checkpoints" / store.step_name(1)))
-    config = store.read_json(tmp_path / store.RUN_CONFIG)
+    config = read_json(tmp_path / RUN_CONFIG)
     assert config["action_magnitude_scale"] == [100.0] * 4 + [1.0] * 4
     assert config["injection_type"] == config["action_controller_config"]["injection_type"] == "adaln_tmod"
 
@@ -103,7 +105,7 @@ def test_a_model_directory_of_someone_else_is_not_written_over_and_ones_own_is_l
     assert not (tmp_path / "run").exists()
     flags = ["--max_steps", "1", "--export_model_dir", str(tmp_path / "model")]
     run("i2v", tmp_path / "run", *flags)
-    assert store.read_json(tmp_path / "model" / "exported_from.json")["step"] == 1
+    assert read_json(tmp_path / "model" / "exported_from.json")["step"] == 1
     capsys.readouterr()
     run("i2v", tmp_path / "run", *flags)
     assert "wrote" not in capsys.readouterr().out
@@ -117,7 +119,7 @@ def test_the_export_command_writes_what_the_trainer_would(run, tmp_path, capsys)
     older = tmp_path / "run" / "checkpoints" / store.step_name(1)
     assert main(["export", str(older), "--output_dir", str(tmp_path / "out")]) == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        store.RUN_CONFIG, store.CONTROLLER, store.TRANSFORMER}  # fmt: skip
+        RUN_CONFIG, store.CONTROLLER, store.TRANSFORMER}  # fmt: skip
     written, kept = store.load_flight_weights(tmp_path / "out"), store.load_flight_weights(older)
     torch.testing.assert_close(written.controller, kept.controller, rtol=0, atol=0)
     assert main(["export", str(tmp_path / "run"), "--export_model_dir", str(tmp_path / "model")]) == 0
@@ -299,7 +301,7 @@ def test_the_shell_script_of_the_5b_model_runs_on_a_small_one_and_its_outputs_fl
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert store.list_checkpoints(tmp_path / "run")[-1].step == 2
-    config = store.read_json(tmp_path / "run" / store.RUN_CONFIG)
+    config = read_json(tmp_path / "run" / RUN_CONFIG)
     assert config["injection_type"] == "cross_attn_frame"
     assert fly(tmp_path / "run").shape == (9, 32, 32, 3)
 

@@ -19,6 +19,7 @@ from train.stages import principal
 from train.stages import vae as vae_stage
 from train.stages.principal import Basis
 from train.stages.vae import CropKind, VAEOptions, VAEStage, set_latent_statistics
+from wanact.files import load_state, load_weights
 from wanact.media import video
 from wanact.models import presets
 from wanact.models import vae as wan_vae
@@ -49,8 +50,8 @@ def train_vae(dataset, model):
 
 def weights_of(run, step):
     folder = run / "checkpoints" / store.step_name(step)
-    tensors = {f"{f.name}.{n}": v for f in folder.glob("*.safetensors") for n, v in store.load_weights(f).items()}
-    optimizer = store.load_state(folder / "optimizer.pt")["main"]["state"]
+    tensors = {f"{f.name}.{n}": v for f in folder.glob("*.safetensors") for n, v in load_weights(f).items()}
+    optimizer = load_state(folder / "optimizer.pt")["main"]["state"]
     return tensors | {f"{name}.{key}": value for name, state in optimizer.items() for key, value in state.items()}
 
 
@@ -115,7 +116,7 @@ def test_a_decoder_can_be_trained_alone_and_the_latents_stay(train_vae, model, d
     latents = wan_vae.encode(before, clip)
     assert torch.equal(wan_vae.encode(after, clip), latents)
     assert not torch.equal(wan_vae.decode(after, latents), wan_vae.decode(before, latents))
-    exported = store.load_weights(store.resolve(run) / "vae.safetensors")
+    exported = load_weights(store.resolve(run) / "vae.safetensors")
     assert exported.keys() == after.state_dict().keys()
 
 

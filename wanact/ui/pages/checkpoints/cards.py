@@ -15,8 +15,10 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from wanact import control_card
-from wanact.control_card import ControlCard, card_path, load_card, load_cards, save_card
+from wanact.control_card.card import CURVES, ControlCard, card_path, load_card, load_cards, save_card
+from wanact.control_card.curves import draw_curves
+from wanact.control_card.fly import measure_card
+from wanact.control_card.picture import draw_card
 from wanact.errors import UserError
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.request import RequestError
@@ -117,17 +119,15 @@ class CardDesk:
         return quick + "It is kept with the run."
 
     def _picture(self, card: ControlCard) -> dict[str, Any]:
-        draw = getattr(control_card, "draw_card", None)
-        numbers = [(control_card.card.CURVES[name][1], card.number(name)) for name in control_card.card.CURVES]
+        numbers = [(label, card.number(name)) for name, (_, label, _) in CURVES.items()]
         shown = [[label, round(number, 3)] for label, number in numbers if number is not None]
-        return {"picture": _url(draw(card)) if draw else None, "numbers": shown}
+        return {"picture": _url(draw_card(card)), "numbers": shown}
 
     def _curves(self, choice: CheckpointRef) -> dict[str, Any]:
-        draw = getattr(control_card, "draw_curves", None)
-        if draw is None or not isinstance(choice, Entry):
+        if not isinstance(choice, Entry):
             return {}
         cards = load_cards(choice.run_dir)
-        return {"curves": _url(draw(cards))} if len(cards) > 1 else {}
+        return {"curves": _url(draw_curves(cards))} if len(cards) > 1 else {}
 
 
 def measure_quickly(engine: Engine, choice: CheckpointRef) -> Iterator[tuple[int, int] | ControlCard]:
@@ -150,9 +150,7 @@ def measure_quickly(engine: Engine, choice: CheckpointRef) -> Iterator[tuple[int
     def work() -> None:
         try:
             pipe = _TakingTurns(engine, choice)
-            result.set_result(
-                control_card.measure_card(pipe, first_frames=QUICK_FRAMES, dose_frames=QUICK_DOSES, on_clip=on_clip)
-            )
+            result.set_result(measure_card(pipe, first_frames=QUICK_FRAMES, dose_frames=QUICK_DOSES, on_clip=on_clip))
         except BaseException as error:
             result.set_exception(error)
         events.put(None)

@@ -15,11 +15,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel
 
 from wanact.errors import UserError
-from wanact.files import otherwise
+from wanact.files import CheckpointError, otherwise
 from wanact.runs.index import Entry, Run
 from wanact.runs.log import read_curve
 from wanact.runs.notes import NoteError, read_notes, write_note
-from wanact.runs.store import CheckpointError
 from wanact.ui.engine import Engine
 from wanact.ui.pages.fly.desk import sentence
 from wanact.ui.uploads import PREFIX, Upload

@@ -19,9 +19,9 @@ from gradio.data_classes import FileData, GradioModel
 from pydantic import BaseModel
 
 from wanact.actions import ActionTrack
-from wanact.control_card import measure_clip
+from wanact.control_card.clip import measure_clip
 from wanact.errors import UserError
-from wanact.files import number, read_model, whole
+from wanact.files import CheckpointError, number, read_model, whole
 from wanact.flying.comparison import MAX_LANES, TRUTH, Comparison, ComparisonError, Lane, Link, is_comparison
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.record import MAX_SEED, FlightRecord, image_sha256
@@ -29,7 +29,6 @@ from wanact.flying.request import RequestError
 from wanact.media.likeness import gmsd, psnr_db, ssim
 from wanact.media.tiles import TileLayout, tile_clips
 from wanact.media.video import fit_image, open_image, write_mp4
-from wanact.runs.store import CheckpointError
 from wanact.ui.engine import Decoded, Denoised, Engine
 from wanact.ui.gpu import LONGEST, clip_seconds, on_gpu
 from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, ClipForm, FlyDesk, read_first_frame, read_prompt, sentence

@@ -32,14 +32,13 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from wanact.errors import UserError
-from wanact.files import otherwise, read_model, whole
+from wanact.files import CheckpointError, otherwise, read_model, whole
 from wanact.flying.record import MAX_SEED, FlightRecord
 from wanact.flying.replay import resume
 from wanact.flying.request import RequestError
 from wanact.flying.stream import WanActStream
 from wanact.runs.index import Entry
 from wanact.runs.ref import CheckpointRef
-from wanact.runs.store import CheckpointError
 from wanact.shapes import TEMPORAL_STRIDE
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent
