@@ -14,7 +14,7 @@ from wanact.ui.pages.checkpoints.layout import build_checkpoints
 from wanact.ui.pages.compare.layout import build_compare
 from wanact.ui.pages.fly.layout import build_fly
 from wanact.ui.pages.live.layout import build_live
-from wanact.ui.theme import SHARED, asset, theme
+from wanact.ui.theme import SHARED, asset, looks, theme
 
 # A place is a name and a function that lays it out; the next one is one more line.
 # Each gets the engine and the state that holds the last frame of a visitor's clip.
@@ -41,7 +41,9 @@ def build_page(engine: Engine) -> gr.Blocks:
         last_frame = gr.State(None, time_to_live=3600)
         with gr.Tabs(elem_id="places", overflow_behavior="wrap"):
             for name, build in PLACES:
-                with gr.Tab(name, id=name.lower(), render_children=True):  # a place that is left goes on
+                place = name.lower()
+                # A place that is left goes on. By the id of its tab, components know in the browser where they stand.
+                with gr.Tab(name, id=place, elem_id=f"place-{place}", render_children=True):
                     build(engine, last_frame)
         expose(engine)
     demo.queue(max_size=16, default_concurrency_limit=8)
@@ -52,7 +54,7 @@ def launch_options() -> dict[str, Any]:
     """How every launch of the page is set up: its looks, its limits, and nothing from the network."""
     return {
         "theme": theme(),
-        "css": asset("page.css"),
+        "css": looks(),
         "favicon_path": SHARED / "favicon.svg",
         "max_file_size": MAX_UPLOAD,
         "footer_links": ["api", "settings"],

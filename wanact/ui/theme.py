@@ -20,6 +20,12 @@ def _place(name: str) -> Path:
     return next((folder / name for folder in FOLDERS if (folder / name).is_file()), SHARED / name)
 
 
+def looks() -> str:
+    """The styles that no component brings: of the whole page, and the layout.css of each place."""
+    files = [SHARED / "page.css", *(folder / "layout.css" for folder in FOLDERS)]
+    return "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
+
+
 def theme() -> gr.themes.Base:
     """Indigo on slate; every pair of colours passes WCAG AA in both modes."""
     return gr.themes.Base(

@@ -9,7 +9,7 @@
 //   wanact:place     {place}                     this place has come into sight: every key lets go
 //   wanact:tray      {items}                     the checkpoints that wait to be compared
 //   wanact:choose-checkpoint {place}, wanact:compare-tray, wanact:compare-flight   something waits for this place (`leave`)
-export const placeOf = node => node.closest('#fly, #live, #checkpoints, #compare')?.id;
+export const placeOf = node => node.closest('[id^=place-]')?.id.slice('place-'.length); // its tab, see page.py
 // A place is built when it first comes into sight, so what is meant for it waits in this tab until then.
 const WAITING = 'wanact-waiting-';
 export function leave(place, what) {

@@ -124,7 +124,7 @@ export function mount({element, props, trigger, watch}) {
     show();
     if (innerWidth < 900) root.scrollIntoView({block: 'center', behavior: 'smooth'});
   });
-  // Gradio writes the place in the queue into its own status line, which page.css hides.
+  // Gradio writes the place in the queue into its own status line, which layout.css hides.
   new MutationObserver(() => {
     const place = /queue:\s*(\d+)\/(\d+)/.exec(
       element.closest('.block').querySelector('[data-testid=status-tracker]')?.textContent || '',
