@@ -239,7 +239,7 @@ def _evaluate_control(args: argparse.Namespace) -> None:
                 bar.total = total
                 bar.update(1)
 
-            images, prompts, seeds = ([getattr(s, what) for s in starts] for what in ("image", "prompt", "seed"))
+            images, prompts, seeds = ([s.image for s in starts], [s.prompt for s in starts], [s.seed for s in starts])
             control = measure_control(pipe, images, prompts, seeds, args.num_frames, show, **settings)
         return {"checkpoint": name} | control.summary()
 

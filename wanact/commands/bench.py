@@ -35,7 +35,7 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
-    if getattr(args, "threads", None):
+    if vars(args).get("threads"):
         torch.set_num_threads(args.threads)
     if args.what == "block":
         result = bench_block(args.preset, Clip(*args.size, args.frames, branches=1))

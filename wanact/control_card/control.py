@@ -86,7 +86,7 @@ def measure_control(
         on_clip: called with (clips done, clips in all).
         settings: further arguments of the pipeline (num_inference_steps, guidance_scale, ...).
     """
-    takes_actions = getattr(pipe, "controller", None) is not None
+    takes_actions = pipe.controller is not None
     tracks = [channel_track(channel, num_actions(num_frames)) for channel in CHANNELS] if takes_actions else [None]
     total, motion = len(images) * len(tracks), []
     for image, prompt, seed in zip(images, prompts, seeds, strict=True):

@@ -107,8 +107,8 @@ def measure_card(
     starts = fixed_first_frames(first_frames) if isinstance(first_frames, int) else list(first_frames)
     if not starts:
         raise UserError("a control card needs at least one first frame")
-    takes_actions = getattr(pipe, "controller", None) is not None
-    checkpoint, causal = pipe.checkpoint, getattr(pipe, "causal", None)
+    takes_actions = pipe.controller is not None
+    checkpoint, causal = pipe.checkpoint, pipe.causal
 
     def fly(start: FirstFrame, track: ActionTrack) -> np.ndarray:
         return pipe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +66,8 @@ def all_measures(flown: Flown) -> dict[str, Any]:
         "null_drift": null_drift(flown),
         "out_and_back": out_and_back_error(flown),
         "separation": separation(picture),
-        "sharpness": over_time(flown, "sharpness"),
-        "colour": over_time(flown, "colour"),
+        "sharpness": over_time(flown, lambda seen: seen.sharpness),
+        "colour": over_time(flown, lambda seen: seen.colour),
         "idm": None,
     }
     if all(observation.inverse_dynamics is not None for _, seen in flown for observation in seen.values()):
@@ -242,10 +242,10 @@ def out_and_back_error(flown: Flown) -> dict[str, Any]:
     return {"mean": float(np.mean(errors)), "by_channel": _named(errors), "psnr_db": _named(likeness)}
 
 
-def over_time(flown: Flown, what: str) -> dict[str, Any]:
+def over_time(flown: Flown, what: Callable[[Observation], np.ndarray]) -> dict[str, Any]:
     """Sharpness or colour by latent frame, at rest and with every channel held, and where it ends."""
-    rest = np.mean([getattr(seen["rest", -1, 0.0], what) for _, seen in flown], axis=0)
-    held = np.mean([getattr(seen["hold", c, 1.0], what) for _, seen in flown for c in _CHANNELS], axis=0)
+    rest = np.mean([what(seen["rest", -1, 0.0]) for _, seen in flown], axis=0)
+    held = np.mean([what(seen["hold", c, 1.0]) for _, seen in flown for c in _CHANNELS], axis=0)
     return {"end": float(held[-1]), "rest": rest.tolist(), "held": held.tolist()}
 
 

@@ -12,7 +12,6 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -33,22 +32,18 @@ class _Part:
     names: NameMap
     infer_config: Callable[[Shapes, Mapping[str, Any]], dict[str, Any]]
     build: Callable[[Mapping[str, Any]], torch.nn.Module]
-    counts: Callable[[Iterable[str]], dict[str, int]]
+    counts: Callable[[Iterable[str]], dict[str, int]] = lambda names: {}
     aliases: Mapping[str, str] = field(default_factory=dict)
     diffsynth_prefix: str = ""
 
 
-def _part(module: ModuleType, **more: Any) -> _Part:
-    counts = getattr(module, "counts", lambda names: {})
-    aliases = getattr(module, "ALIASES", {})
-    return _Part(module.NAMES, module.infer_config, module.build, counts, aliases, **more)
-
-
 PARTS = {
-    "transformer": _part(transformer),
-    "vae": _part(vae, diffsynth_prefix="model."),
-    "text_encoder": _part(text_encoder),
-    "controller": _part(controller),
+    "transformer": _Part(transformer.NAMES, transformer.infer_config, transformer.build),
+    "vae": _Part(vae.NAMES, vae.infer_config, vae.build, vae.counts, diffsynth_prefix="model."),
+    "text_encoder": _Part(
+        text_encoder.NAMES, text_encoder.infer_config, text_encoder.build, aliases=text_encoder.ALIASES
+    ),
+    "controller": _Part(controller.NAMES, controller.infer_config, controller.build),
 }
 
 
