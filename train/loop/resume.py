@@ -25,7 +25,7 @@ class Loaded:
         step: optimizer updates done.
         weights: by full name.
         optimizer: states by phase, None if the checkpoint has none.
-        ema, extra: {} if the checkpoint has none.
+        ema: {} if the checkpoint has none.
         state: content of trainer_state.json, {} if there is none.
         config: content of train_config.json, {} if there is none.
     """
@@ -35,7 +35,6 @@ class Loaded:
     weights: dict[str, Tensor]
     optimizer: dict[str, Any] | None = None
     ema: dict[str, Tensor] = field(default_factory=dict)
-    extra: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -145,7 +144,6 @@ def _load_ours(path: Path, verified: bool = False) -> Loaded:
         weights=load_weights(path / saving.FULL_WEIGHTS),
         optimizer=optimizer,
         ema=load_weights(path / saving.EMA) if saving.EMA in files else {},
-        extra=load_weights(path / saving.EXTRA) if saving.EXTRA in files else {},
         state=read_json(path / saving.STATE),
         config=read_json(path / saving.CONFIG),
     )

@@ -26,7 +26,7 @@ from wanact.runs import store
 
 WEIGHTS, FULL_WEIGHTS = "trainable.safetensors", "trainable_full.safetensors"
 OPTIMIZER, SCHEDULER, EMA = "optimizer.pt", "scheduler.pt", "ema.safetensors"
-STATE, CONFIG, EXTRA = "trainer_state.json", "train_config.json", "extra/state.safetensors"
+STATE, CONFIG = "trainer_state.json", "train_config.json"
 
 
 @dataclass
@@ -40,7 +40,6 @@ class Snapshot:
         optimizer: states by phase, None to leave them out.
         scheduler: what scheduler.pt says.
         ema: averaged weights by full name, {} without.
-        extra: the stage's own tensors.
         state: content of trainer_state.json.
         config: content of train_config.json.
         metadata: for checkpoint_metadata.json.
@@ -52,14 +51,13 @@ class Snapshot:
     optimizer: dict[str, Any] | None
     scheduler: dict[str, Any]
     ema: dict[str, Tensor]
-    extra: dict[str, Tensor]
     state: dict[str, Any]
     config: dict[str, Any]
     metadata: dict[str, Any]
 
     def num_bytes(self) -> int:
         """About what the checkpoint takes on disk."""
-        tensors = [*self.weights.values(), *self.ema.values(), *self.extra.values()]
+        tensors = [*self.weights.values(), *self.ema.values()]
         size = sum(t.numel() * t.element_size() for t in tensors) + sum(
             t.numel() * t.element_size() for t in self.weights.values()
         )
@@ -142,9 +140,6 @@ class Saver:
                 _save_tensors(tensors, folder / name)
         if snapshot.ema:
             _save_tensors(snapshot.ema, folder / EMA)
-        if snapshot.extra:
-            (folder / EXTRA).parent.mkdir()
-            _save_tensors(snapshot.extra, folder / EXTRA)
         if snapshot.optimizer is not None:
             _save_state(snapshot.optimizer, folder / OPTIMIZER)
             _save_state(snapshot.scheduler, folder / SCHEDULER)

@@ -149,13 +149,6 @@ class Stage:
         Called on the main process, or on all where networks are sharded; the main process writes.
         """
 
-    def extra_state(self) -> dict[str, Tensor]:
-        """Tensors beside weights and optimizer that a resumed run needs (running statistics, temperatures)."""
-        return {}
-
-    def load_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `extra_state` gave."""
-
     def trainable(self, phase: str | None = None) -> dict[str, nn.Parameter]:
         """Trained parameters by full name, of one phase or of all."""
         names = list(self.modules) if phase is None else self.phase_modules(phase)

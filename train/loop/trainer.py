@@ -194,7 +194,6 @@ class Trainer:
         self.position = int(state.get("position", self.step * self.sampler.global_batch))
         self.window = dict(state.get("window", {}))
         self.since_save = [0.0, 0]
-        self.stage.load_extra_state(loaded.extra)
         say = self.processes.print
         say(f"continuing from {loaded.path.name} at step {self.step}")
         for line in resume.changes(self.config, loaded):
@@ -346,7 +345,6 @@ class Trainer:
         weights = {name: to_host(parameter) for name, parameter in self.parameters.items()}
         optimizer = {phase: self._optimizer_state(phase) for phase in self.stage.phases} if full else None
         ema = {name: to_host(value) for name, value in self.ema.items()}
-        extra = {name: to_host(value) for name, value in self.stage.extra_state().items()}
         self.since_save = [0.0, 0]
         if self.saver is None:
             return
@@ -359,7 +357,6 @@ class Trainer:
                 optimizer=optimizer,
                 scheduler={"step": self.step, "learning_rate": rate, "num_steps": self.num_steps},
                 ema=ema,
-                extra=extra,
                 state=self._state(window),
                 config=self.config.to_dict(),
                 metadata=self._metadata(loss, reason, rate),

@@ -217,7 +217,6 @@ def test_two_phases_update_their_own_networks_and_resume(tmp_path):
             with torch.random.fork_rng():
                 torch.manual_seed(1)
                 self.modules["judge"] = torch.nn.Linear(3, 3)
-            self.calls = 0
             self.modules = {"network": network, "judge": self.modules["judge"]}
 
         def phase_modules(self, phase):
@@ -230,9 +229,6 @@ def test_two_phases_update_their_own_networks_and_resume(tmp_path):
             mean = torch.stack([p.mean() for module in self.modules.values() for p in module.parameters()]).sum()
             sign = 1 if phase == "main" else -1
             return StepLoss(sign * (mean - batch["target"]).square(), {"calls": torch.tensor(1.0)})
-
-        def extra_state(self):
-            return {"calls": torch.tensor([self.calls])}
 
     def train(folder, steps):
         config = parse("synthetic", [f"--output_path={folder}", "--max_steps=4", "--save_full_state", "--log_steps=1",

@@ -4,7 +4,7 @@ import {CHANNELS} from './channels.js';
 const DEAD_ZONE = 0.14;
 
 // What a stick's position means for its four channels; x to the right and y down, each from -1 to 1.
-export function channelsOf(x, y, ahead, back, left, right) {
+function channelsOf(x, y, ahead, back, left, right) {
   const values = CHANNELS.map(() => 0);
   const length = Math.hypot(x, y);
   if (length <= DEAD_ZONE) return values;
