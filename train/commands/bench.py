@@ -56,6 +56,7 @@ def measure(name: str, run: Path) -> dict[str, float | str]:
     first = trainer()
     build_seconds = _seconds(first.setup)
     first.run()
+    assert first.saver is not None, "a run of a stage that is saved has one"
     metadata = store.read_metadata(store.resolve(run))
     resume_seconds = _seconds(trainer().setup)
     return {

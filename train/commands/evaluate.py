@@ -316,7 +316,7 @@ def _evaluate_live(args: argparse.Namespace) -> None:
         return WanActStream(pipe, start.image, start.prompt, start.seed)
 
     with tqdm(desc="flights", unit=" latent frames") as bar:
-        result = measure_live(begin, len(starts), args.latent_frames, lambda: bar.update(1) and None).summary()
+        result = measure_live(begin, len(starts), args.latent_frames, lambda: bar.update(1)).summary()
     write_numbers(args.json, result | {"checkpoint": f"{args.run_dir}", "latent_frames": args.latent_frames})
     rows = [(name, *result[name].values()) for name in ("sign_accuracy", "sign_accuracy_late", "response")]
     print_table(("", *CHANNELS), rows)
@@ -386,9 +386,10 @@ def draw_grid(clips: dict[str, np.ndarray], columns: Iterable[int], gap: int = 4
     """
     columns = list(columns)
     height, width = next(iter(clips.values())).shape[1:3]
-    font = ImageFont.load_default(size=max(12, height // 7))
+    font_size = max(12, height // 7)
+    font = ImageFont.load_default(size=font_size)
     side = gap + max(round(font.getlength(label)) for label in clips) + 2 * gap
-    top = 2 * gap + round(1.3 * font.size)
+    top = 2 * gap + round(1.3 * font_size)
     size = (side + len(columns) * (width + gap), top + len(clips) * (height + gap))
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)

@@ -44,6 +44,7 @@ def measure(model: InverseDynamics, dataset: Path, count: int, num_frames: int) 
     records = csv.read_records(dataset / "clips.csv")[:count]
     for number, record in enumerate(tqdm(records, desc="clips"), start=1):
         row = csv.parse_row(record, number, dataset, num_frames, needs_action=True)
+        assert row.track is not None, "parse_row was asked for actions"
         height, width = model.config.height, model.config.width
         read.append(model.read(csv.clip_frames(row, num_frames, height, width, "crop")))
         true.append(signed_axes(row.track) * np.array(FULL))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -146,7 +146,7 @@ def _track(action: Any, num_frames: int, needed: bool) -> ActionTrack | None:
     return track.with_length(count)
 
 
-def clip_frames(row: Row, num_frames: int, height: int, width: int, fit: str) -> np.ndarray:
+def clip_frames(row: Row, num_frames: int, height: int, width: int, fit: Literal["crop", "pad"]) -> np.ndarray:
     """The first frames of a row's clip at the size of training: uint8 [F, H, W, 3].
 
     Raises:

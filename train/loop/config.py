@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 import yaml
 from transformers.hf_argparser import HfArg, HfArgumentParser
@@ -23,9 +23,21 @@ from wanact.actions import DEFAULT_MAGNITUDE_SCALE
 from wanact.errors import UserError
 from wanact.models.injection import INJECTION_TYPES
 
+Tracker = Literal["none", "wandb", "trackio", "tensorboard"]
+_T = TypeVar("_T")
+
 
 class ConfigError(UserError):
     """A setting that cannot be used; the message names the flag, what was expected and the remedy."""
+
+
+@overload
+def flag(*, default: _T, help: str, aliases: list[str] | None = None) -> _T: ...
+@overload
+def flag(*, default_factory: Callable[[], _T], help: str) -> _T: ...
+def flag(**arguments: Any) -> Any:
+    """A field of a dataclass of settings that is a command-line flag too; typed as its default, unlike HfArg."""
+    return HfArg(**arguments)
 
 
 @dataclass
@@ -34,24 +46,29 @@ class DataConfig:
 
     _argument_group_name = "data"
 
-    dataset_base_path: str = HfArg(default="", help="folder that the paths in the metadata file are relative to")
-    dataset_metadata_path: str = HfArg(default="", help="CSV, JSON or JSONL with video, prompt, action (input_image)")
-    data_file_keys: str = HfArg(default="video", help="columns that hold file paths: video, or video,input_image")
-    dataset_repeat: int = HfArg(default=1, help="times each row is seen in an epoch")
-    dataset_num_workers: int = HfArg(default=0, help="threads that decode videos ahead; 0 decodes in line")
-    height: int | None = HfArg(default=None, help="pixels, a multiple of 32; the model directory's own if not given")
-    width: int | None = HfArg(default=None, help="pixels, a multiple of 32; the model directory's own if not given")
-    max_pixels: int | None = HfArg(default=None, help="shrink height and width, keeping their ratio, to at most this")
-    num_frames: int | None = HfArg(default=None, help="pixel frames of a clip, 4k+1; the model's own if not given")
-    num_latent_frames_choices: list[int] | None = HfArg(
+    dataset_base_path: str = flag(default="", help="folder that the paths in the metadata file are relative to")
+    dataset_metadata_path: str = flag(default="", help="CSV, JSON or JSONL with video, prompt, action (input_image)")
+    data_file_keys: str = flag(default="video", help="columns that hold file paths: video, or video,input_image")
+    dataset_repeat: int = flag(default=1, help="times each row is seen in an epoch")
+    dataset_num_workers: int = flag(default=0, help="threads that decode videos ahead; 0 decodes in line")
+    height: int | None = flag(default=None, help="pixels, a multiple of 32; the model directory's own if not given")
+    width: int | None = flag(default=None, help="pixels, a multiple of 32; the model directory's own if not given")
+    max_pixels: int | None = flag(default=None, help="shrink height and width, keeping their ratio, to at most this")
+    num_frames: int | None = flag(default=None, help="pixel frames of a clip, 4k+1; the model's own if not given")
+    num_latent_frames_choices: list[int] | None = flag(
         default=None, help="train on prefixes of a clip: each step draws one of these numbers of latent frames"
     )
-    fit: Literal["crop", "pad"] = HfArg(default="crop", help="how a video of another shape is made to fit")
-    mirror: bool = HfArg(default=False, help="learn from every clip twice: as it is, and mirrored with its actions")
-    cache_dir: str | None = HfArg(default=None, help="latents and text embeddings; OUTPUT_PATH/cache if not given")
-    cache_dtype: Literal["float32", "float16", "bfloat16"] = HfArg(default="float16", help="of cached latents and text")
-    cache_memory_gb: float = HfArg(default=8.0, help="cached latents are held in memory up to this size")
-    max_skipped: float = HfArg(default=0.1, help="stop if more than this fraction of the rows cannot be used")
+    fit: Literal["crop", "pad"] = flag(default="crop", help="how a video of another shape is made to fit")
+    mirror: bool = flag(default=False, help="learn from every clip twice: as it is, and mirrored with its actions")
+    cache_dir: str | None = flag(default=None, help="latents and text embeddings; OUTPUT_PATH/cache if not given")
+    cache_dtype: Literal["float32", "float16", "bfloat16"] = flag(default="float16", help="of cached latents and text")
+    cache_memory_gb: float = flag(default=8.0, help="cached latents are held in memory up to this size")
+    max_skipped: float = flag(default=0.1, help="stop if more than this fraction of the rows cannot be used")
+
+    def clip_shape(self) -> tuple[int, int, int]:
+        """Frames, height and width of a clip, for a stage that requires them."""
+        assert self.num_frames and self.height and self.width, "the stage's check refuses settings without them"
+        return self.num_frames, self.height, self.width
 
     def __post_init__(self) -> None:
         if self.height is not None or self.width is not None:
@@ -78,35 +95,35 @@ class ModelConfig:
 
     _argument_group_name = "model"
 
-    model_dir: str | None = HfArg(default=None, help="model directory: a manifest, the original release or diffusers")
-    model_paths: str | None = HfArg(default=None, help="JSON list of weight files, instead of --model_dir")
-    model_id_with_origin_paths: str | None = HfArg(
+    model_dir: str | None = flag(default=None, help="model directory: a manifest, the original release or diffusers")
+    model_paths: str | None = flag(default=None, help="JSON list of weight files, instead of --model_dir")
+    model_id_with_origin_paths: str | None = flag(
         default=None, help='"org/name:pattern, org/name:pattern", fetched from the Hub, instead of --model_dir'
     )
-    tokenizer_path: str | None = HfArg(default=None, help="tokenizer folder, if not the model directory's")
-    trainable_models: str | None = HfArg(
+    tokenizer_path: str | None = flag(default=None, help="tokenizer folder, if not the model directory's")
+    trainable_models: str | None = flag(
         default=None, help="comma list of transformer, text_encoder, action_controller; the stage's own if not given"
     )
-    action_controller_config: str | None = HfArg(
+    action_controller_config: str | None = flag(
         default=None, help="named configuration (wan_ti2v_5b, nano, ...) or a JSON object"
     )
-    action_injection_type: str | None = HfArg(
+    action_injection_type: str | None = flag(
         default=None, help=f"over the configuration's: {', '.join(INJECTION_TYPES)}"
     )
-    action_initial_scale: float | None = HfArg(default=None, help="initial output scale, over the configuration's")
-    action_controller_checkpoint: str | None = HfArg(
+    action_initial_scale: float | None = flag(default=None, help="initial output scale, over the configuration's")
+    action_controller_checkpoint: str | None = flag(
         default=None, help="controller weights to start from (.safetensors, .pt)"
     )
-    action_magnitude_scale: list[float] = HfArg(
+    action_magnitude_scale: list[float] = flag(
         default_factory=lambda: list(DEFAULT_MAGNITUDE_SCALE), help="factors of the eight magnitudes before the model"
     )
-    lora_base_model: str | None = HfArg(default=None, help="train a LoRA of this model: transformer (or dit)")
-    lora_target_modules: str = HfArg(default="q,k,v,o,ffn.0,ffn.2", help="comma list of layers, Wan or diffusers names")
-    lora_rank: int = HfArg(default=32, help="rank of the LoRA; its alpha is the same")
-    lora_checkpoint: str | None = HfArg(default=None, help="LoRA weights to start from (.safetensors)")
-    initialize_model_on_cpu: bool = HfArg(default=False, help="build on the CPU, then move: less memory at the start")
-    use_gradient_checkpointing: bool = HfArg(default=False, help="recompute activations; always on for the 5B model")
-    use_gradient_checkpointing_offload: bool = HfArg(default=False, help="and keep the kept ones in host memory")
+    lora_base_model: str | None = flag(default=None, help="train a LoRA of this model: transformer (or dit)")
+    lora_target_modules: str = flag(default="q,k,v,o,ffn.0,ffn.2", help="comma list of layers, Wan or diffusers names")
+    lora_rank: int = flag(default=32, help="rank of the LoRA; its alpha is the same")
+    lora_checkpoint: str | None = flag(default=None, help="LoRA weights to start from (.safetensors)")
+    initialize_model_on_cpu: bool = flag(default=False, help="build on the CPU, then move: less memory at the start")
+    use_gradient_checkpointing: bool = flag(default=False, help="recompute activations; always on for the 5B model")
+    use_gradient_checkpointing_offload: bool = flag(default=False, help="and keep the kept ones in host memory")
 
     def __post_init__(self) -> None:
         given = [n for n in ("model_dir", "model_paths", "model_id_with_origin_paths") if getattr(self, n)]
@@ -127,28 +144,28 @@ class OptimConfig:
 
     _argument_group_name = "optimization"
 
-    learning_rate: float = HfArg(default=1e-4, help="after warm-up")
-    lr_warmup_ratio: float = HfArg(default=0.05, help="fraction of all steps in which the rate rises from 0")
-    lr_min_lr: float = HfArg(default=0.0, help="where it ends")
-    lr_schedule: Literal["cosine", "linear"] = HfArg(default="cosine", help="the way down after warm-up")
-    optimizer: Literal["adamw", "muon"] = HfArg(
+    learning_rate: float = flag(default=1e-4, help="after warm-up")
+    lr_warmup_ratio: float = flag(default=0.05, help="fraction of all steps in which the rate rises from 0")
+    lr_min_lr: float = flag(default=0.0, help="where it ends")
+    lr_schedule: Literal["cosine", "linear"] = flag(default="cosine", help="the way down after warm-up")
+    optimizer: Literal["adamw", "muon"] = flag(
         default="adamw", help="muon: orthogonalised momentum for weight matrices, AdamW for the rest; not with --fsdp"
     )
-    muon_momentum: float = HfArg(default=0.95, help="of Muon, which takes no betas")
-    weight_decay: float = HfArg(default=0.01, help="of weight matrices")
-    adam_beta1: float = HfArg(default=0.9, help="of AdamW")
-    adam_beta2: float = HfArg(default=0.999, help="of AdamW")
-    adam_epsilon: float = HfArg(default=1e-8, help="of AdamW")
-    max_grad_norm: float = HfArg(default=1.0, help="gradients are clipped to this norm; 0 leaves them")
-    max_steps: int | None = HfArg(default=None, help="optimizer updates; over --num_epochs")
-    num_epochs: int = HfArg(default=1, help="passes over the data, if --max_steps is not given")
-    batch_size: int = HfArg(default=1, help="samples of one forward in one process")
-    gradient_accumulation_steps: int = HfArg(default=1, help="forwards of an update in one process")
-    ema_decay: float = HfArg(default=0.0, help="keep an average of the weights and export that; 0 is off")
-    mixed_precision: Literal["auto", "no", "bf16"] = HfArg(
+    muon_momentum: float = flag(default=0.95, help="of Muon, which takes no betas")
+    weight_decay: float = flag(default=0.01, help="of weight matrices")
+    adam_beta1: float = flag(default=0.9, help="of AdamW")
+    adam_beta2: float = flag(default=0.999, help="of AdamW")
+    adam_epsilon: float = flag(default=1e-8, help="of AdamW")
+    max_grad_norm: float = flag(default=1.0, help="gradients are clipped to this norm; 0 leaves them")
+    max_steps: int | None = flag(default=None, help="optimizer updates; over --num_epochs")
+    num_epochs: int = flag(default=1, help="passes over the data, if --max_steps is not given")
+    batch_size: int = flag(default=1, help="samples of one forward in one process")
+    gradient_accumulation_steps: int = flag(default=1, help="forwards of an update in one process")
+    ema_decay: float = flag(default=0.0, help="keep an average of the weights and export that; 0 is off")
+    mixed_precision: Literal["auto", "no", "bf16"] = flag(
         default="auto", help="bf16 autocast over fp32 weights; auto is bf16 on an accelerator, no on a CPU"
     )
-    seed: int = HfArg(default=0, help="of weights, data order and noise")
+    seed: int = flag(default=0, help="of weights, data order and noise")
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "num_epochs", "batch_size", "gradient_accumulation_steps", "adam_epsilon"):
@@ -172,18 +189,18 @@ class LossConfig:
 
     _argument_group_name = "loss"
 
-    max_timestep_boundary: float = HfArg(
+    max_timestep_boundary: float = flag(
         default=1.0, help="end of the trained part of the schedule, counted from noise (0) to data (1)"
     )
-    min_timestep_boundary: float = HfArg(default=0.0, help="beginning of that part")
-    sigma_sampling: Literal["uniform", "logit_normal"] = HfArg(default="uniform", help="density before the shift")
-    sigma_mean: float = HfArg(default=0.0, help="of logit_normal")
-    sigma_std: float = HfArg(default=1.0, help="of logit_normal")
-    sigma_shift: float | None = HfArg(default=None, help="towards noise; the model directory's flow_shift if not given")
-    loss_weighting: Literal["none", "bell"] = HfArg(default="none", help="bell: less at both ends, as DiffSynth")
-    prompt_dropout: float = HfArg(default=0.1, help="fraction of samples trained without prompt, for guidance")
-    action_dropout: float = HfArg(default=0.0, help="fraction of samples trained with no action")
-    first_frame_dropout: float = HfArg(
+    min_timestep_boundary: float = flag(default=0.0, help="beginning of that part")
+    sigma_sampling: Literal["uniform", "logit_normal"] = flag(default="uniform", help="density before the shift")
+    sigma_mean: float = flag(default=0.0, help="of logit_normal")
+    sigma_std: float = flag(default=1.0, help="of logit_normal")
+    sigma_shift: float | None = flag(default=None, help="towards noise; the model directory's flow_shift if not given")
+    loss_weighting: Literal["none", "bell"] = flag(default="none", help="bell: less at both ends, as DiffSynth")
+    prompt_dropout: float = flag(default=0.1, help="fraction of samples trained without prompt, for guidance")
+    action_dropout: float = flag(default=0.0, help="fraction of samples trained with no action")
+    first_frame_dropout: float = flag(
         default=0.0, help="fraction of samples trained without first frame: from words alone, as Wan2.2-TI2V is"
     )
 
@@ -206,30 +223,30 @@ class CheckpointConfig:
 
     _argument_group_name = "checkpoints"
 
-    output_path: str = HfArg(default="", help="the run's folder")
-    save_steps: int | None = HfArg(
+    output_path: str = flag(default="", help="the run's folder")
+    save_steps: int | None = flag(
         default=None, aliases=["--checkpoint_interval"], help="steps between checkpoints; at the end only if not given"
     )
-    max_checkpoints: int | None = HfArg(
+    max_checkpoints: int | None = flag(
         default=None,
         aliases=["--keep_last_n_checkpoints"],
         help="keep this many, and always the best; all if not given",
     )
-    save_full_state: bool = HfArg(
+    save_full_state: bool = flag(
         default=False, aliases=["--save_optimizer_state"], help="optimizer and scheduler too: resume without a trace"
     )
-    resume_from: str = HfArg(
+    resume_from: str = flag(
         default="auto", aliases=["--resume_from_ckpt"], help="auto (newest that verifies), none, or a checkpoint"
     )
-    on_resume_error: Literal["stop", "fresh"] = HfArg(default="stop", help="fresh: train on without what cannot load")
-    init_from: str | None = HfArg(
+    on_resume_error: Literal["stop", "fresh"] = flag(default="stop", help="fresh: train on without what cannot load")
+    init_from: str | None = flag(
         default=None, help="run, checkpoint or weight file whose weights a new run starts from"
     )
-    override: list[str] | None = HfArg(
+    override: list[str] | None = flag(
         default=None, help="settings that may differ from the checkpoint's without a word, or `all`"
     )
-    export_model_dir: str | None = HfArg(default=None, help="write a complete model directory here at the end")
-    export_dtype: Literal["float32", "float16", "bfloat16"] = HfArg(
+    export_model_dir: str | None = flag(default=None, help="write a complete model directory here at the end")
+    export_dtype: Literal["float32", "float16", "bfloat16"] = flag(
         default="bfloat16", help="of exported transformers and text encoders; controllers and LoRA stay float32"
     )
 
@@ -245,14 +262,14 @@ class LogConfig:
 
     _argument_group_name = "logging"
 
-    log_steps: int = HfArg(default=10, help="steps between lines of log.jsonl and the trackers")
-    tracker: Literal["none", "wandb", "trackio", "tensorboard"] = HfArg(default="none", help="where curves go as well")
-    use_wandb: bool = HfArg(default=False, help="the same as --tracker wandb")
-    wandb_project: str = HfArg(default="wanact", help="project, for any tracker")
-    wandb_run_name: str | None = HfArg(default=None, help="name of the run, for any tracker")
-    sample_steps: int | None = HfArg(default=None, help="steps between sample clips; none if not given")
-    sample_count: int = HfArg(default=2, help="sample clips each time")
-    sample_inference_steps: int | None = HfArg(default=None, help="denoising steps of a sample clip")
+    log_steps: int = flag(default=10, help="steps between lines of log.jsonl and the trackers")
+    tracker: Tracker = flag(default="none", help="where curves go as well")
+    use_wandb: bool = flag(default=False, help="the same as --tracker wandb")
+    wandb_project: str = flag(default="wanact", help="project, for any tracker")
+    wandb_run_name: str | None = flag(default=None, help="name of the run, for any tracker")
+    sample_steps: int | None = flag(default=None, help="steps between sample clips; none if not given")
+    sample_count: int = flag(default=2, help="sample clips each time")
+    sample_inference_steps: int | None = flag(default=None, help="denoising steps of a sample clip")
 
     def __post_init__(self) -> None:
         _positive(self, "log_steps")
@@ -268,8 +285,8 @@ class ShardConfig:
 
     _argument_group_name = "processes"
 
-    fsdp: bool = HfArg(default=False, help="shard trained weights, gradients and optimizer over the processes")
-    backend: Literal["auto", "gloo", "nccl"] = HfArg(default="auto", help="of torch.distributed")
+    fsdp: bool = flag(default=False, help="shard trained weights, gradients and optimizer over the processes")
+    backend: Literal["auto", "gloo", "nccl"] = flag(default="auto", help="of torch.distributed")
 
 
 SECTIONS: dict[str, type] = {
@@ -327,7 +344,7 @@ def parse(
     """
     types = dict(SECTIONS) | ({"stage": options} if options else {})
     parser = _Parser(
-        list(types.values()),
+        list[Any](types.values()),  # classes, which its stub calls no DataClassType
         prog=f"python -m train {stage_name}",
         allow_abbrev=False,
         description=_description(stage_name),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from train.loop.config import TrainConfig
+from train.loop.config import Tracker, TrainConfig
 from train.loop.dist import Processes
 from train.loop.sampler import StepSampler
 
@@ -85,7 +85,7 @@ class Progress:
         self.bar.close()
 
 
-def available_tracker(name: str) -> str:
+def available_tracker(name: Tracker) -> Tracker:
     """The tracker that was asked for, or "none" with a warning if its package is not installed."""
     if name == "none" or importlib.util.find_spec(name) is not None:
         return name
@@ -102,7 +102,7 @@ def memory_gb() -> float:
 
 def _flat(config: TrainConfig) -> dict[str, str | int | float | bool]:
     """Settings as trackers take them: one level, plain values."""
-    flat = {"stage": config.stage_name}
+    flat: dict[str, str | int | float | bool] = {"stage": config.stage_name}
     for section, values in config.to_dict().items():
         if isinstance(values, dict):
             flat |= {

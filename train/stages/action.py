@@ -70,8 +70,9 @@ class ActionStage(FlowStage):
 
     def _controls(self, draw: Draw, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Flags and scaled magnitudes [T-1, 8] of a sample; all zero where its actions are dropped."""
-        track = self.rows[draw.index].track.with_length(count)
-        binary, magnitude = track.to_model(self.config.model.action_magnitude_scale)
+        track = self.rows[draw.index].track
+        assert track is not None, "this stage reads rows with their actions"
+        binary, magnitude = track.with_length(count).to_model(self.config.model.action_magnitude_scale)
         kept = draw_fraction(draw, "action") >= self.config.loss.action_dropout
         return (binary, magnitude) if kept else (binary * 0, magnitude * 0)
 

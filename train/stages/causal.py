@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers.hf_argparser import HfArg
+from torch import Tensor
 
-from train.loop.config import ConfigError
+from train.loop.config import ConfigError, flag
 from train.loop.seeding import Draw
 from train.loop.stage import StepLoss
 from train.stages.action import ActionStage
@@ -34,6 +33,7 @@ from wanact.files import load_weights
 from wanact.flying.rollout import CausalRollout, CausalSettings
 from wanact.models.controller import WanActionController
 from wanact.models.kv_cache import FrameView
+from wanact.models.transformer import WanActTransformer3DModel
 from wanact.runs.store import CONTROLLER, TRANSFORMER, resolve
 
 REDRAW_STEPS = 2  # that draw a frame of the network's own history
@@ -46,16 +46,16 @@ class CausalOptions:
 
     _argument_group_name = "causal"
 
-    window: int = HfArg(default=20, help="latent frames that a frame sees besides itself and the first")
-    history_noise: float = HfArg(default=0.0, help="what a frame sees is blurred by noise up to this sigma")
-    own_history: float = HfArg(default=0.0, help="share of steps whose history the network has drawn itself")
-    late_share: float = HfArg(default=0.0, help="share of steps that go on from the middle of a clip")
-    flight_steps: int | None = HfArg(
+    window: int = flag(default=20, help="latent frames that a frame sees besides itself and the first")
+    history_noise: float = flag(default=0.0, help="what a frame sees is blurred by noise up to this sigma")
+    own_history: float = flag(default=0.0, help="share of steps whose history the network has drawn itself")
+    late_share: float = flag(default=0.0, help="share of steps that go on from the middle of a clip")
+    flight_steps: int | None = flag(
         default=None, help="steps that draw a latent frame of a flight; by default as many as a clip takes"
     )
-    student_steps: int | None = HfArg(default=None, help="learn to draw a frame in so many steps, from --teacher_run")
-    teacher_run: str | None = HfArg(default=None, help="causal run or checkpoint whose flights the student repeats")
-    teacher_steps: int = HfArg(default=2, help="steps of the teacher for each of the student's")
+    student_steps: int | None = flag(default=None, help="learn to draw a frame in so many steps, from --teacher_run")
+    teacher_run: str | None = flag(default=None, help="causal run or checkpoint whose flights the student repeats")
+    teacher_steps: int = flag(default=2, help="steps of the teacher for each of the student's")
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -90,7 +90,8 @@ class CausalStage(ActionStage):
         self.settings: CausalOptions = self.config.stage
         self.teacher = self._load_teacher() if self.settings.teacher_run else None
 
-    def _load_teacher(self) -> tuple[nn.Module, WanActionController]:
+    def _load_teacher(self) -> tuple[WanActTransformer3DModel, WanActionController]:
+        assert self.settings.teacher_run is not None, "asked before this is called"
         folder = resolve(Path(self.settings.teacher_run))
         teacher = copy.deepcopy((self.transformer, self.controller))
         for network, file in zip(teacher, (TRANSFORMER, CONTROLLER), strict=True):
@@ -176,7 +177,7 @@ class CausalStage(ActionStage):
         timestep: Tensor,
         context: Tensor,
         batch: dict[str, Any],
-        networks: tuple[nn.Module, WanActionController] | None = None,
+        networks: tuple[WanActTransformer3DModel, WanActionController] | None = None,
     ) -> Tensor:
         """Velocity [B, C, T, h, w] of the noisy clip that follows the clean one in `both`, [B, C, 2T, h, w]."""
         T = both.shape[2] // 2

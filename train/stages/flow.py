@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import UMT5EncoderModel
 
 from train.data import csv, text
 from train.data.cache import Cache, CachedEntries, key_of, module_fingerprint
@@ -26,6 +27,7 @@ from train.stages.rows import RowReader
 from wanact import flow, shapes
 from wanact.media import video
 from wanact.models import vae as wan_vae
+from wanact.models.transformer import WanActTransformer3DModel
 from wanact.weights import model_dir
 
 # Networks above this many parameters do not fit without gradient checkpointing; Wan2.2-TI2V-5B has 5.0 B.
@@ -45,6 +47,8 @@ class FlowStage(Stage):
     needs_actions = False
     known_models: tuple[str, ...] = ("transformer", "text_encoder")
     default_models = "transformer"
+    transformer: WanActTransformer3DModel  # loaded by `build`
+    prediction: flow.Prediction
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         super().__init__(config, device)
@@ -296,8 +300,11 @@ class FlowStage(Stage):
         return torch.autograd.graph.save_on_cpu(pin_memory=True) if offload else contextlib.nullcontext()
 
     def shard_units(self) -> list[nn.Module]:
-        text_blocks = self.modules["text_encoder"].encoder.block if self.text_trained else []
-        return [*self.transformer.blocks, *text_blocks]
+        if not self.text_trained:
+            return [*self.transformer.blocks]
+        encoder = self.modules["text_encoder"]
+        assert isinstance(encoder, UMT5EncoderModel), "the only text encoder that `load_parts` knows"
+        return [*self.transformer.blocks, *encoder.encoder.block]
 
     # Results
 

@@ -10,10 +10,9 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.hf_argparser import HfArg
 
 from train.data import csv
-from train.loop.config import ConfigError, TrainConfig, require
+from train.loop.config import ConfigError, TrainConfig, flag, require
 from train.loop.dist import Processes
 from train.loop.seeding import Draw, derive_seed
 from train.loop.stage import Stage, StepLoss
@@ -38,12 +37,12 @@ class IDMOptions:
 
     _argument_group_name = "idm"
 
-    idm_channels: list[int] = HfArg(
+    idm_channels: list[int] = flag(
         default_factory=lambda: [24, 40, 64, 80], help="of the four convolutions that bring the picture to a sixteenth"
     )
-    idm_hidden: int = HfArg(default=128, help="width of the layer before the answer")
-    windows_per_clip: int = HfArg(default=4, help="latent frames that a sample takes from its clip")
-    disturb: float = HfArg(
+    idm_hidden: int = flag(default=128, help="width of the layer before the answer")
+    windows_per_clip: int = flag(default=4, help="latent frames that a sample takes from its clip")
+    disturb: float = flag(
         default=0.7, help="share of windows that are blurred, shaded and grained, as generated clips are"
     )
 
@@ -72,7 +71,8 @@ class IDMStage(Stage):
     @staticmethod
     def _network_config(config: TrainConfig) -> IDMConfig:
         options: IDMOptions = config.stage
-        return IDMConfig(config.data.height, config.data.width, tuple(options.idm_channels), options.idm_hidden)
+        _, height, width = config.data.clip_shape()
+        return IDMConfig(height, width, tuple(options.idm_channels), options.idm_hidden)
 
     def setup(self, processes: Processes) -> None:
         self.processes = processes
@@ -136,13 +136,13 @@ class IDMStage(Stage):
 
 def read_clips(config: TrainConfig, processes: Processes) -> tuple[list[np.ndarray], list[np.ndarray], list[csv.Row]]:
     """Grey frames uint8 [F, H, W] and axes [N, 4] of every row that can be used; the others go to skipped.csv."""
-    data = config.data
+    num_frames, height, width = config.data.clip_shape()
 
     def load(row: csv.Row, mirrored: bool) -> np.ndarray:
-        frames = csv.clip_frames(row, data.num_frames, data.height, data.width, data.fit)
-        return np.rint(255 * grey_frames(frames, data.height, data.width)).astype(np.uint8)
+        frames = csv.clip_frames(row, num_frames, height, width, config.data.fit)
+        return np.rint(255 * grey_frames(frames, height, width)).astype(np.uint8)
 
-    kept = RowReader(config, processes, data.num_frames, needs_actions=True).read(load, lambda *both: both)
+    kept = RowReader(config, processes, num_frames, needs_actions=True).read(load, lambda *both: both)
     rows, clips = [row for row, _ in kept], [clip for _, clip in kept]
     tracks: list[ActionTrack] = [row.track for row in rows if row.track is not None]
     return clips, [signed_axes(track) for track in tracks], rows

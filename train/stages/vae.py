@@ -10,12 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
-from transformers.hf_argparser import HfArg
+from torch import Tensor
 
 from train.data import csv
 from train.data.cache import module_fingerprint
-from train.loop.config import ConfigError, TrainConfig, require
+from train.loop.config import ConfigError, TrainConfig, flag, require
 from train.loop.dist import Processes
 from train.loop.seeding import Draw, derive_seed
 from train.loop.stage import Stage, StepLoss
@@ -78,29 +77,29 @@ class VAEOptions:
 
     _argument_group_name = "vae"
 
-    vae_preset: str | None = HfArg(
+    vae_preset: str | None = flag(
         default=None, help=f"a new VAE of this size ({', '.join(presets.PRESETS)}), instead of --model_dir's"
     )
-    vae_crops: list[str] = HfArg(
+    vae_crops: list[str] = flag(
         default_factory=lambda: ["17x64x64:1"],
         help="kinds of samples, [COUNTx]FRAMESxHEIGHTxWIDTH:SHARE; each step draws one",
     )
-    still_share: float = HfArg(
+    still_share: float = flag(
         default=0.0, help="of samples of square kinds: still pictures (dead leaves, clouds, photographs), moved"
     )
-    mse_weight: float = HfArg(default=2.0, help="of the squared error, beside the absolute error's 1")
-    psnr_weight: float = HfArg(default=0.0, help="of the logarithm of a crop's squared error: easy scenes count, too")
-    gradient_weight: float = HfArg(default=0.5, help="of the error of differences between neighbours: sharpness")
-    low_pass_weight: float = HfArg(default=0.5, help="of the error of means over 8x8 pixels: colour")
-    chroma_weight: float = HfArg(default=0.0, help="of the error of colour differences, which brightness drowns early")
-    sharpness_weight: float = HfArg(
+    mse_weight: float = flag(default=2.0, help="of the squared error, beside the absolute error's 1")
+    psnr_weight: float = flag(default=0.0, help="of the logarithm of a crop's squared error: easy scenes count, too")
+    gradient_weight: float = flag(default=0.5, help="of the error of differences between neighbours: sharpness")
+    low_pass_weight: float = flag(default=0.5, help="of the error of means over 8x8 pixels: colour")
+    chroma_weight: float = flag(default=0.0, help="of the error of colour differences, which brightness drowns early")
+    sharpness_weight: float = flag(
         default=0.0, help="of the error of mean gradient length within 8x8 pixels: blur costs, a shift does not"
     )
-    basis_clips: int = HfArg(
+    basis_clips: int = flag(
         default=60, help="clips whose principal components a new lapped VAE begins with; 0: it begins with cosines"
     )
-    kl_weight: float = HfArg(default=1e-4, help="of the distance of latents to a standard normal")
-    decoder_only: bool = HfArg(
+    kl_weight: float = flag(default=1e-4, help="of the distance of latents to a standard normal")
+    decoder_only: bool = flag(
         default=False, help="leave the encoder and so the latents as they are: transformers trained on them go on"
     )
 
@@ -160,10 +159,11 @@ class VAEStage(Stage):
         share = self.settings.still_share
         self.pictures = stills.picture_pool(derive_seed(self.config.optim.seed, "pictures") % 2**31) if share else []
 
-    def _build(self) -> nn.Module:
+    def _build(self) -> Any:
         if self.config.model.model_dir:
             vae = model_dir.load_components(self.config.model.model_dir, parts=("vae",)).vae
         else:
+            assert self.settings.vae_preset is not None, "check asked for one of the two"
             with seeded(self.config.optim.seed, "vae"):
                 vae = presets.random_vae(self.settings.vae_preset)
         return wan_vae.use_fast_operations(vae)
@@ -191,11 +191,13 @@ class VAEStage(Stage):
                 budget -= frames.nbytes
             return row
 
-        self.rows = RowReader(self.config, self.processes, data.num_frames).read(lambda row, _: self._frames(row), keep)
+        self.rows = RowReader(self.config, self.processes, data.clip_shape()[0]).read(
+            lambda row, _: self._frames(row), keep
+        )
 
     def _frames(self, row: csv.Row) -> np.ndarray:
         data = self.config.data
-        return csv.clip_frames(row, data.num_frames, data.height, data.width, data.fit)
+        return csv.clip_frames(row, *data.clip_shape(), data.fit)
 
     # Data
 

@@ -66,7 +66,7 @@ def measure_live(
     begin: Callable[[int], Any],
     flights: int,
     num_frames: int = 200,
-    on_frame: Callable[[], None] | None = None,
+    on_frame: Callable[[], object] | None = None,
 ) -> LiveControl:
     """Fly, and measure.
 
@@ -105,7 +105,7 @@ def hold_plan(rng: np.random.Generator, num_frames: int) -> list[int]:
     return plan[: num_frames // HOLD]
 
 
-def _fly(flight: Any, held: Sequence[int], on_frame: Callable[[], None] | None) -> np.ndarray:
+def _fly(flight: Any, held: Sequence[int], on_frame: Callable[[], object] | None) -> np.ndarray:
     """Frames of a flight along one channel after the other, the first among them, uint8 [F, H, W, 3]."""
     frames = [np.asarray(flight.image)[None]]
     for channel in held:

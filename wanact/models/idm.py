@@ -48,7 +48,7 @@ class IDMConfig:
 
     height: int = 96
     width: int = 160
-    channels: tuple[int, int, int, int] = (24, 40, 64, 80)
+    channels: tuple[int, ...] = (24, 40, 64, 80)
     hidden: int = 128
 
     def __post_init__(self) -> None:
