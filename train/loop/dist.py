@@ -19,7 +19,10 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from train.loop import foreach
 
 _BUCKET_ELEMENTS = 32 * 2**20
 _TIMEOUT = timedelta(hours=6)  # one process may encode a large dataset while the others wait
@@ -133,19 +136,20 @@ class Processes:
             return
         gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
         for bucket in _buckets(gradients):
-            flat = torch._utils._flatten_dense_tensors(bucket)
+            flat = _flatten_dense_tensors(bucket)
             dist.all_reduce(flat)
             flat /= self.count
-            for gradient, mean in zip(bucket, torch._utils._unflatten_dense_tensors(flat, bucket), strict=True):
+            for gradient, mean in zip(bucket, _unflatten_dense_tensors(flat, bucket), strict=True):
                 gradient.copy_(mean)
 
     def shard(self, units: Iterable[nn.Module], network: nn.Module) -> None:
         """Shard a network over the processes in place, unit by unit."""
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         low = torch.bfloat16 if self.mixed_precision == "bf16" else None
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        mesh = dist.init_device_mesh(self.device.type, (self.count,))
+        mesh = init_device_mesh(self.device.type, (self.count,))
         for unit in units:
             fully_shard(unit, mesh=mesh, mp_policy=policy)
         fully_shard(network, mesh=mesh, mp_policy=policy)
@@ -199,5 +203,5 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tenso
     total = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
     if max_norm > 0:
         factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
+        foreach.mul_([local(gradient) for gradient in gradients], factor)
     return total

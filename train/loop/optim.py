@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
+from train.loop import foreach
 from train.loop.config import OptimConfig
 
 # An odd polynomial a x + b x^3 + c x^5 for each round, tuned so that five of them bring singular values from (0, 1]
@@ -87,6 +88,10 @@ def _matrix_shape(parameter: Tensor) -> tuple[int, int]:
     return parameter.shape[0], parameter.numel() // parameter.shape[0]
 
 
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]  # `step` leaves out those without
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is brought near the closest orthogonal matrix, and AdamW for what is no matrix.
 
@@ -123,13 +128,13 @@ class Muon(torch.optim.Optimizer):
             if parameters:
                 (self._muon if group["muon"] else self._adamw)(parameters, group)
 
-    def _muon(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        gradients = [p.grad for p in parameters]
+    def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = _gradients(parameters)
         buffers = [self._state(p, "momentum")["momentum"] for p in parameters]
-        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
+        foreach.lerp_(buffers, gradients, 1 - group["momentum"])
+        updates = foreach.lerp(gradients, buffers, group["momentum"])
         if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            foreach.mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         by_shape = defaultdict(list)
         for index, parameter in enumerate(parameters):
             by_shape[_matrix_shape(parameter)].append(index)
@@ -139,13 +144,13 @@ class Muon(torch.optim.Optimizer):
             for index, direction in zip(indices, directions, strict=True):
                 parameters[index].add_(direction.view_as(parameters[index]), alpha=-size)
 
-    def _adamw(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         states = [self._state(p, "exp_avg", "exp_avg_sq") for p in parameters]
         for state in states:
             state.setdefault("step", torch.zeros(()))
         adamw(
             parameters,
-            [p.grad for p in parameters],
+            _gradients(parameters),
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -159,7 +164,7 @@ class Muon(torch.optim.Optimizer):
             maximize=False,
         )
 
-    def _state(self, parameter: nn.Parameter, *names: str) -> dict[str, Tensor]:
+    def _state(self, parameter: Tensor, *names: str) -> dict[str, Tensor]:
         state = self.state[parameter]
         for name in names:
             if name not in state:

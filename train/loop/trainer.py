@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.loop import export, resume, saving
+from train.loop import export, foreach, resume, saving
 from train.loop.config import ConfigError, TrainConfig
 from train.loop.dist import Processes, clip_gradients, like, local, to_host
 from train.loop.optim import build_optimizer, learning_rate
@@ -134,7 +134,7 @@ class Trainer:
         self.ema = self._initial_ema(loaded)
         if loaded is not None:
             self._continue(loaded)
-        self.saver = None
+        self.saver: saving.Saver | None = None
         if processes.is_main:
             self._trim_log()
             self.saver = saving.Saver(
@@ -297,7 +297,7 @@ class Trainer:
             names = list(self.stage.trainable(phase))
             averages = [local(self.ema[name]) for name in names]
             current = [local(self.parameters[name]) for name in names]
-            torch._foreach_lerp_(averages, current, 1 - self.config.optim.ema_decay)
+            foreach.lerp_(averages, current, 1 - self.config.optim.ema_decay)
 
     # Between steps
 

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from wanact import shapes
 from wanact.bench.memory import peak_memory_gb
@@ -74,7 +73,7 @@ def _on_meta(preset: str, clip: Clip, injection_type: str | None) -> dict[str, A
     return {
         "parameters": sum(p.numel() for p in transformer.parameters()),
         "controller_parameters": sum(p.numel() for p in controller.parameters()),
-        "tokens": shapes.num_latent_frames(clip.num_frames) * h * w // math.prod(network.config.patch_size),
+        "tokens": shapes.num_latent_frames(clip.num_frames) * h * w // math.prod(network.config["patch_size"]),
         "velocity_shape": list(velocity.shape),
     }
 
@@ -86,7 +85,7 @@ def _controller(preset: str, injection_type: str | None, num_layers: int) -> Wan
     ).eval()
 
 
-def _inputs(transformer: Any, clip: Clip) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
+def _inputs(transformer: Any, clip: Clip) -> dict[str, Any]:
     h, w = shapes.latent_size(clip.height, clip.width)
     B, T = clip.branches, shapes.num_latent_frames(clip.num_frames)
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def random_pipeline(
         metadata={"name": f"random {preset}", "defaults": DEFAULTS | SETTINGS[preset]},
         path=Path(f"random-{preset}"),
     )
-    return WanActPipeline(components, device, FitOptions(**vars(fit) | {"text_cache": None}))
+    return WanActPipeline(components, device, replace(fit, text_cache=None))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wanact import shapes
 from wanact.flying.placement import Clip
+from wanact.models.components import from_config
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.models.vae import decode_raw
 
@@ -49,7 +50,8 @@ def step_work(transformer: Any, clip: Clip, text_length: int) -> Work:
     """One denoising step: both branches of guidance if the clip has two, the text's keys and values ready."""
     dtype = transformer.dtype
     with META:
-        empty = nn.Module.to(WanActTransformer3DModel.from_config(transformer.config), dtype)
+        empty = from_config(WanActTransformer3DModel, transformer.config)
+        nn.Module.to(empty, dtype)
     h, w = shapes.latent_size(clip.height, clip.width)
     T, channels = shapes.num_latent_frames(clip.num_frames), transformer.config.in_channels
     latents = torch.empty(clip.branches, channels, T, h, w, device=META, dtype=dtype)

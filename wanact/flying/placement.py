@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.hooks import HookRegistry, apply_group_offloading
+from diffusers.hooks.group_offloading import apply_group_offloading
+from diffusers.hooks.hooks import HookRegistry
 
 from wanact import shapes
 from wanact.flying.placement_options import NOTHING_SPECIAL, Attention, FitOptions
@@ -92,8 +93,8 @@ class Placement:
     def using(self, part: str) -> Iterator[Any]:
         """A network on the device for as long as it works."""
         network = getattr(self.components, part)
-        moves = self.options.offload != "none" and not (self._moves_layers and part != "vae") and network is not None
-        if not moves:
+        moves = self.options.offload != "none" and not (self._moves_layers and part != "vae")
+        if network is None or not moves:
             yield network
             return
         network.to(self.device)

@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import diffusers
 import torch
-from diffusers import AutoencoderKLWan, SchedulerMixin, UniPCMultistepScheduler, WanTransformer3DModel
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from wanact.errors import UserError
+from wanact.models.lapped import AutoencoderLapped
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.models.vae import CLASSES as VAE_CLASSES
 from wanact.models.vae import use_fast_operations
@@ -42,7 +47,8 @@ PIPELINE_INDEX = {
     **{optional: [None, None] for optional in ("image_encoder", "image_processor", "transformer_2")},
 }
 
-_ON_DISK = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+_Model = TypeVar("_Model", bound=ConfigMixin)
+_ON_DISK: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
 
 
 class ComponentError(UserError):
@@ -90,8 +96,8 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return config
 
 
-def _load_diffusers_model(classes: Mapping[str, type], folder: Path, dtype: torch.dtype) -> Any:
-    named = read_config(folder).get("_class_name")
+def _load_diffusers_model(classes: Mapping[str, type[Any]], folder: Path, dtype: torch.dtype) -> Any:
+    named = str(read_config(folder).get("_class_name"))
     if named not in classes:
         raise ComponentError(f"{folder / 'config.json'} is for {named}, expected {' or '.join(classes)}")
     model, info = classes[named].from_pretrained(folder, dtype=dtype, **_ON_DISK)
@@ -113,14 +119,14 @@ def assemble(part: str, config: dict[str, Any], state: Mapping[str, torch.Tensor
     """
     if part == "text_encoder":
         given = {"config": UMT5Config.from_dict(config), "state_dict": dict(state)}
-        text_encoder, info = UMT5EncoderModel.from_pretrained(None, dtype=dtype, **given, **_ON_DISK)
+        text_encoder, info = _read_text_encoder(None, dtype, **given)
         _refuse_incomplete("the text encoder", info["missing_keys"], ())
         return text_encoder.eval()
-    cls = WanActTransformer3DModel
+    cls: type[WanActTransformer3DModel | AutoencoderKLWan | AutoencoderLapped] = WanActTransformer3DModel
     if part == "vae":
         cls = VAE_CLASSES[config.get("_class_name", AutoencoderKLWan.__name__)]
     with torch.device("meta"):
-        model = cls.from_config(config)
+        model = from_config(cls, config)
     names = set(model.state_dict())
     _refuse_incomplete(f"the {part}", names - set(state), set(state) - names)
     keep = tuple(cls._keep_in_fp32_modules or ())
@@ -132,10 +138,19 @@ def assemble(part: str, config: dict[str, Any], state: Mapping[str, torch.Tensor
     model.load_state_dict(loaded, assign=True)
     if part == "vae":
         return use_fast_operations(model.eval())
+    assert isinstance(model, WanActTransformer3DModel), "the one other network of diffusers' kind"
     # Its tables are no weights: they were left on the meta device.
     rope = model.config
-    model.rope = type(model.rope)(rope.attention_head_dim, tuple(rope.patch_size), rope.rope_max_seq_len)
+    p_t, p_h, p_w = rope.patch_size
+    model.rope = type(model.rope)(rope.attention_head_dim, (p_t, p_h, p_w), rope.rope_max_seq_len)
     return model.eval()
+
+
+def from_config(cls: type[_Model], config: Mapping[str, Any]) -> _Model:
+    """What diffusers makes of a configuration, under its own class: it declares that it may return a tuple."""
+    made = cls.from_config(dict(config))
+    assert isinstance(made, cls), "a tuple is for callers who ask for unused arguments"
+    return made
 
 
 def _refuse_incomplete(where: str, missing: Any, unexpected: Any) -> None:
@@ -152,11 +167,19 @@ def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
     return use_fast_operations(_load_diffusers_model(VAE_CLASSES, folder, torch.float32))
 
 
+def _read_text_encoder(
+    folder: Path | None, dtype: torch.dtype, **given: Any
+) -> tuple[UMT5EncoderModel, dict[str, Any]]:
+    """The encoder and what was missing; transformers declares the encoder alone."""
+    read = UMT5EncoderModel.from_pretrained(folder, dtype=dtype, **given, **_ON_DISK)
+    return cast(tuple[UMT5EncoderModel, dict[str, Any]], read)
+
+
 def _load_text_encoder(folder: Path, dtype: torch.dtype) -> UMT5EncoderModel:
     config = read_config(folder)
     if config.get("model_type") != UMT5Config.model_type:
         raise ComponentError(f"{folder / 'config.json'} is for {config.get('model_type')}, expected umt5")
-    model, info = UMT5EncoderModel.from_pretrained(folder, dtype=dtype, **_ON_DISK)
+    model, info = _read_text_encoder(folder, dtype)
     _refuse_incomplete(str(folder), info["missing_keys"], ())
     return model.eval()
 
@@ -168,9 +191,9 @@ def _load_tokenizer(folder: Path, dtype: torch.dtype) -> Any:
 def _load_scheduler(folder: Path, dtype: torch.dtype) -> SchedulerMixin:
     config = read_config(folder, "scheduler_config.json")
     cls = getattr(diffusers, str(config.get("_class_name")), None)
-    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
+    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin) and issubclass(cls, ConfigMixin)):
         raise ComponentError(f"{folder / 'scheduler_config.json'} names no scheduler of diffusers")
-    return cls.from_config(config)
+    return from_config(cls, config)
 
 
 _LOADERS: dict[str, Callable[[Path, torch.dtype], Any]] = {

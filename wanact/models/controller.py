@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from wanact.errors import UserError
@@ -49,6 +49,15 @@ ACTION_CONTROLLER_CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+class ControllerConfig(Protocol):
+    """What a controller keeps of its arguments, in a dict whose keys are attributes too."""
+
+    action_dim: int
+    num_latent_frames: int
+    hidden_size: int
+    num_layers: int
+
+
 class WanActionController(ModelMixin, ConfigMixin):
     """Steers a Wan transformer with one action per latent frame; latent frame 0 is the first frame and takes none.
 
@@ -70,6 +79,12 @@ class WanActionController(ModelMixin, ConfigMixin):
     Raises:
         ValueError: for an unknown injection type, a width that the heads do not divide, or a layer out of range.
     """
+
+    config: ControllerConfig
+
+    if TYPE_CHECKING:
+
+        def to(self, *args: Any, **kwargs: Any) -> WanActionController: ...  # lost where diffusers wraps it
 
     _supports_gradient_checkpointing = False
 
@@ -158,7 +173,7 @@ class WanActionController(ModelMixin, ConfigMixin):
         if first is None and num_actions > limit:
             raise UserError(f"the track has {num_actions} actions, but this controller was built for {limit} at most")
 
-        weight = self.action_embed[0].weight
+        weight = cast(nn.Linear, self.action_embed[0]).weight
         binary, magnitude = (x.to(weight.device, weight.dtype) for x in (action_binary, action_magnitude))
         emb = self.action_embed(torch.cat([binary, magnitude], dim=-1))
         if first is None:

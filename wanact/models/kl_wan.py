@@ -8,14 +8,17 @@ training uses. Streaming keeps its own cache per session, because any `vae.encod
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import (
     CACHE_T,
+    AutoencoderKLWan,
     WanCausalConv3d,
+    WanResidualDownBlock,
+    WanResidualUpBlock,
     WanRMS_norm,
     patchify,
     unpatchify,
@@ -33,10 +36,12 @@ class FastCausalConv3d(WanCausalConv3d):
     of its own: instances are made by `use_fast_operations`.
     """
 
+    _copy: tuple[tuple[int, int], Tensor] | None = None  # of the weights of this place and version
+
     def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
             return super().forward(x, cache_x)
-        width, _, height, _, before, _ = self._padding
+        width, _, height, _, before, _ = cast(tuple[int, ...], self._padding)  # nn.Conv3d's may be a word
         if cache_x is not None and before > 0:
             x = torch.cat([cache_x, x], dim=2)
             before -= cache_x.shape[2]
@@ -47,12 +52,10 @@ class FastCausalConv3d(WanCausalConv3d):
 
     def _laid_out(self) -> Tensor:
         """The weights, channels last: a copy, because files are written from weights as they were read."""
-        source, copied = getattr(self, "_copy", (None, None))
         version = (self.weight.data_ptr(), self.weight._version)
-        if source != version:
-            copied = self.weight.detach().contiguous(memory_format=torch.channels_last_3d)
-            self._copy = version, copied
-        return copied
+        if self._copy is None or self._copy[0] != version:
+            self._copy = version, self.weight.detach().contiguous(memory_format=torch.channels_last_3d)
+        return self._copy[1]
 
 
 class FastRMSNorm(WanRMS_norm):
@@ -100,8 +103,8 @@ def encode_moments(vae: AutoencoderKLWan, video: Tensor) -> tuple[Tensor, Tensor
     """
     num_latent_frames(video.shape[2])
     encoder = vae.encoder
-    x = encoder.conv_in(patchify(video, patch_size=vae.config.patch_size))
-    for block in encoder.down_blocks:
+    x = encoder.conv_in(patchify(video, patch_size=vae.config["patch_size"]))
+    for block in cast(Iterable[WanResidualDownBlock], encoder.down_blocks):
         shortcut = block.avg_shortcut(x)
         for resnet in block.resnets:
             x = resnet(x)
@@ -120,7 +123,7 @@ def decode_raw(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """Raw latents [B, C, T, h, w] -> video [B, 3, F, H, W], not clamped (for losses), in one pass."""
     decoder = vae.decoder
     x = decoder.mid_block(decoder.conv_in(vae.post_quant_conv(latents)))
-    for block in decoder.up_blocks:
+    for block in cast(Iterable[WanResidualUpBlock], decoder.up_blocks):
         shortcut = None if block.avg_shortcut is None else block.avg_shortcut(x, first_chunk=True)
         for resnet in block.resnets:
             x = resnet(x)
@@ -133,7 +136,7 @@ def decode_raw(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
         if shortcut is not None:
             x = x + shortcut
     x = decoder.conv_out(decoder.nonlinearity(decoder.norm_out(x)))
-    return unpatchify(x, patch_size=vae.config.patch_size)
+    return unpatchify(x, patch_size=vae.config["patch_size"])
 
 
 class Decoder:
@@ -170,7 +173,7 @@ class Decoder:
         decoder = self.vae.decoder
         x = decoder.up_blocks[-1](x, feat_cache=self._cache, feat_idx=place)
         x = self._causal(decoder.conv_out, decoder.nonlinearity(decoder.norm_out(x)), place)
-        return unpatchify(x, patch_size=self.vae.config.patch_size)
+        return unpatchify(x, patch_size=self.vae.config["patch_size"])
 
     def _causal(self, conv: WanCausalConv3d, x: Tensor, place: list[int]) -> Tensor:
         """A convolution that remembers two frames, at the next place of the cache, as diffusers' blocks do it."""
@@ -189,6 +192,6 @@ class Encoder:
 
     def step(self, video: Tensor) -> Tensor:
         """Video [B, 3, 1 (first) or 4, H, W] -> the mean of a raw latent frame [B, C, 1, h, w]."""
-        x = patchify(video, patch_size=self.vae.config.patch_size)
+        x = patchify(video, patch_size=self.vae.config["patch_size"])
         x = self.vae.encoder(x, feat_cache=self._cache, feat_idx=[0])
         return self.vae.quant_conv(x).chunk(2, dim=1)[0]

@@ -7,7 +7,9 @@ distance that a short one does not. Attention sees differences of positions only
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -79,6 +81,31 @@ class LayerMemory:
         return self.keys, self.values
 
 
+class TransformerConfig(Protocol):
+    """What a transformer keeps of its arguments, in a dict whose keys are attributes too."""
+
+    patch_size: tuple[int, int, int]
+    in_channels: int
+    num_layers: int
+    num_attention_heads: int
+    attention_head_dim: int
+    text_dim: int
+    rope_max_seq_len: int
+
+
+class Transformer(Protocol):
+    """What a cache asks of the transformer that it is for."""
+
+    @property
+    def config(self) -> TransformerConfig: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def rope(self) -> Callable[[Tensor], Rotation]: ...
+
+
 class KVCache:
     """Keys and values of one flight, all memory taken at the beginning.
 
@@ -94,7 +121,7 @@ class KVCache:
         num_frames: frames that have been committed; also the position of the newest.
     """
 
-    def __init__(self, transformer: torch.nn.Module, frame_size: tuple[int, int], window: int, batch_size: int = 1):
+    def __init__(self, transformer: Transformer, frame_size: tuple[int, int], window: int, batch_size: int = 1):
         if window < 1:
             raise ValueError(f"window={window} must be at least 1")
         config = transformer.config
@@ -113,7 +140,7 @@ class KVCache:
         self.rotation = self._rotation
 
     @staticmethod
-    def num_bytes(transformer: torch.nn.Module, frame_tokens: int, window: int, batch_size: int = 1) -> int:
+    def num_bytes(transformer: Transformer, frame_tokens: int, window: int, batch_size: int = 1) -> int:
         """Memory that a cache takes; the transformer may be on the meta device."""
         config = transformer.config
         frame = config.num_layers * batch_size * frame_tokens * config.num_attention_heads * config.attention_head_dim

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -256,7 +256,9 @@ class AutoencoderLapped(ModelMixin, ConfigMixin):
 
     def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Video in, what is left of it out."""
-        return self.decode(self.encode(sample).latent_dist.mode(), return_dict)
+        encoded = self.encode(sample)
+        assert isinstance(encoded, AutoencoderKLOutput), "the default of return_dict"
+        return self.decode(encoded.latent_dist.mode(), return_dict)
 
     def enable_tiling(self, *_: Any, **__: Any) -> None:
         """Nothing to do: a few groups are decoded at a time, whatever their number."""

@@ -6,9 +6,12 @@ of its own kind.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import nn
 from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
@@ -143,15 +146,15 @@ def pipeline_of(
     text_encoder: UMT5EncoderModel,
     tokenizer: PreTrainedTokenizerBase,
     flow_shift: float,
-    prediction_type: str = "flow_prediction",
+    prediction_type: Literal["flow_prediction", "sample"] = "flow_prediction",
 ) -> WanImageToVideoPipeline:
     """Stock diffusers' pipeline around these parts: `save_pretrained` writes a model directory."""
     scheduler = UniPCMultistepScheduler(prediction_type=prediction_type, use_flow_sigmas=True, flow_shift=flow_shift)
-    return WanImageToVideoPipeline(
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        vae=vae,
-        scheduler=scheduler,
-        transformer=transformer,
-        expand_timesteps=True,
-    )
+    parts: dict[str, Any] = {  # it takes more classes than it declares
+        "tokenizer": tokenizer,
+        "text_encoder": text_encoder,
+        "vae": vae,
+        "scheduler": scheduler,
+        "transformer": transformer,
+    }
+    return WanImageToVideoPipeline(**parts, expand_timesteps=True)

@@ -6,7 +6,8 @@ import copy
 from typing import Any
 
 import torch
-from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
 
 PIPELINE_PATCH = [1, 2, 2]  # what diffusers' pipeline takes for granted when it writes a timestep for every token
 

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import (
     WanAttention,
     WanAttnProcessor,
+    WanTransformer3DModel,
     WanTransformerBlock,
     _get_qkv_projections,
 )
-from diffusers.utils import apply_lora_scale
+from diffusers.utils.peft_utils import apply_lora_scale
 from einops import rearrange
 from torch import Tensor
 
 from wanact.errors import UserError
 from wanact.models.controller import WanActionController, require_actions
-from wanact.models.kv_cache import FrameView, KVCache, LayerMemory
+from wanact.models.kv_cache import FrameView, KVCache, LayerMemory, TransformerConfig
 from wanact.models.rotary import Rotation, rotate
 
 Actions = tuple[Tensor, Tensor]  # binary and scaled magnitude, both [B, T-1, A]
@@ -60,9 +61,10 @@ class WanActAttnProcessor(WanAttnProcessor):
             key, value = encoder_hidden_states
             query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         elif rotary_emb is None:  # cross-attention, where the stock one has nothing to improve
+            assert not isinstance(encoder_hidden_states, LayerMemory), "only self-attention has a past"
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, None)
         else:
-            read = None if memory is not None else encoder_hidden_states
+            read = encoder_hidden_states if isinstance(encoder_hidden_states, Tensor) else hidden_states
             query, key, value = _get_qkv_projections(attn, hidden_states, read)
             query, key = attn.norm_q(query), attn.norm_k(key)
             query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, value))
@@ -115,6 +117,7 @@ class WanActBlock(WanTransformerBlock):
         """
         modulation = self.scale_shift_table.unsqueeze(0) + temb.float()  # [B, n, 6, D]
         if controller is not None:
+            assert action is not None, "the transformer passes both or neither"
             modulation = controller.modulate(modulation, action, self.layer)
         n = modulation.shape[1]
         shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation.unsqueeze(3).unbind(2)  # [B, n, 1, D]
@@ -135,12 +138,10 @@ class WanActBlock(WanTransformerBlock):
 
         update = self.ffn(modulate(self.norm3(x.float()), ff_scale, ff_shift))
         x = add_gated(x, update.float(), ff_gate)
-        return x if controller is None else controller.inject(x, action, self.layer)
+        return x if controller is None or action is None else controller.inject(x, action, self.layer)
 
 
-TransformerBlockRegistry.register(
-    WanActBlock, TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
-)
+TransformerBlockRegistry.register(WanActBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
 class WanActTransformer3DModel(WanTransformer3DModel):
@@ -149,6 +150,10 @@ class WanActTransformer3DModel(WanTransformer3DModel):
     Without actions it equals the stock model bit for bit. The controller stays a model of its own: parameters added
     here would be left on the meta device by `from_pretrained` of a base that lacks them.
     """
+
+    config: TransformerConfig
+    blocks: Sequence[WanActBlock]  # an nn.ModuleList, whose elements have no type
+    _gradient_checkpointing_func: Callable[..., Tensor]  # there as soon as it is enabled
 
     _no_split_modules = ["WanActBlock"]
     _repeated_blocks = ["WanActBlock"]
@@ -159,8 +164,8 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         for layer, block in enumerate(self.blocks):
             # The same module under another forward: building the blocks anew would initialise 5 B parameters twice.
             block.__class__ = WanActBlock
-            block.attn1.set_processor(WanActAttnProcessor())
-            block.attn2.set_processor(WanActAttnProcessor())
+            for attention in (block.attn1, block.attn2):  # diffusers' union of processors lists none of Wan's
+                attention.set_processor(WanActAttnProcessor())  # pyright: ignore[reportArgumentType]
             block.layer = layer
 
     def to_json_string(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from wanact.models import kl_wan, lapped
@@ -52,7 +52,9 @@ class Implementation(Protocol):
 
 
 IMPLEMENTATIONS = {AutoencoderKLWan: kl_wan, AutoencoderLapped: lapped}
-CLASSES: dict[str, type] = {cls.__name__: cls for cls in IMPLEMENTATIONS}  # by the name in a configuration
+CLASSES: dict[str, type[AutoencoderKLWan] | type[AutoencoderLapped]] = {
+    cls.__name__: cls for cls in IMPLEMENTATIONS
+}  # by the name in a configuration
 
 
 def _of(vae: Any) -> Implementation:

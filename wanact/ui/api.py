@@ -4,6 +4,7 @@
 from typing import Annotated, Any, Literal
 
 import gradio as gr
+from gradio.events import api
 from pydantic import BaseModel
 
 from wanact.files import read_model, whole
@@ -44,8 +45,8 @@ def expose(engine: Engine) -> None:
         """
         return quick_card(engine, checkpoint).to_json()
 
-    gr.api(checkpoints, api_name="checkpoints", concurrency_limit=4)
-    gr.api(on_gpu(control_card, card_seconds), api_name="control_card", concurrency_id="card", concurrency_limit=1)
+    api(checkpoints, api_name="checkpoints", concurrency_limit=4)
+    api(on_gpu(control_card, card_seconds), api_name="control_card", concurrency_id="card", concurrency_limit=1)
 
 
 class _Wanted(BaseModel):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gradio as gr
+from gradio.themes.base import Base
+from gradio.themes.utils.sizes import radius_md
 
 UI = Path(__file__).resolve().parent
 SHARED = UI / "web"
@@ -26,13 +27,13 @@ def looks() -> str:
     return "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Base:
     """Indigo on slate; every pair of colours passes WCAG AA in both modes."""
-    return gr.themes.Base(
+    return Base(
         primary_hue="indigo",
         secondary_hue="indigo",
         neutral_hue="slate",
-        radius_size=gr.themes.sizes.radius_md,
+        radius_size=radius_md,
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
     ).set(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wanact.errors import UserError
+from wanact.models.components import from_config
 from wanact.models.presets import TRANSFORMER
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.weights.names import NameMap
@@ -85,4 +86,4 @@ def original_config(config: Mapping[str, Any], text_len: int = 512) -> dict[str,
 
 def build(config: Mapping[str, Any]) -> WanActTransformer3DModel:
     """An empty transformer; on the meta device if that is the default one."""
-    return WanActTransformer3DModel.from_config(dict(config))
+    return from_config(WanActTransformer3DModel, config)

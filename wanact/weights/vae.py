@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from wanact.errors import UserError
+from wanact.models.components import from_config
 from wanact.models.presets import LATENTS_MEAN, LATENTS_STD, VAE
 from wanact.weights.names import NameMap
 
@@ -113,4 +114,4 @@ def infer_config(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any]) 
 
 def build(config: Mapping[str, Any]) -> AutoencoderKLWan:
     """An empty VAE; on the meta device if that is the default one."""
-    return AutoencoderKLWan.from_config(dict(config))
+    return from_config(AutoencoderKLWan, config)

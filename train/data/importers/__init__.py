@@ -15,6 +15,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
 
@@ -160,5 +161,5 @@ def _frames_at(path: Path, fps: float, until: float, size: tuple[int, int]) -> I
                 shown = np.asarray(fit_image(Image.fromarray(frame.to_ndarray(format="rgb24")), *size))
             if shown is not None and taken / fps <= until + 1e-6:
                 yield shown
-    except (OSError, av.error.FFmpegError) as error:
+    except (OSError, FFmpegError) as error:
         raise VideoError(f"{path} cannot be read: {error.strerror or error}") from error
