@@ -43,7 +43,7 @@ def bench_clip(pipe: WanActPipeline, num_runs: int, **options: Any) -> dict[str,
     num_actions = shapes.num_actions(setting["num_frames"])
     track = channel_track("forward", num_actions) if pipe.controller is not None else None
     runs = [_time_clip(pipe, image, track, setting, seed) for seed in range(num_runs + 1)][1:]
-    result = {f"seconds_{stage}": statistics.median(run[stage] for run in runs) for stage in STAGES}
+    result: dict[str, Any] = {f"seconds_{stage}": statistics.median(run[stage] for run in runs) for stage in STAGES}
     result["seconds_total"] = statistics.median(run["total"] for run in runs)
     result["seconds_step"] = result["seconds_denoise"] / setting["num_inference_steps"]
     result["peak_memory_gb"] = peak_memory_gb()

@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if vars(args).get("threads"):
         torch.set_num_threads(args.threads)
     if args.what == "block":
-        result = bench_block(args.preset, Clip(*args.size, args.frames, branches=1))
+        height, width = args.size
+        result = bench_block(args.preset, Clip(height, width, args.frames, branches=1))
         _write(args, result, format_block(result))
         return
     if args.what == "cache":
@@ -129,7 +130,7 @@ def _count(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m wanact bench", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m wanact bench", description=(__doc__ or "").partition("\n")[0])
     what = parser.add_subparsers(dest="what", required=True)
     clip = what.add_parser("clip", help="one clip, from the request to the written mp4")
     live = what.add_parser("live", help="a live flight with a causal checkpoint")

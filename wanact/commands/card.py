@@ -112,7 +112,7 @@ def _measure(args: argparse.Namespace) -> list[ControlCard]:
     for name in args.runs:
         run, found = chosen(name)
         folder = args.out / run.name if args.out is not None else None
-        places = [
+        places: list[tuple[Path | None, Path]] = [
             (path, folder / card_path(run, step).name if folder else card_path(run, step)) for path, step in found
         ]
         if args.base:

@@ -116,7 +116,7 @@ def _number(value: float | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Upload a run; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m wanact push", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m wanact push", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("hub_id", help="org/name of the repository")
     parser.add_argument("--steps", type=int, nargs="+", help="which checkpoints; all if not given")

@@ -156,10 +156,10 @@ def write_frames(frames: np.ndarray, folder: Path) -> None:
 def print_table(flown: Sequence[dict[str, Any]]) -> None:
     """The control numbers of each checkpoint, over all its records, the best agreement first."""
     names = list(dict.fromkeys(str(flight["checkpoint"]) for flight in flown))
-    rows = [(name, *_means([flight for flight in flown if flight["checkpoint"] == name])) for name in names]
+    rows = [(name, _means([flight for flight in flown if flight["checkpoint"] == name])) for name in names]
     width = max(10, *(len(name) for name in names))
     print(f"{'checkpoint':{width}}  flights  " + "  ".join(f"{column:>9}" for column in COLUMNS))
-    for name, count, *values in sorted(rows, key=lambda row: -(row[2] if row[2] is not None else -1)):
+    for name, (count, *values) in sorted(rows, key=lambda row: -(row[1][1] if row[1][1] is not None else -1)):
         cells = "  ".join(f"{'-' if value is None else f'{value:.3f}':>9}" for value in values)
         print(f"{name:{width}}  {count:7}  {cells}")
 

@@ -158,7 +158,9 @@ def _motion_field(x: np.ndarray, y: np.ndarray, depth: np.ndarray) -> np.ndarray
 
 def optical_flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Dense flow between two grey frames, [H, W, 2] pixels."""
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(before, after, None)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    # Its stub asks for an array to write to; None has a new one made.
+    return flow.calc(before, after, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def grey_for_flow(frame: np.ndarray) -> np.ndarray:

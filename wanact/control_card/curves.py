@@ -42,7 +42,8 @@ def draw_curves(cards: Sequence[ControlCard], dark: bool = False) -> Image.Image
         last = next((value for value in reversed(values) if value is not None), None)
         canvas.text(x + wide - 12, y + 18, figure(last), 11.5, theme.flow, "rm")
         known = [value for value in values if value is not None]
-        low, high = min([0.0, *known]), max([1.0 if best == 1 else 0.2, *known, *([best] if best else [])])
+        highs: list[float] = [1.0 if best == 1 else 0.2, *known, *([best] if best else [])]
+        low, high = min([0.0, *known]), max(highs)
         plot = Plot(
             canvas, x + 34, y + 36, wide - 34 - 14, tall - 36 - 30, (min(steps), low), (max(max(steps), 1), high * 1.05)
         )

@@ -78,8 +78,12 @@ def motion_track(frames: np.ndarray) -> np.ndarray:
     if count < 1:
         raise UserError(f"{len(frames)} frame shows no motion; measure 5 or more")
     greys = [_grey(frame) for frame in frames]
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    pairs = [fit_affine(flow.calc(a, b, None), texture(a)) for a, b in zip(greys, greys[1:], strict=False)]
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    pairs = []
+    for a, b in zip(greys, greys[1:], strict=False):
+        # Its stub asks for an array to write to; None has a new one made.
+        moved = flow.calc(a, b, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        pairs.append(fit_affine(moved, texture(a)))
     return np.array(pairs).reshape(count, TEMPORAL_STRIDE, 3).sum(axis=1)
 
 

@@ -96,8 +96,8 @@ class Prompts:
 
     def encode(self, prompts: Sequence[str], device: torch.device, dtype: torch.dtype) -> Tensor:
         """Embeddings [B, S, text_dim], zero behind each prompt; the text encoder runs for new prompts only."""
-        found = {prompt: self._find(prompt) for prompt in prompts}
-        new = [prompt for prompt, embedding in found.items() if embedding is None]
+        found = {prompt: embedding for prompt in prompts if (embedding := self._find(prompt)) is not None}
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
         if new:
             found |= self._make(new)
         for prompt in prompts:

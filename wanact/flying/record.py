@@ -147,7 +147,8 @@ class FlightRecord:
     def from_request(cls, request: Request, **more: Any) -> FlightRecord:
         """The record of a clip that was drawn as asked; `more` are fps, model, checkpoint and sampler."""
         track = request.track if request.track is not None else ActionTrack.zeros(request.num_latent_frames - 1)
-        return cls(**vars(request) | {"track": track} | more)
+        fields: dict[str, Any] = vars(request) | {"track": track} | more
+        return cls(**fields)
 
     def to_request(self) -> ClipRequest:
         """What draws the record's clip again."""

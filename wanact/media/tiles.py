@@ -87,7 +87,8 @@ def tile_clips(clips: Sequence[np.ndarray | None], labels: Sequence[str]) -> tup
 
 
 def _background(layout: TileLayout, labels: Sequence[str]) -> np.ndarray:
-    picture = Image.new("RGB", layout.size[::-1], _BACKGROUND)
+    height, width = layout.size
+    picture = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=max(9, round(0.62 * layout.label)))
     for index, label in enumerate(labels):

@@ -75,8 +75,9 @@ def _read_rows(file: Path) -> dict[int, tuple[float, float]]:
 
 
 def _number(value: object) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
-    return float(value) if is_number else math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30:
+        return float(value)
+    return math.nan
 
 
 def _shorten(rows: dict[int, tuple[float, float]]) -> Curve:

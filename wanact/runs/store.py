@@ -327,7 +327,7 @@ def step_name(step: int) -> str:
     return f"step-{step:09d}"
 
 
-def write_checkpoint(run: Path, step: int, write: Callable[[Path], None], metadata: dict[str, Any]) -> Path:
+def write_checkpoint(run: Path, step: int, write: Callable[[Path], object], metadata: dict[str, Any]) -> Path:
     """Write one checkpoint whole, or leave nothing of it.
 
     Args:

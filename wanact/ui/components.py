@@ -219,7 +219,9 @@ class FrameInput(gr.Image):
         if payload is None:
             return None
         if payload.url and payload.url.startswith("data:"):
-            return super().preprocess(payload)
+            path = super().preprocess(payload)
+            assert path is None or isinstance(path, str), "made with type='filepath'"
+            return path
         return payload.path
 
 

@@ -97,8 +97,8 @@ class Engine:
         """The model directory's own recommendation, else the best checkpoint of the run that was saved to last."""
         choices, _ = self.checkpoints()
         wanted = self.defaults.get("checkpoint")
-        if any(choice.id == wanted for choice in choices):
-            return wanted
+        if wanted in {choice.id for choice in choices}:
+            return str(wanted)
         entries = [choice for choice in choices if isinstance(choice, Entry)]
         if not entries:
             return BASE

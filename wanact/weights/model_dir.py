@@ -287,10 +287,12 @@ def check_defaults(defaults: dict[str, Any], file: Path) -> None:
     """Raise ModelDirError unless the defaults of a metadata.json are complete and can be flown."""
     for name, usual in DEFAULTS.items():
         value = defaults[name]
-        kinds = str if isinstance(usual, str) else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or (kinds is not str and not math.isfinite(value)):
-            expected = "text" if kinds is str else "a number"
-            raise ModelDirError(f"default {name!r} in {file} is {value!r}, expected {expected}")
+        if isinstance(usual, str):
+            if not isinstance(value, str):
+                raise ModelDirError(f"default {name!r} in {file} is {value!r}, expected text")
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ModelDirError(f"default {name!r} in {file} is {value!r}, expected a number")
         if isinstance(usual, int) and name != "fps" and (value != int(value) or value < 1):
             raise ModelDirError(f"default {name!r} in {file} is {value!r}, expected a whole number above 0")
     try:

@@ -101,6 +101,7 @@ def _start(world: World, rng: np.random.Generator) -> tuple[float, float, float,
         score = _view_score(world, x, y, altitude, yaw) + rng.uniform(0, 0.6)
         if score > best_score:
             best, best_score = (float(x), float(y), float(altitude), float(yaw)), score
+    assert best is not None, "every score is above the first"
     return best
 
 

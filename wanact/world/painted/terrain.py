@@ -40,7 +40,7 @@ def smoothstep(low: float, high: float, value: np.ndarray) -> np.ndarray:
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
-def sample(field: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def sample(field: np.ndarray, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
     """Wrapping bilinear look-up in a map; x and y in world units."""
     x, y = np.asarray(x) / TEXEL, np.asarray(y) / TEXEL
     x0, y0 = np.floor(x), np.floor(y)
@@ -258,7 +258,7 @@ def light(height: np.ndarray, sun: np.ndarray, time: TimeOfDay, blocked: np.ndar
         far = reach * TEXEL
         if far * tangent > 220:
             break
-        shift = np.float32([[1, 0, 0], [0, 1, 0]])
+        shift = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
         shift[:, 2] = (-sun[0] / np.hypot(sun[0], sun[1]) * reach, -sun[1] / np.hypot(sun[0], sun[1]) * reach)
         towards = cv2.warpAffine(ground, shift, (MAP_SIZE, MAP_SIZE), borderMode=cv2.BORDER_WRAP)
         shadow = np.maximum(shadow, smoothstep(-0.04, 0.10, (towards - ground) / far - tangent))
@@ -271,7 +271,7 @@ def light(height: np.ndarray, sun: np.ndarray, time: TimeOfDay, blocked: np.ndar
 
 def mips(colour: np.ndarray, count: int = 6) -> tuple[np.ndarray, ...]:
     """The map and its halvings, smoothed so that they do not shimmer."""
-    levels = [np.ascontiguousarray(colour, np.float32)]
+    levels: list[np.ndarray] = [np.ascontiguousarray(colour, np.float32)]
     for _ in range(count - 1):
         c = levels[-1]
         levels.append(np.ascontiguousarray((c[::2, ::2] + c[1::2, ::2] + c[::2, 1::2] + c[1::2, 1::2]) / 4))

@@ -66,9 +66,9 @@ def make_world(seed: int, biome: str | None = None, time: str | None = None, wea
     """
     rng = np.random.default_rng([seed, 20])
     drawn = (
-        rng.integers(len(BIOMES)),
-        rng.choice(len(TIMES), p=(0.3, 0.25, 0.27, 0.18)),
-        rng.choice(3, p=(0.45, 0.35, 0.2)),
+        int(rng.integers(len(BIOMES))),
+        int(rng.choice(len(TIMES), p=(0.3, 0.25, 0.27, 0.18))),
+        int(rng.choice(3, p=(0.45, 0.35, 0.2))),
     )
     biome_ = _choose("biome", BIOMES, biome, drawn[0])
     time_ = _choose("time", TIMES, time, drawn[1])
@@ -126,7 +126,8 @@ def _water(biome: Biome, time: TimeOfDay, weather: Weather) -> np.ndarray:
 def _light_ground(rng, height, colour, biome, time, weather, parts, sun) -> np.ndarray:
     from wanact.world.painted.drawing import cast_shadows  # numba is a slow import
 
-    blocked = cast_shadows(height, parts, *sun, 260.0)
+    x, y, z = sun
+    blocked = cast_shadows(height, parts, x, y, z, 260.0)
     lit = colour * terrain.light(height, sun, time, blocked, weather.veil)
     if biome.shape == "volcano":
         glow = terrain.lava(rng, height)[..., None]

@@ -47,7 +47,9 @@ def encode_jpeg(frame: np.ndarray) -> bytes:
 
 def decode_jpeg(data: bytes) -> np.ndarray:
     """The frame [H, W, 3] of a JPEG."""
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert frame is not None, "our own JPEG"
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
 def _size(pictures: list[bytes]) -> int:
@@ -112,6 +114,7 @@ class LiveFlight:
         if self._background is None:
             self._background = ThreadPoolExecutor(1, "pictures")
         pieces, self._pieces = self._pieces, None
+        assert pieces is not None, "`draw` comes before `show`"
         self._coming += [self._background.submit(self._make, pieces) for _ in range(2)]
 
     def take_back(self) -> bool:
