@@ -1,0 +1,36 @@
+"""Former command lines go on working, and say where they live now."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("wanact.flight replay", "wanact replay"),
+        ("wanact.convert", "wanact convert"),
+        ("wanact.push", "wanact push"),
+        ("wanact.bench", "wanact bench"),
+        ("wanact.control_card", "wanact card"),
+        ("train.bench", "train bench"),
+        ("train.crash_test", "train crash_test"),
+    ],
+)
+def test_a_former_command_line_leads_to_the_new_one(former, now):
+    command = [sys.executable, "-m", *former.split(), "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"is `python -m {now}` now" in done.stderr and f"usage: python -m {now}" in done.stdout
+
+
+def test_the_door_lists_its_commands_and_refuses_others():
+    door = [sys.executable, "-m", "wanact"]
+    listed = subprocess.run([*door, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert listed.returncode == 0 and "replay" in listed.stdout and "push" in listed.stdout
+    refused = subprocess.run([*door, "fly"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "'fly' is unknown" in refused.stderr and "Traceback" not in refused.stderr
