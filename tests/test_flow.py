@@ -94,3 +94,9 @@ def test_the_scheduler_says_what_is_predicted():
         assert flow.prediction_of(UniPCMultistepScheduler(prediction_type=kind)) == kind
     with pytest.raises(UserError, match="prediction_type 'epsilon' cannot be flown"):
         flow.prediction_of(UniPCMultistepScheduler(prediction_type="epsilon"))
+
+
+def test_clean_latents_are_weighed_as_if_sigma_were_never_small():
+    sigma = torch.tensor([0.01, 0.1, 0.5, 1.0])
+    assert_close(flow.loss_weight(sigma, "sample"), torch.tensor([0.01, 1.0, 1.0, 1.0]))
+    assert (flow.loss_weight(sigma, "flow_prediction") == 1).all()

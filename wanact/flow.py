@@ -19,6 +19,7 @@ from wanact.errors import UserError
 
 Prediction = Literal["flow_prediction", "sample"]
 
+_LEAST_WEIGHED_SIGMA = 0.1
 _SMALLEST_SIGMA = 1e-3  # a clean frame has sigma 0, and nobody asks for its velocity
 
 
@@ -54,6 +55,17 @@ def interpolate(latents: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor
     """The noisy sample at `sigma`, which broadcasts against the latents: one a batch, [B,1,1,1,1], or one a
     latent frame, [B,1,T,1,1]."""
     return (1 - sigma) * latents + sigma * noise
+
+
+def loss_weight(sigma: Tensor, prediction: Prediction) -> Tensor:
+    """Weight of the squared error of a velocity, of the shape of `sigma`.
+
+    A network that predicts clean latents has its error divided by sigma, and near the data a network that knows nothing
+    yet would learn from nothing else: below a sigma of 0.1 the error of the clean latents counts as at 0.1.
+    """
+    if prediction == "flow_prediction":
+        return torch.ones_like(sigma)
+    return (sigma / _LEAST_WEIGHED_SIGMA).clamp_max(1.0).square()
 
 
 def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:

@@ -164,11 +164,12 @@ class CausalStage(ActionStage):
             velocity = self.predict(both, timestep, context, batch)
         counted = torch.ones(len(latents), 1, latents.shape[2], 1, 1, device=latents.device)
         counted[:, :, : 1 + (min(WARM_UP, latents.shape[2] - 2) if batch["late"] else 0)] = 0
+        weight = flow.loss_weight(batch["sigma"], self.prediction)
         if self.teacher is None:
-            loss = flow_matching_loss(velocity, latents, noise, counted)
+            loss = flow_matching_loss(velocity, latents, noise, counted, weight)
         else:  # the velocity that leads where the teacher goes stands in for noise - latents
             target = self._teach(both, history_sigma, context, batch)
-            loss = flow_matching_loss(velocity, torch.zeros_like(target), target, counted)
+            loss = flow_matching_loss(velocity, torch.zeros_like(target), target, counted, weight)
         return StepLoss(loss, {"velocity_error": loss.detach()})
 
     def predict(

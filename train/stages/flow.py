@@ -238,9 +238,12 @@ class FlowStage(Stage):
         uniform = torch.stack([torch.rand((), generator=draw.generator("sigma")) for draw in draws])
         sigma = self.sigmas.sigma(uniform)
         dropped = torch.tensor([draw_fraction(d, "first_frame") < self.config.loss.first_frame_dropout for d in draws])
-        batch = {"latents": latents, "noise": noise, "sigma": sigma, "weight": self.sigmas.weight(sigma)}
+        batch = {"latents": latents, "noise": noise, "sigma": sigma, "weight": self._weight(sigma)}
         batch["from_words"] = dropped
         return batch | self._prompts(draws) | self.conditions(draws, frames)
+
+    def _weight(self, sigma: Tensor) -> Tensor:
+        return self.sigmas.weight(sigma) * flow.loss_weight(sigma, self.prediction)
 
     def _prefix(self, draw: Draw) -> int:
         """Latent frames of this step's clips, one number for the whole step."""

@@ -12,7 +12,9 @@ from wanact.errors import UserError
 from wanact.flow import shift_sigmas, velocity_target
 
 
-def flow_matching_loss(velocity: Tensor, latents: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
+def flow_matching_loss(
+    velocity: Tensor, latents: Tensor, noise: Tensor, mask: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """Squared error between predicted and true velocity, one value a sample.
 
     Args:
@@ -20,6 +22,7 @@ def flow_matching_loss(velocity: Tensor, latents: Tensor, noise: Tensor, mask: T
         latents: normalised clean latents, [B, C, T, h, w].
         noise: standard normal, [B, C, T, h, w].
         mask: 1 where the loss counts, 0 on conditioning frames, [B, 1, T, 1, 1].
+        weight: of each frame's error, [B, T]; None for 1.
 
     Returns:
         Loss [B], float32, unreduced, so that callers can bin it by sigma.
@@ -31,11 +34,13 @@ def flow_matching_loss(velocity: Tensor, latents: Tensor, noise: Tensor, mask: T
     """
     error = (velocity.float() - velocity_target(latents, noise).float()).square()
     per_frame = error.mean(dim=(1, 3, 4))  # [B, T]
-    weight = mask.float().flatten(1).expand_as(per_frame)
-    count = weight.sum(1)
+    counted = mask.float().flatten(1).expand_as(per_frame)
+    count = counted.sum(1)
     if not bool((count > 0).all()):
         raise UserError("a sample has no latent frame that counts; clips need at least 5 frames")
-    return (per_frame * weight).sum(1) / count
+    if weight is not None:
+        per_frame = per_frame * weight
+    return (per_frame * counted).sum(1) / count
 
 
 @dataclass(frozen=True)
