@@ -11,11 +11,13 @@ from PIL import Image
 
 from tests.train.conftest import NUM_FRAMES, SIZE
 from train.__main__ import main
-from train.commands import evaluate
-from train.commands.evaluate import Quality, best_of, chosen_checkpoints, draw_grid, psnr_db, ssim, vae_summary
+from train.commands.evaluate import control, starts, vae
+from train.commands.evaluate.control import best_of, chosen_checkpoints
+from train.commands.evaluate.grid import draw_grid
+from train.commands.evaluate.vae import Quality, vae_summary
 from wanact.actions import CHANNELS
 from wanact.files import CheckpointError
-from wanact.media.likeness import blockiness, gradient_length
+from wanact.media.likeness import blockiness, gradient_length, psnr_db, ssim
 from wanact.runs.store import list_checkpoints
 
 
@@ -74,7 +76,7 @@ def test_a_clip_that_drifts_shows_at_its_end():
 
 
 def test_vae_command_prints_a_table_and_writes_its_numbers(model, dataset, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "PHOTOGRAPH_MOVES", 1)
+    monkeypatch.setattr(vae, "PHOTOGRAPH_MOVES", 1)
     size = ["--num_frames", str(NUM_FRAMES), "--height", str(SIZE), "--width", str(SIZE)]
     numbers = tmp_path / "vae.json"
     arguments = ["--model_dir", str(model), "--dataset", str(dataset), "--worlds", "2", *size, "--json", str(numbers)]
@@ -88,9 +90,9 @@ def test_vae_command_prints_a_table_and_writes_its_numbers(model, dataset, tmp_p
 
 
 def test_a_vae_alone_is_measured_as_the_model_directorys(model):
-    alone, inside = evaluate.load_vae(model / "vae"), evaluate.load_vae(model)
+    alone, inside = vae.load_vae(model / "vae"), vae.load_vae(model)
     frames = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(evaluate.quality(alone, frames).psnr_db, evaluate.quality(inside, frames).psnr_db)
+    np.testing.assert_array_equal(vae.quality(alone, frames).psnr_db, vae.quality(inside, frames).psnr_db)
 
 
 def test_control_command_measures_base_and_every_checkpoint(model, trained, one_world, tmp_path, capsys):
@@ -120,8 +122,8 @@ def test_the_simulator_obeys_itself_from_the_same_first_frames(one_world, monkey
     flown = []
     fly = simulator.fly
     monkeypatch.setattr(simulator, "fly", lambda *args, **kwargs: flown.append(fly(*args, **kwargs)) or flown[-1])
-    (start,) = evaluate.first_frames(1, 96, 160)
-    assert evaluate.simulator_control(1, 5, 96, 160).summary()["min_sign_accuracy"] == 1.0
+    (start,) = starts.first_frames(1, 96, 160)
+    assert control.simulator_control(1, 5, 96, 160).summary()["min_sign_accuracy"] == 1.0
     assert len(flown) == 1 + len(CHANNELS)
     for clip in flown:
         np.testing.assert_array_equal(np.asarray(start.image), clip.frames[0])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.commands.evaluate_idm import errors, measure
+from train.commands.evaluate.idm import errors, measure
 from train.stages.idm import disturbed
 from wanact.actions import CHANNELS, ActionTrack
 from wanact.media.video import write_mp4

@@ -1,22 +1,21 @@
-"""`python -m train evaluate idm`: how well the inverse dynamics model reads flights that it was not trained on."""
+"""How well the inverse dynamics model reads flights that it was not trained on."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from train.commands.evaluate.tables import print_table, write_numbers
 from train.data import csv
 from wanact.control_card.camera import AXES
 from wanact.models.idm import FOLDER, FULL, IDMError, InverseDynamics, load_idm, signed_axes
 
 
-def add(commands: Any, show: Callable[[dict[str, Any], Path | None], None]) -> None:
-    """Add the command; `show` prints and writes the numbers."""
+def add(commands: Any) -> None:
     parser = commands.add_parser("idm", help="how well actions are read from frames")
     parser.add_argument("--idm", type=Path, default=FOLDER, help="folder with the model")
     parser.add_argument("--dataset", type=Path, required=True, help="folder that `train simulate` wrote, held out")
@@ -28,9 +27,16 @@ def add(commands: Any, show: Callable[[dict[str, Any], Path | None], None]) -> N
         model = load_idm(args.idm)
         if model is None:
             raise IDMError(f"{args.idm} holds no inverse dynamics model; `python -m train idm` makes one")
-        show(measure(model, args.dataset, args.clips, args.num_frames), args.json)
+        _show(measure(model, args.dataset, args.clips, args.num_frames), args.json)
 
     parser.set_defaults(run=run)
+
+
+def _show(result: dict[str, Any], path: Path | None) -> None:
+    axes = {name: values for name, values in result.items() if isinstance(values, dict)}
+    columns = ("mean_error", "mean_error_of_full", "sign_accuracy", "gain", "r2")
+    print_table(("", *columns), [(axis, *(values[name] for name in columns)) for axis, values in axes.items()])
+    write_numbers(path, result)
 
 
 def measure(model: InverseDynamics, dataset: Path, count: int, num_frames: int) -> dict[str, Any]:
