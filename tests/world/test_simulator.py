@@ -30,6 +30,11 @@ def test_the_same_seed_makes_the_same_world_and_flight(world):
     assert np.array_equal(fly(world).frames, fly(again).frames)
 
 
+def test_the_poses_alone_are_those_of_the_flight(world):
+    poses = simulator.fly_poses(world, np.random.default_rng(1), 13)
+    assert np.array_equal(simulator.render(world, poses[-1], 32, 64), fly(world).frames[-1])
+
+
 def test_there_are_six_biomes_and_three_times_of_day():
     assert len(BIOMES) >= 6 and len(TIMES) >= 3
 

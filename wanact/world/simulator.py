@@ -24,6 +24,8 @@ PITCH_LIMITS_DEG = (-38.0, 16.0)
 FAR = 560.0
 NUM_SLICES = 144
 
+Pose = tuple[float, float, float, float, float]  # x, y, altitude, yaw, pitch in world units and radians
+
 
 @dataclass
 class World:
@@ -190,7 +192,7 @@ def _sky(world: World, azimuth: np.ndarray, elevation: np.ndarray) -> np.ndarray
     return sky + glow * 90 * np.array(time.sun_colour, np.float32)
 
 
-def render(world: World, pose: tuple[float, float, float, float, float], height: int, width: int) -> np.ndarray:
+def render(world: World, pose: Pose, height: int, width: int) -> np.ndarray:
     """One frame, uint8 [H, W, 3], from (x, y, altitude, yaw, pitch) in world units and radians.
 
     The pitched pinhole image and the image on a vertical plane through the same centre are related by a homography:
@@ -299,6 +301,14 @@ def fly(
     The drone has inertia (it follows the stick within about a latent frame), keeps its height and climbs over what
     comes near. The clip's track is read from the poses, so it says what happened rather than what was asked.
     """
+    poses = fly_poses(world, rng, num_frames, track)
+    frames = np.stack([render(world, pose, height, width) for pose in poses])
+    matrices = np.stack([pose_matrix(pose) for pose in poses])
+    return Clip(frames, actions_from_poses(matrices), matrices, world.caption)
+
+
+def fly_poses(world: World, rng: np.random.Generator, num_frames: int, track: ActionTrack | None = None) -> list[Pose]:
+    """The poses of a flight, see fly."""
     steps = num_actions(num_frames)
     full = np.array(FULL_DEFLECTION, np.float32)[1::2]
     if track is None:
@@ -311,7 +321,7 @@ def fly(
     yaw, pitch = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(-20, -4) if track is None else -12)
     altitude = max(_ground_near(world, x, y, 26) + rng.uniform(18, 46), 0.8 * _ground_near(world, x, y, 100) + 12)
     low, high = np.radians(PITCH_LIMITS_DEG)
-    velocity = commands[0] / TEMPORAL_STRIDE
+    velocity = commands[:1].sum(0) / TEMPORAL_STRIDE  # none, where there is one frame
     climb = 0.0
     poses = [(x, y, altitude, yaw, pitch)]
     for step in range(steps):
@@ -328,9 +338,7 @@ def fly(
             climb += 0.3 * (min(0.12 * wanted, 1.6) - climb)
             altitude = max(altitude + climb, _ground_near(world, x, y, 3) + 3)
             poses.append((x, y, altitude, yaw, pitch))
-    frames = np.stack([render(world, pose, height, width) for pose in poses])
-    matrices = np.stack([pose_matrix(pose) for pose in poses])
-    return Clip(frames, actions_from_poses(matrices), matrices, world.caption)
+    return poses
 
 
 def _ground_near(world: World, x: float, y: float, radius: int) -> float:
