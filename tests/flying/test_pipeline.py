@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanPipeline
 from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
@@ -62,7 +62,7 @@ def write_run(path: Path, seed: int = 0, **config) -> Path:
     return path
 
 
-def fly(pipe: WanActPipeline, image: Image.Image, track: ActionTrack | None = None, **options) -> np.ndarray:
+def fly(pipe: WanActPipeline, image: Image.Image | None, track: ActionTrack | None = None, **options) -> np.ndarray:
     return pipe(**{"prompt": PROMPT, "image": image, "track": track} | SMALL | options)
 
 
@@ -122,6 +122,24 @@ def test_the_latents_equal_those_of_stock_diffusers(pipe, image, tiny_model_dir,
     seen = []
     fly(pipe, image, guidance_scale=5.0, num_inference_steps=3, on_step=lambda p: seen.append(p.latents_preview))
     assert_close(seen[-1], expected, rtol=1e-4, atol=1e-4)  # the last estimate of the clean clip is the clip
+
+
+def test_without_a_picture_the_base_equals_stock_text_to_video(pipe, tiny_model_dir):
+    parts = WanImageToVideoPipeline.from_pretrained(tiny_model_dir).components
+    names = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+    stock = WanPipeline(**{name: parts[name] for name in names}, expand_timesteps=True)
+    stock.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 3, "guidance_scale": 3.0}
+    generator = torch.Generator().manual_seed(5)
+    expected = stock(PROMPT, **SMALL, **options, generator=generator, max_sequence_length=16, output_type="np").frames
+    ours = fly(pipe, None, **options, seed=5)
+    assert_close(torch.from_numpy(ours).float(), torch.from_numpy(expected[0] * 255), rtol=0, atol=0.51)
+
+
+def test_actions_steer_a_clip_without_a_picture(pipe, run):
+    pipe.load_controller(run)
+    still, ahead = fly(pipe, None), fly(pipe, None, FORWARD)
+    assert not np.array_equal(still, ahead)
 
 
 def test_the_same_seed_gives_the_same_clip(pipe, image):
@@ -418,7 +436,7 @@ def test_the_step_loop_never_waits_for_the_device(tiny_model_dir, image):
     pipe.components.transformer.to("meta")
     pipe.placement.device = torch.device("meta")
     context = torch.zeros(2, 16, 32, device="meta")
-    request = Request("", "", image, F, 3, 3.0, 0)
+    request = Request("", "", image, F, 3, 3.0, 0, H, W)
     latents = pipe._denoise(request, context, torch.zeros(1, 48, 1, 2, 4, device="meta"), None, None)
     assert latents.shape == (1, 48, 3, 2, 4)
 

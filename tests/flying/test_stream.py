@@ -318,3 +318,15 @@ def test_a_rest_takes_no_place_in_the_history(pipe, image, monkeypatch):
     assert flight.num_frames == 20 and flight.earliest == 20 and flight.step(RIGHT).shape == (4, 64, 96, 3)
     flight.roll_back(20)
     assert flight._now.rollout.cache.num_frames == 1 + 20 - 6
+
+
+def test_a_flight_without_a_picture_is_refused_and_a_clip_is_the_bases_first_frame_flown_on(pipe):
+    with pytest.raises(RequestError, match="begins with a picture"):
+        WanActStream(pipe, None, "hills")  # pyright: ignore[reportArgumentType]
+    own, frames = pipe.checkpoint, pipe("hills", None, num_frames=9, seed=3)
+    assert pipe.checkpoint == own and pipe.causal is not None
+    with pipe.lock:
+        pipe.load_controller(None)
+        base = pipe("hills", None, num_frames=9, seed=3)
+    np.testing.assert_array_equal(frames[0], base[0])
+    assert not np.array_equal(frames[1:], base[1:])

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -239,7 +239,7 @@ class WanActPipeline:
     def __call__(
         self,
         prompt: str,
-        image: Picture,
+        image: Picture | None,
         track: ActionTrack | None = None,
         *,
         on_step: OnStep | None = None,
@@ -251,6 +251,10 @@ class WanActPipeline:
         self, *asked: Any, on_step: OnStep | None = None, on_frames: OnFrames | None = None, **options: Any
     ) -> np.ndarray:
         """Draw one clip. The same request gives the same clip.
+
+        Without a picture the first latent frame is drawn with the others, from noise of its own, as Wan2.2-TI2V does. A
+        causal checkpoint has learned only what follows a first frame: the base draws a clip of the same length, whose
+        first it takes.
 
         Args:
             asked: a `ClipRequest`, or what makes one: prompt, image, track, and its other fields by name.
@@ -274,7 +278,7 @@ class WanActPipeline:
             with self._timed("text"):
                 context = self._encode_text(request)
             with self._timed("encode"):
-                first_latent = self.encode_image(request.image)
+                first_latent = None if request.image is None else self.encode_image(request.image)
             with self._timed("denoise"):
                 draw = self._denoise if self.causal is None else self._roll_out
                 latents = draw(request, context, first_latent, actions, on_step)
@@ -388,42 +392,48 @@ class WanActPipeline:
         self,
         request: Request,
         context: Tensor,
-        first_latent: Tensor,
+        first_latent: Tensor | None,
         actions: Actions | None,
         on_step: OnStep | None,
     ) -> Tensor:
-        """Noise -> latents [1, C, T, h, w], latent frame 0 kept clean under timestep 0."""
-        _, C, _, h, w = first_latent.shape
+        """Noise -> latents [1, C, T, h, w], latent frame 0 kept clean under timestep 0 if it is given."""
+        C, (h, w) = self.components.transformer.config.in_channels, shapes.latent_size(request.height, request.width)
         generator = torch.Generator().manual_seed(request.seed)  # on the CPU: the same noise on every device
         latents = torch.randn(1, C, request.num_latent_frames, h, w, generator=generator).to(self.device)
+        known = first_latent is not None
         scheduler = self._make_scheduler(request.num_inference_steps)
         total = len(scheduler.timesteps)
         with self.placement.using("transformer") as transformer:
             apart = self.placement.splits_guidance(clip_of(request))
             text, prepared = self._prepare(transformer, context.split(1 if apart else len(context)), actions, request)
             for step, t in enumerate(scheduler.timesteps):
-                latents[:, :, :1] = first_latent
-                output = self._predict(latents, t, text, prepared, request.guidance_scale)
+                if known:
+                    latents[:, :, :1] = first_latent
+                output = self._predict(latents, t, text, prepared, request.guidance_scale, known)
                 noisy, latents = latents, scheduler.step(output, t, latents, return_dict=False)[0]
                 if on_step is not None:
                     sigma = scheduler.sigmas[step].to(noisy.device)
                     velocity = flow.velocity_of(output, noisy, sigma, self.prediction)
                     clean = flow.euler_step(noisy, velocity, sigma, 0.0)
-                    clean[:, :, :1] = first_latent
+                    if known:
+                        clean[:, :, :1] = first_latent
                     on_step(Progress(step + 1, total, clean))
-        latents[:, :, :1] = first_latent
+        if known:
+            latents[:, :, :1] = first_latent
         return latents
 
     def _roll_out(
         self,
         request: Request,
         context: Tensor,
-        first_latent: Tensor,
+        first_latent: Tensor | None,
         actions: Actions | None,
         on_step: OnStep | None,
     ) -> Tensor:
         """Latents [1, C, T, h, w] of a causal checkpoint: each frame in its turn."""
-        assert self.causal is not None
+        assert self.causal is not None, "__call__ looked"
+        if first_latent is None:
+            first_latent = self._draw_first(request, context)
         generator = torch.Generator().manual_seed(request.seed)
 
         def draw_noise() -> Tensor:
@@ -443,6 +453,17 @@ class WanActPipeline:
                 if on_step is not None:
                     on_step(Progress(frame, total, latents.clone()))
         return latents
+
+    def _draw_first(self, request: Request, context: Tensor) -> Tensor:
+        """The first latent frame [1, C, 1, h, w] as the base draws it from words; the checkpoint is put on again."""
+        assert self.checkpoint is not None, "only a causal checkpoint has its first frame drawn by another"
+        asked = replace(request, track=None, num_inference_steps=self.defaults["num_inference_steps"])
+        own = self.checkpoint.path
+        self.load_controller(None)
+        try:
+            return self._denoise(asked, context, None, None, None)[:, :, :1]
+        finally:
+            self.load_controller(own)
 
     def _read_text(self, transformer: Any, context: Tensor) -> Tensor | PreparedText:
         """What the layers read of text embeddings [B, S, text_dim], made now if it can be kept."""
@@ -464,12 +485,14 @@ class WanActPipeline:
         text: list[Tensor | PreparedText],
         actions: Tensor | None,
         guidance_scale: float,
+        first_is_known: bool,
     ) -> Tensor:
         """Guided prediction of the transformer, [1, C, T, h, w], float32."""
         transformer, branches = self.components.transformer, 1 if guidance_scale <= 1 else 2
         batch = branches // len(text)
         timestep = t.float().repeat(batch, latents.shape[2])  # [1 or 2, T]
-        timestep[:, 0] = 0.0
+        if first_is_known:
+            timestep[:, 0] = 0.0
         noisy = latents.to(transformer.dtype).expand(batch, -1, -1, -1, -1)
         velocity = torch.cat(
             [
@@ -550,7 +573,7 @@ def _causal_settings(weights: FlightWeights, folder: Path) -> CausalSettings | N
 def clip_of(request: Request) -> Clip:
     """What the memory that a request takes is estimated from."""
     branches = 2 if request.guidance_scale > 1 else 1
-    return Clip(request.image.height, request.image.width, request.num_frames, branches)
+    return Clip(request.height, request.width, request.num_frames, branches)
 
 
 def _file_stamps(folder: Path) -> list[tuple[str, int, int]]:

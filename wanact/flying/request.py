@@ -37,7 +37,7 @@ class ClipRequest:
 
     Args:
         prompt: what is seen; up to 10,000 characters, of which the text encoder reads the first tokens.
-        image: the first frame, of any size and mode.
+        image: the first frame, of any size and mode; None draws it too, from the words alone.
         track: the actions, one for each latent frame after the first; None flies without a controller.
         negative_prompt: what guidance leads away from.
         height, width: in pixels, multiples of 32.
@@ -50,7 +50,7 @@ class ClipRequest:
     """
 
     prompt: str
-    image: Picture
+    image: Picture | None
     track: ActionTrack | None = None
     negative_prompt: str | None = None
     height: int | None = None
@@ -68,11 +68,13 @@ class Request:
 
     prompt: str
     negative_prompt: str
-    image: Image.Image
+    image: Image.Image | None
     num_frames: int
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    height: int
+    width: int
     track: ActionTrack | None = None
 
     @property
@@ -121,14 +123,17 @@ def check_request(
         raise RequestError(str(error)) from error
     if height * width > MAX_PIXELS:
         raise RequestError(f"{width} x {height} is larger than the {MAX_PIXELS / 1e6:.1f} megapixels of a clip")
+    image = None if asked.image is None else video.fit_image(video.open_image(asked.image), height, width, asked.fit)
     request = Request(
         prompt=clean_prompt(asked.prompt, "prompt"),
         negative_prompt=clean_prompt(given("negative_prompt"), "negative prompt"),
-        image=video.fit_image(video.open_image(asked.image), height, width, asked.fit),
+        image=image,
         num_frames=num_frames,
         num_inference_steps=numbers.num_inference_steps,
         guidance_scale=numbers.guidance_scale,
         seed=numbers.seed,
+        height=height,
+        width=width,
         track=asked.track,
     )
     if request.track is not None:

@@ -219,6 +219,8 @@ class WanActStream:
                 seed=seed,
             ),
         )
+        if request.image is None:
+            raise RequestError("a live flight begins with a picture; a clip without one draws it from the words")
         self.seed = request.seed
         self.image = request.image
         self.prompts: list[tuple[int, str]] = [(0, request.prompt)]
