@@ -80,7 +80,7 @@ def measure_live(
     returns: dict[str, list[float]] = {}
     for number in range(flights):
         plan = hold_plan(np.random.default_rng(number), num_frames)
-        frames = _fly(begin(number), [c for c in plan for _ in range(HOLD)], on_frame)
+        frames = fly_held(begin(number), [c for c in plan for _ in range(HOLD)], on_frame)
         for place, channel in enumerate(plan):
             first = TEMPORAL_STRIDE * (place * HOLD + SETTLING)
             last = TEMPORAL_STRIDE * (place + 1) * HOLD
@@ -88,7 +88,7 @@ def measure_live(
             channels.append(channel)
             starts.append(place * HOLD)
         for out in OUTWARD:
-            frames = _fly(begin(number), [out] * HOLD + [OPPOSITE[out]] * HOLD, on_frame)
+            frames = fly_held(begin(number), [out] * HOLD + [OPPOSITE[out]] * HOLD, on_frame)
             pair = f"{CHANNELS[out]}, {CHANNELS[OPPOSITE[out]]}"
             returns.setdefault(pair, []).append(float(psnr_db(frames[:1], frames[-1:])[0]))
     by_pair = {pair: np.array(values) for pair, values in returns.items()}
@@ -105,7 +105,7 @@ def hold_plan(rng: np.random.Generator, num_frames: int) -> list[int]:
     return plan[: num_frames // HOLD]
 
 
-def _fly(flight: Any, held: Sequence[int], on_frame: Callable[[], object] | None) -> np.ndarray:
+def fly_held(flight: Any, held: Sequence[int], on_frame: Callable[[], object] | None) -> np.ndarray:
     """Frames of a flight along one channel after the other, the first among them, uint8 [F, H, W, 3]."""
     frames = [np.asarray(flight.image)[None]]
     for channel in held:

@@ -35,6 +35,23 @@ def gmsd(frames: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.array([_gmsd(a, b) for a, b in zip(frames, others, strict=True)])
 
 
+def colour_distance(frame: np.ndarray, other: np.ndarray) -> float:
+    """How far apart the CIELAB histograms of two pictures are, uint8 [H, W, 3], of any sizes; where colours stand does
+    not count.
+
+    The earth mover's distance of each of the three coordinates, as a vector's length: in units of Delta E, of which
+    about two are noticed.
+    """
+    a, b = colour_quantiles(frame), colour_quantiles(other)
+    return float(np.linalg.norm(np.abs(a - b).mean(axis=0)))
+
+
+def colour_quantiles(pixels: np.ndarray, count: int = 128) -> np.ndarray:
+    """The histogram of L, a and b of a picture, as values that equal shares of its pixels are below, [count, 3]."""
+    lab = cv2.cvtColor(np.ascontiguousarray(pixels, np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3)
+    return np.quantile(lab, (np.arange(count) + 0.5) / count, axis=0)
+
+
 def gradient_length(frames: np.ndarray) -> np.ndarray:
     """Mean length of the Sobel gradient of each frame's brightness, [F]: how much there is to see."""
     lengths = []
@@ -45,7 +62,10 @@ def gradient_length(frames: np.ndarray) -> np.ndarray:
 
 
 def blockiness(frames: np.ndarray, block: int = 16) -> float:
-    """Mean step between neighbours on both sides of a grid over that inside its blocks: 1 where no grid shows."""
+    """Mean step between neighbours on both sides of a grid over that inside its blocks: 1 where no grid shows.
+
+    A picture of one block has no grid.
+    """
     on, inside = [], []
     for axis in (1, 2):
         steps = np.abs(np.diff(frames.astype(np.float32), axis=axis))
@@ -53,6 +73,8 @@ def blockiness(frames: np.ndarray, block: int = 16) -> float:
         border = np.arange(1, len(steps) + 1) % block == 0
         on.append(steps[border])
         inside.append(steps[~border])
+    if not sum(map(len, on)):
+        return 1.0
     return float(np.concatenate(on).mean() / max(np.concatenate(inside).mean(), 1e-6))
 
 

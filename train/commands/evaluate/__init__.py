@@ -1,4 +1,4 @@
-"""`python -m train evaluate vae|control|live|idm|grid`: what a model is worth, on worlds that training never sees.
+"""`python -m train evaluate MEASURE`: what a model is worth, on worlds that training never sees.
 
 One file a measure. Every measure prints a table and, with `--json FILE`, writes the numbers.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 
-from train.commands.evaluate import control, grid, idm, live, vae
+from train.commands.evaluate import control, grid, idm, live, picture, vae
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure a model on held-out worlds."""
     parser = argparse.ArgumentParser(prog="python -m train evaluate", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for measure in (vae, control, live, grid, idm):
+    for measure in (vae, control, live, grid, picture, idm):
         measure.add(commands)
     args = parser.parse_args(argv)
     args.run(args)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +66,19 @@ def _evaluate_grid(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}")
 
 
-def draw_grid(clips: dict[str, np.ndarray], columns: Iterable[int], gap: int = 4) -> Image.Image:
+def draw_grid(
+    clips: dict[str, np.ndarray], columns: Iterable[int], gap: int = 4, labels: Sequence[str] | None = None
+) -> Image.Image:
     """Frames of several clips as a labelled table.
 
     Args:
         clips: label -> uint8 [F, H, W, 3], a row each.
         columns: frame numbers; 0 is labelled as the first frame.
         gap: white pixels between pictures.
+        labels: of the columns, instead of their numbers.
     """
     columns = list(columns)
+    labels = labels or ["first frame" if number == 0 else f"frame {number}" for number in columns]
     height, width = next(iter(clips.values())).shape[1:3]
     font_size = max(12, height // 7)
     font = ImageFont.load_default(size=font_size)
@@ -83,8 +87,7 @@ def draw_grid(clips: dict[str, np.ndarray], columns: Iterable[int], gap: int = 4
     size = (side + len(columns) * (width + gap), top + len(clips) * (height + gap))
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    for c, number in enumerate(columns):
-        label = "first frame" if number == 0 else f"frame {number}"
+    for c, label in enumerate(labels):
         pen.text((side + c * (width + gap) + width / 2, top / 2), label, "black", font, anchor="mm")
     for r, (label, frames) in enumerate(clips.items()):
         y = top + r * (height + gap)

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from wanact.files import write_json
+from wanact.files import CheckpointError, write_json
+from wanact.runs import store
+from wanact.runs.ref import split_name
 
 
 def add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
@@ -17,6 +19,21 @@ def add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespac
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.set_defaults(run=run)
     return parser
+
+
+def checkpoint_named(name: str) -> Path:
+    """The folder that RUN, RUN@STEP, RUN@best, RUN@latest or a checkpoint's own path stands for.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    folder, which = split_name(name)
+    if which is None:
+        return store.resolve(folder)
+    found = [info.path for info in store.list_checkpoints(folder) if info.problem is None and info.is_named(which)]
+    if not found:
+        raise CheckpointError(f"{folder} has no usable checkpoint {which!r}")
+    return found[-1]
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
