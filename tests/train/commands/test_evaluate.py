@@ -114,6 +114,9 @@ def test_control_command_measures_base_and_every_checkpoint(model, trained, one_
     out = capsys.readouterr().out
     assert f"best: {result['best']['checkpoint']}" in out
     assert all(channel in out for channel in CHANNELS)
+    assert "Clips of 9 frames" in out and result["num_frames"] == 9
+    summary = {name: result["best"][name] for name in ("mean_sign_accuracy", "min_sign_accuracy", "checkpoint")}
+    assert result["runs"] == {"flown": summary}
 
 
 def test_the_simulator_obeys_itself_from_the_same_first_frames(one_world, monkeypatch):
@@ -150,6 +153,16 @@ def test_the_best_checkpoint_is_the_one_whose_worst_channel_is_best():
         for name, low, mean in [("a", 0.5, 0.9), ("b", 0.7, 0.8), ("c", 0.7, 0.85), ("d", 0.7, 0.85)]
     ]
     assert best_of(results)["checkpoint"] == "d"
+
+
+def test_a_run_is_as_good_as_its_best_checkpoint():
+    results = [
+        {"checkpoint": name, "min_sign_accuracy": low, "mean_sign_accuracy": mean}
+        for name, low, mean in [("one/step-1", 0.5, 0.9), ("one/step-2", 0.7, 0.8), ("two", 0.1, 0.2)]
+    ]
+    runs = control.by_run(results)
+    assert runs["one"] == {"mean_sign_accuracy": 0.8, "min_sign_accuracy": 0.7, "checkpoint": "one/step-2"}
+    assert list(runs) == ["one", "two"]
 
 
 def test_grid_command_draws_four_rows(model, trained, tmp_path):

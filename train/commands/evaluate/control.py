@@ -46,6 +46,7 @@ def _evaluate_control(args: argparse.Namespace) -> None:
         "num_inference_steps": args.steps or pipe.defaults["num_inference_steps"],
         "guidance_scale": args.guidance or pipe.defaults["guidance_scale"],
         "checkpoints": [],
+        "runs": {},
     }
 
     def measure(name: str, path: Path | None) -> dict[str, Any]:
@@ -68,6 +69,7 @@ def _evaluate_control(args: argparse.Namespace) -> None:
     for name, path in found:
         result["checkpoints"].append(measure(name, path))
         result["best"] = best_of(result["checkpoints"])
+        result["runs"] = by_run(result["checkpoints"])
         write_numbers(args.json, result)  # after each, so that a stopped measurement keeps what it has
     print_control(result)
 
@@ -87,6 +89,15 @@ def best_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return max(enumerate(results), key=lambda r: (r[1]["min_sign_accuracy"], r[1]["mean_sign_accuracy"], r[0]))[1]
 
 
+def by_run(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each run's figures: those of the best of its checkpoints that were measured."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for entry in results:
+        runs.setdefault(entry["checkpoint"].split("/")[0], []).append(entry)
+    names = ("mean_sign_accuracy", "min_sign_accuracy", "checkpoint")
+    return {run: {name: best_of(entries)[name] for name in names} for run, entries in runs.items()}
+
+
 def simulator_control(count: int, num_frames: int, height: int, width: int) -> Control:
     """The same measure on the simulator's own flights from the same first frames: what a perfect model would get."""
     motion = []
@@ -102,6 +113,7 @@ def print_control(result: dict[str, Any]) -> None:
     """Sign accuracies, and the motion behind them, of everything that was measured."""
     measured = [result[name] for name in ("simulator", "base") if name in result] + result["checkpoints"]
     summary = ("min_sign_accuracy", "mean_sign_accuracy")
+    print(f"\nClips of {result['num_frames']} frames, {measured[0]['first_frames']} first frames")
     print("\nSign accuracy: share of first frames from which the picture moved the right way")
     rows = [(m["checkpoint"], *(m[s] for s in summary), *m["sign_accuracy"].values()) for m in measured]
     print_table(("", "min", "mean", *CHANNELS), rows)
