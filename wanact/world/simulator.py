@@ -97,10 +97,20 @@ def _stamp_buildings(rng, height, colour, top, land, biome: Biome) -> None:
         top[grid] = True
 
 
-def make_world(seed: int) -> World:
-    """The world of this seed: biome, hour, weather, terrain, plants, buildings, light and shadow."""
+def make_world(seed: int, biome: str | None = None, time: str | None = None) -> World:
+    """The world of this seed: biome, hour, weather, terrain, plants, buildings, light and shadow.
+
+    Args:
+        seed: the same seed makes the same world.
+        biome, time: names as in palettes.py to have instead of the seed's own.
+    """
     rng = np.random.default_rng([seed, 20])
-    biome, time = BIOMES[rng.integers(len(BIOMES))], TIMES[rng.choice(len(TIMES), p=(0.36, 0.28, 0.24, 0.12))]
+    drawn = BIOMES[rng.integers(len(BIOMES))], TIMES[rng.choice(len(TIMES), p=(0.36, 0.28, 0.24, 0.12))]
+    biomes, times = {option.name: option for option in BIOMES}, {option.name: option for option in TIMES}
+    return _build_world(rng, biomes[biome] if biome else drawn[0], times[time] if time else drawn[1])
+
+
+def _build_world(rng: np.random.Generator, biome: Biome, time: TimeOfDay) -> World:
     weather, visibility = WEATHERS[rng.integers(len(WEATHERS))]
     size = WORLD_SIZE
 
