@@ -2,6 +2,7 @@ import base64
 import dataclasses
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from wanact.actions import PRESETS, ActionTrack
 from wanact.flying.record import FlightError, FlightRecord, image_sha256
+from wanact.flying.request import Request
 
 
 @pytest.fixture
@@ -180,3 +182,13 @@ def test_a_picture_may_lie_beside_the_record_and_nowhere_else(flight, tmp_path):
             FlightRecord.load(folder / "b.json")
     with pytest.raises(FlightError, match="cannot be read"):
         FlightRecord.load(folder / "none.json")
+
+
+def test_a_checked_request_becomes_a_record_and_comes_back():
+    track = ActionTrack.zeros(2)
+    asked = Request("hills", "", Image.new("RGB", (96, 64), "teal"), 9, 2, 1.5, 7, 64, 96, track)
+    record = FlightRecord.from_request(asked, fps=16.0, model={"name": "tiny", "fingerprint": "ab"}, checkpoint=None)
+    again = FlightRecord.parse(record.to_json()).to_request()
+    assert (again.prompt, again.height, again.width, again.seed) == ("hills", 64, 96, 7) and again.track == track
+    with pytest.raises(FlightError, match="words alone"):
+        FlightRecord.from_request(replace(asked, image=None), fps=16.0)

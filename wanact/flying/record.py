@@ -147,7 +147,10 @@ class FlightRecord:
     def from_request(cls, request: Request, **more: Any) -> FlightRecord:
         """The record of a clip that was drawn as asked; `more` are fps, model, checkpoint and sampler."""
         track = request.track if request.track is not None else ActionTrack.zeros(request.num_latent_frames - 1)
-        fields: dict[str, Any] = vars(request) | {"track": track} | more
+        if request.image is None:
+            raise FlightError("A flight that began with words alone has no first frame that a record could hold.")
+        asked = {name: value for name, value in vars(request).items() if name not in ("height", "width")}
+        fields: dict[str, Any] = asked | {"track": track} | more  # its size is that of its first frame
         return cls(**fields)
 
     def to_request(self) -> ClipRequest:
