@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--clips_per_world", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0, help="first world seed; worlds are seed, seed + 1, ...")
+    parser.add_argument("--returns", type=float, default=0.0, help="share of painted flights that come back, 0 to 1")
     parser.add_argument("--num_frames", type=int, default=81)
     parser.add_argument("--height", type=int, default=96)
     parser.add_argument("--width", type=int, default=160)
@@ -51,6 +52,10 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("clips", "clips_per_world", "workers"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
+    if not 0 <= args.returns <= 1:
+        raise UserError(f"--returns {args.returns} must be a share from 0 to 1")
+    if args.returns and args.world != "painted":
+        raise UserError(f"--returns {args.returns} is for --world painted; the first world's flights never turn back")
     (args.out / "videos").mkdir(parents=True, exist_ok=True)
     rows = []
     for number, written in enumerate(_all_worlds(args), start=1):
@@ -84,7 +89,8 @@ def _fly_world(number: int, args: argparse.Namespace) -> list[dict[str, str]]:
         if not notes.exists():
             world = world or chosen.make_world(seed)
             rng = np.random.default_rng([seed, take, 7])
-            clip = chosen.fly(world, rng, args.num_frames, args.height, args.width)
+            returns = {"returns": args.returns} if args.returns else {}
+            clip = chosen.fly(world, rng, args.num_frames, args.height, args.width, **returns)
             write_mp4(clip.frames, args.out / name, lossless=True)
             record = {"prompt": clip.caption, "action": clip.track.to_list(), "poses": clip.poses.round(6).tolist()}
             notes.write_text(json.dumps(record))

@@ -107,6 +107,25 @@ def test_random_sticks_hover_now_and_then_and_go_back_as_often_as_ahead():
     assert (commands[:, 0] > 0).mean() == pytest.approx((commands[:, 0] < 0).mean(), rel=0.15)
 
 
+def test_a_flight_that_turns_back_takes_the_same_way_in_reverse():
+    for seed in range(20):
+        commands = simulator.random_commands(np.random.default_rng(seed), 20)
+        back = simulator.turn_back(commands, np.random.default_rng(seed))
+        turn = next(n for n in range(4, 11) if (back[n : 2 * n] == -commands[n - 1 :: -1][: 20 - n]).all())
+        assert (back[:turn] == commands[:turn]).all() and (back[2 * turn :] == commands[2 * turn :]).all()
+
+
+def test_flights_that_turn_back_come_nearer_to_their_start(world):
+    def end_distance(returns: float, seed: int) -> float:
+        """Distance of the nearest pose after the farthest one, as a share of the farthest."""
+        places = np.array(simulator.fly_poses(world, np.random.default_rng(seed), 81, returns=returns))[:, :2]
+        away = np.hypot(*(places - places[0]).T)
+        return float(away[away.argmax() :].min() / max(away.max(), 1e-9))
+
+    means = [np.mean([end_distance(returns, seed) for seed in range(16)]) for returns in (0.0, 1.0)]
+    assert means[1] < 0.6 * means[0], means
+
+
 def test_tracks_of_random_flights_are_valid_and_varied():
     rng = np.random.default_rng(0)
     commands = simulator.random_commands(rng, 2000)

@@ -82,6 +82,15 @@ def random_commands(rng: np.random.Generator, count: int) -> np.ndarray:
     return commands
 
 
+def turn_back(commands: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same flight up to a place in its first half, then all of it the other way: the start comes into view again."""
+    turn = int(rng.integers(max(len(commands) // 5, 1), max(len(commands) // 2, 1) + 1))
+    commands = commands.copy()
+    way_back = -commands[turn - 1 :: -1][: len(commands) - turn]
+    commands[turn : turn + len(way_back)] = way_back
+    return commands
+
+
 def _start(world: World, rng: np.random.Generator) -> tuple[float, float, float, float]:
     """A place and heading worth looking at: x, y, altitude, yaw.
 
@@ -148,25 +157,30 @@ def fly(
     height: int = 96,
     width: int = 160,
     track: ActionTrack | None = None,
+    returns: float = 0.0,
 ) -> Clip:
-    """Fly one clip from a random place: along ``track``, or by random sticks.
+    """Fly one clip from a random place: along ``track``, or by random sticks, of which a share ``returns`` turns back.
 
     The drone has inertia (it follows the stick within about a latent frame), keeps its height, climbs over ground that
     comes near and slides round landmarks. The clip's track is read from the poses, so it says what happened rather
     than what was asked.
     """
-    poses = fly_poses(world, rng, num_frames, track)
+    poses = fly_poses(world, rng, num_frames, track, returns)
     frames = np.stack([render(world, pose, height, width) for pose in poses])
     matrices = np.stack([pose_matrix(pose) for pose in poses])
     return Clip(frames, actions_from_poses(matrices), matrices, world.caption)
 
 
-def fly_poses(world: World, rng: np.random.Generator, num_frames: int, track: ActionTrack | None = None) -> list[Pose]:
+def fly_poses(
+    world: World, rng: np.random.Generator, num_frames: int, track: ActionTrack | None = None, returns: float = 0.0
+) -> list[Pose]:
     """The poses of a flight, see fly."""
     steps = num_actions(num_frames)
     full = np.array(FULL_DEFLECTION)[1::2]
     if track is None:
         commands = random_commands(rng, steps) * full
+        if returns and rng.random() < returns:
+            commands = turn_back(commands, rng)
     else:
         track.require_length(num_frames)
         m = track.magnitude.astype(float)
