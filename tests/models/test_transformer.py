@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import FirstBlockCacheConfig, WanImageToVideoPipeline, WanTransformer3DModel
 from PIL import Image
 from torch import Tensor
@@ -12,7 +13,7 @@ from tests.tiny_model import LATENT_CHANNELS, TEXT_DIM, build_transformer
 from wanact.models.controller import WanActionController
 from wanact.models.injection import INJECTION_TYPES
 from wanact.models.rotary import rotate
-from wanact.models.transformer import WanActTransformer3DModel
+from wanact.models.transformer import WanActTransformer3DModel, _two_products
 
 B, T, H, W = 2, 5, 4, 6
 TOKENS = (H // 2) * (W // 2)
@@ -243,3 +244,17 @@ def test_the_text_is_read_once_a_clip(ours):
             block.attn2.to_v.weight.fill_(torch.nan)
         ours.condition_embedder.text_embedder.linear_2.weight.fill_(torch.nan)
         assert ours(**inputs | {"encoder_hidden_states": text}).sample.isfinite().all()
+
+
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+def test_attention_in_training_is_torchs(mask):
+    """Two products instead of torch's kernel: the same values and gradients."""
+    inputs = [torch.randn(2, 7, 3, 8, requires_grad=True) for _ in range(3)]
+    allowed = torch.ones(7, 7).tril().bool()
+    bias = {None: None, "bool": allowed, "float": torch.where(allowed, 0.3, -torch.inf)}[mask]
+    ours = _two_products(*inputs, bias)
+    torchs = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in inputs), attn_mask=bias).transpose(1, 2)
+    assert_close(ours, torchs, rtol=1e-5, atol=1e-6)
+    weights = torch.randn_like(ours)
+    for own, other in zip(*(torch.autograd.grad((out * weights).sum(), inputs) for out in (ours, torchs)), strict=True):
+        assert_close(own, other, rtol=1e-4, atol=1e-5)

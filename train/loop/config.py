@@ -58,6 +58,9 @@ class DataConfig:
     num_latent_frames_choices: list[int] | None = flag(
         default=None, help="train on prefixes of a clip: each step draws one of these numbers of latent frames"
     )
+    random_start: bool = flag(
+        default=False, help="such clips begin at any latent frame; for autoencoders whose latent frames stand alone"
+    )
     fit: Literal["crop", "pad"] = flag(default="crop", help="how a video of another shape is made to fit")
     mirror: bool = flag(default=False, help="learn from every clip twice: as it is, and mirrored with its actions")
     cache_dir: str | None = flag(default=None, help="latents and text embeddings; OUTPUT_PATH/cache if not given")

@@ -65,14 +65,16 @@ class ActionStage(FlowStage):
             self.modules["text_encoder"] = encoder.requires_grad_(True)
 
     def conditions(self, draws: list[Draw], frames: int) -> dict[str, Tensor]:
-        binary, magnitude = zip(*(self._controls(draw, frames - 1) for draw in draws), strict=True)
+        binary, magnitude = zip(*(self._controls(draw, frames) for draw in draws), strict=True)
         return {"binary": torch.from_numpy(np.stack(binary)), "magnitude": torch.from_numpy(np.stack(magnitude))}
 
-    def _controls(self, draw: Draw, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Flags and scaled magnitudes [T-1, 8] of a sample; all zero where its actions are dropped."""
+    def _controls(self, draw: Draw, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """Flags and scaled magnitudes [frames - 1, 8] of a sample; all zero where its actions are dropped."""
         track = self.rows[draw.index].track
         assert track is not None, "this stage reads rows with their actions"
-        binary, magnitude = track.with_length(count).to_model(self.config.model.action_magnitude_scale)
+        start = self._start(draw, frames)
+        track = track.with_length(start + frames - 1)
+        binary, magnitude = (x[start:] for x in track.to_model(self.config.model.action_magnitude_scale))
         kept = draw_fraction(draw, "action") >= self.config.loss.action_dropout
         return (binary, magnitude) if kept else (binary * 0, magnitude * 0)
 

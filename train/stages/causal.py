@@ -146,6 +146,9 @@ class CausalStage(ActionStage):
         late = float(torch.rand((), generator=generator)) < self.settings.late_share
         return int(torch.randint(1, most + 1, (), generator=generator)) if late and most > 0 else 0
 
+    def _start(self, draw: Draw, frames: int) -> int:
+        return 0 if self._late(draw) else super()._start(draw, frames)
+
     def _place(self, draw: Draw) -> int:
         """Place of such a clip's first action among the controller's: where it was, or beyond them all."""
         beyond = float(torch.rand((), generator=draw.step_generator("place"))) < 0.5

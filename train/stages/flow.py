@@ -138,18 +138,30 @@ class FlowStage(Stage):
         if self.config.log.sample_steps is not None:
             self._sample_vae = autoencoder
         network = module_fingerprint(autoencoder)
+        if config.random_start and not wan_vae.frames_stand_alone(autoencoder):
+            raise ConfigError(
+                f"--random_start: a latent frame of {type(autoencoder).__name__} depends on those before it, so clips "
+                "can only begin where they were encoded from; leave the flag out"
+            )
 
         def load(row: csv.Row, mirrored: bool) -> tuple[str, np.ndarray | None]:
             image = cache.content_key(row.input_image) if row.input_image else ""
             made_from = (cache.content_key(row.video), image, self.height, self.width, self.num_frames, config.fit)
-            key = key_of("latents", network, config.cache_dtype, *made_from, *["mirrored"] * mirrored)
+            key = key_of(
+                "latents",
+                network,
+                config.cache_dtype,
+                *made_from,
+                *["mirrored"] * mirrored,
+                *["starts"] * config.random_start,
+            )
             frames = None if cache.has(key) else self._frames(row)
             return key, np.ascontiguousarray(frames[:, :, ::-1]) if mirrored and frames is not None else frames
 
         def keep(row: csv.Row, loaded: tuple[str, np.ndarray | None]) -> tuple[csv.Row, str]:
             key, frames = loaded
             if frames is not None:
-                cache.put(key, {"latents": self._encode(autoencoder, frames)})
+                cache.put(key, self._encode(autoencoder, frames))
             return row, key
 
         reader = RowReader(
@@ -180,14 +192,22 @@ class FlowStage(Stage):
         return np.concatenate([np.asarray(image)[None], frames])
 
     @torch.no_grad()
-    def _encode(self, autoencoder: nn.Module, frames: np.ndarray) -> Tensor:
-        """Latents [C, T, h, w] of one clip; an extra frame in front replaces the first latent frame."""
+    def _encode(self, autoencoder: nn.Module, frames: np.ndarray) -> dict[str, Tensor]:
+        """`latents` [C, T, h, w] of one clip; an extra frame in front replaces the first latent frame.
+
+        With `--random_start` also `starts`, the same shape: each latent frame's last frame alone, as a first one.
+        """
         pixels = video.to_tensor(frames)[None].to(self.device)  # [1, 3, F, H, W]
         extra = pixels.shape[2] - self.num_frames
         latents = _encode_clip(autoencoder, pixels[:, :, extra:])
         if extra:
             latents[:, :, :1] = wan_vae.encode(autoencoder, pixels[:, :, :1])
-        return latents[0].to("cpu", getattr(torch, self.config.data.cache_dtype))
+        entry = {"latents": latents}
+        if self.config.data.random_start:
+            stills = pixels[0, :, extra :: shapes.TEMPORAL_STRIDE].unbind(1)
+            starts = [wan_vae.encode(autoencoder, still[None, :, None]) for still in stills]
+            entry["starts"] = torch.cat([latents[:, :, :1], *starts[1:]], dim=2)
+        return {name: value[0].to("cpu", getattr(torch, self.config.data.cache_dtype)) for name, value in entry.items()}
 
     def _prepare_text(self) -> None:
         """Token ids of all prompts, and their embeddings unless the text encoder is trained."""
@@ -233,7 +253,7 @@ class FlowStage(Stage):
     def load(self, draws: list[Draw]) -> dict[str, Any]:
         """Micro-batch: latents and noise [B, C, T, h, w], sigma and weight [B], prompts, and what a subclass adds."""
         frames = self._prefix(draws[0])
-        latents = torch.stack([self.latents[draw.index]["latents"][:, :frames] for draw in draws]).float()
+        latents = torch.stack([self._clip(draw, frames) for draw in draws]).float()
         noise = torch.stack([torch.randn(latents.shape[1:], generator=draw.generator("noise")) for draw in draws])
         uniform = torch.stack([torch.rand((), generator=draw.generator("sigma")) for draw in draws])
         sigma = self.sigmas.sigma(uniform)
@@ -251,6 +271,20 @@ class FlowStage(Stage):
             return self.num_latent_frames
         pick = torch.randint(len(self.choices), (), generator=draw.step_generator("num_latent_frames"))
         return self.choices[int(pick)]
+
+    def _start(self, draw: Draw, frames: int) -> int:
+        """The latent frame at which this sample of so many begins."""
+        if not self.config.data.random_start:
+            return 0
+        return int(torch.randint(self.num_latent_frames - frames + 1, (), generator=draw.generator("start")))
+
+    def _clip(self, draw: Draw, frames: int) -> Tensor:
+        """Latents [C, frames, h, w] of this sample."""
+        entry, start = self.latents[draw.index], self._start(draw, frames)
+        if start == 0:
+            return entry["latents"][:, :frames]
+        first, others = entry["starts"][:, start : start + 1], entry["latents"][:, start + 1 : start + frames]
+        return torch.cat([first, others], dim=1)
 
     def _prompts(self, draws: list[Draw]) -> dict[str, Tensor]:
         kept = [draw_fraction(draw, "prompt") >= self.config.loss.prompt_dropout for draw in draws]

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from wanact.shapes import num_latent_frames
 
+FRAMES_STAND_ALONE = False
+
 
 class FastCausalConv3d(WanCausalConv3d):
     """A causal convolution that takes oneDNN's path on a CPU also for a batch of one, channels last.

@@ -31,6 +31,7 @@ from wanact.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, num_latent_frames
 
 BLOCK, OVERLAP = SPATIAL_STRIDE, SPATIAL_STRIDE // 2  # pixels; a kernel reaches OVERLAP beyond its block on each side
 KERNEL = BLOCK + 2 * OVERLAP
+FRAMES_STAND_ALONE = True
 UNIT = 16.0  # kernels are kept this much larger than they act: Adam's steps are of one size for all weights
 VALUES = 3 * TEMPORAL_STRIDE  # of one pixel of a group, frame by frame
 LOG_VARIANCE = -30.0  # of a latent: it has none, and this is where diffusers clamps

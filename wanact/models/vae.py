@@ -36,6 +36,8 @@ class EncoderSession(Protocol):
 class Implementation(Protocol):
     """What the module of an autoencoder has."""
 
+    FRAMES_STAND_ALONE: bool  # whether a latent frame holds its own frames and nothing of those before
+
     def use_fast_operations(self, vae: Any) -> Any: ...
 
     def encoder_parameters(self, vae: Any) -> Iterator[nn.Parameter]: ...
@@ -62,6 +64,11 @@ def _of(vae: Any) -> Implementation:
         if cls in IMPLEMENTATIONS:
             return cast(Implementation, IMPLEMENTATIONS[cls])
     raise TypeError(f"{type(vae).__name__} is no autoencoder that is known here; known are {', '.join(CLASSES)}")
+
+
+def frames_stand_alone(vae: Any) -> bool:
+    """Whether a latent frame says nothing about frames before its own, so that a clip can be cut before any of them."""
+    return _of(vae).FRAMES_STAND_ALONE
 
 
 def use_fast_operations(vae: Any) -> Any:

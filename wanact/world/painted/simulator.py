@@ -83,7 +83,7 @@ def random_commands(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def turn_back(commands: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same flight up to a place in its first half, then all of it the other way: the start comes into view again."""
+    """The same flight up to a place in its first half, then the same way back: its start comes into view again."""
     turn = int(rng.integers(max(len(commands) // 5, 1), max(len(commands) // 2, 1) + 1))
     commands = commands.copy()
     way_back = -commands[turn - 1 :: -1][: len(commands) - turn]
