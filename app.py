@@ -46,7 +46,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host", default=host, help="address to serve on; 0.0.0.0 for every one")
     parser.add_argument("--port", type=int, default=None, help="port; 7860 or the next free one if not given")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ...; a GPU if there is one")
-    parser.add_argument("--dtype", choices=DTYPES, default=None, help="float32 on a CPU and bfloat16 elsewhere")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=None,
+        help="bfloat16 on a GPU; on a CPU, that or float32: what is faster here",
+    )
     parser.add_argument("--root_path", default=None, help="path under which a proxy serves the page")
     add_arguments(parser)
     return parser.parse_args(argv)
@@ -75,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pipe = WanActPipeline.from_model_dir(
             args.model_dir,
             device=device,
-            dtype=getattr(torch, args.dtype) if args.dtype else None,
+            dtype=getattr(torch, args.dtype) if args.dtype else "fastest",
             fit=options_of(args),
             fine_tuned=[*args.pt_dir, *args.lora],
         )

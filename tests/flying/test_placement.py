@@ -1,10 +1,14 @@
 import argparse
+import time
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from tests.tiny_model import DEFAULTS
+from wanact.flying import pipeline
+from wanact.flying.fastest import fastest_dtype
+from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.placement import (
     Clip,
     ModelSize,
@@ -17,6 +21,7 @@ from wanact.flying.placement import (
     ways_to_fit,
 )
 from wanact.flying.placement_options import FitOptions, add_arguments, options_of
+from wanact.models.transformer import WanActTransformer3DModel
 from wanact.weights.model_dir import load_components
 
 CPU = torch.device("cpu")
@@ -157,3 +162,34 @@ def test_a_lent_gpu_is_asked_for_as_long_as_the_clip_takes():
     assert 20 < short < gpu_seconds(TI2V_5B, SMALL, 50) < gpu_seconds(TI2V_5B, LARGE, 50) < 1000
     nano = ModelSize(8_000_000, 20_000_000, 1_000_000, 6, 144, 432, 4, 48, latents_per_token=1)
     assert gpu_seconds(nano, Clip(96, 160, 81), 8) < 20
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_the_type_that_computes_faster_is_chosen(slow, chosen, tiny_model_dir, monkeypatch):
+    forward = WanActTransformer3DModel.forward
+
+    def delayed(self, *args, **kwargs):
+        time.sleep(0.05 if self.dtype == slow else 0)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(WanActTransformer3DModel, "forward", delayed)
+    transformer = load_components(tiny_model_dir, parts=["transformer"]).transformer
+    assert fastest_dtype(transformer, 64, 96, 17) == chosen
+    assert transformer.dtype == torch.float32
+
+
+def test_types_that_are_as_fast_as_each_other_leave_the_exact_one(tiny_model_dir, monkeypatch):
+    def even(self, *args, **kwargs):
+        time.sleep(0.02)
+
+    monkeypatch.setattr(WanActTransformer3DModel, "forward", even)
+    transformer = load_components(tiny_model_dir, parts=["transformer"]).transformer
+    assert fastest_dtype(transformer, 64, 96, 17) == torch.float32
+
+
+def test_a_pipeline_computes_in_the_measured_type(tiny_model_dir, monkeypatch):
+    monkeypatch.setattr(pipeline, "fastest_dtype", lambda *_: torch.bfloat16)
+    components = WanActPipeline.from_model_dir(tiny_model_dir, dtype="fastest").components
+    assert components.transformer.dtype == components.text_encoder.dtype == torch.bfloat16
+    assert components.vae.dtype == torch.float32
+    assert WanActPipeline.from_model_dir(tiny_model_dir).components.transformer.dtype == torch.float32

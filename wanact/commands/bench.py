@@ -46,9 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = bench_cache(args.preset)
         _write(args, {"preset": args.preset, "flights": rows}, format_cache(args.preset, rows))
         return
-    dtype = getattr(torch, args.dtype) if args.dtype else None
+    dtype = getattr(torch, args.dtype or "", args.dtype)  # None and `fastest` mean themselves
     options = placement_options.options_of(args)
     if args.random:
+        if dtype == "fastest":
+            raise UserError("--dtype fastest is for a model directory; with --random give the type itself")
         pipe = random_pipeline(args.random, args.device, dtype, options)
     else:
         pipe = WanActPipeline.from_model_dir(args.model_dir, device=args.device, dtype=dtype, fit=options)
@@ -172,5 +174,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=_size, metavar="HxW", help="in pixels; default: the model's")
     parser.add_argument("--threads", type=_count, help="CPU threads; default: torch's choice")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="float32 on a CPU, else bfloat16")
+    parser.add_argument(
+        "--dtype",
+        choices=("fastest", "float32", "bfloat16", "float16"),
+        help="default: float32 on a CPU, else bfloat16; fastest is what the page takes",
+    )
     placement_options.add_arguments(parser)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from wanact import flow, shapes
 from wanact.actions import ActionTrack
 from wanact.files import CheckpointError, sha256
+from wanact.flying.fastest import fastest_dtype
 from wanact.flying.placement import (
     Clip,
     Placement,
@@ -132,7 +133,7 @@ class WanActPipeline:
         cls,
         path: str | os.PathLike,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | Literal["fastest"] | None = None,
         *,
         fit: FitOptions = NOTHING_SPECIAL,
         fine_tuned: Sequence[str | os.PathLike] = (),
@@ -142,20 +143,28 @@ class WanActPipeline:
         Args:
             path: in any layout that `load_components` reads.
             device: where the networks compute.
-            dtype: of transformer and text encoder; None for float32 on a CPU and bfloat16 elsewhere.
+            dtype: of transformer and text encoder; None for float32 on a CPU and bfloat16 elsewhere. `fastest` tries
+                both on a CPU, see `fastest_dtype`: two processors may then differ in the last digits of a clip.
             fit: how a large model is made to fit the device.
             fine_tuned: files of weights or LoRA that change the base, in this order.
 
         Raises:
             ModelDirError: if the directory or one of the files cannot be used.
         """
-        dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+        usual = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+        measured = dtype == "fastest" and usual == torch.float32
+        dtype = dtype if isinstance(dtype, torch.dtype) else usual
         parts = [part for part in PARTS if part != "text_encoder" or fit.text_cache is None]
         missing = [str(file) for file in fine_tuned if not Path(file).is_file()]
         if missing:  # said before a model of gigabytes is loaded
             raise ModelDirError(f"the fine-tuned weights {missing[0]} are missing")
         start = device if fit.offload == "none" and not fine_tuned else "cpu"
         components = load_components(path, device=start, dtype=dtype, parts=parts)
+        if measured:
+            clip = (components.metadata["defaults"][name] for name in ("height", "width", "num_frames"))
+            dtype = fastest_dtype(components.transformer, *clip)
+            if dtype != usual:
+                components = load_components(path, device=start, dtype=dtype, parts=parts)
         reports = [str(lay_on(components.transformer, file)) for file in fine_tuned]
         pipe = cls(components, device, fit)
         pipe.notes[:0] = reports
