@@ -46,6 +46,14 @@ def colour_distance(frame: np.ndarray, other: np.ndarray) -> float:
     return float(np.linalg.norm(np.abs(a - b).mean(axis=0)))
 
 
+def horizon(frame: np.ndarray) -> float:
+    """How different above and below are: distance in CIELAB of the mean colours of a picture's upper and lower thirds,
+    uint8 [H, W, 3]. Where a flight has dissolved, nothing is left of it."""
+    lab = cv2.cvtColor(np.ascontiguousarray(frame, np.float32) / 255, cv2.COLOR_RGB2LAB)
+    third = len(lab) // 3
+    return float(np.linalg.norm(lab[:third].mean(axis=(0, 1)) - lab[-third:].mean(axis=(0, 1))))
+
+
 def colour_quantiles(pixels: np.ndarray, count: int = 128) -> np.ndarray:
     """The histogram of L, a and b of a picture, as values that equal shares of its pixels are below, [count, 3]."""
     lab = cv2.cvtColor(np.ascontiguousarray(pixels, np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3)

@@ -60,6 +60,13 @@ def test_colour_counts_what_is_there_and_not_where(view):
     assert colour_distance(view, redder) > 5
 
 
+def test_the_horizon_is_lost_in_fog_and_not_by_turning(view):
+    seen = compare(view[:, ::-1], view, GRID)
+    assert seen["horizon"] == pytest.approx(seen["horizon_truth"]) and seen["horizon"] > 10
+    fog = np.broadcast_to(view.mean(axis=(0, 1)), view.shape).astype(np.uint8)
+    assert compare(fog, view, GRID)["horizon"] < 1
+
+
 def test_all_flights_of_a_place_begin_alike_and_the_drone_moves(place, view):
     for name, make in TRACKS.items():
         first, later = place.see(make(4), [0, 9])

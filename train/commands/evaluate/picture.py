@@ -20,7 +20,7 @@ from wanact.actions import CHANNELS, FULL_DEFLECTION, NUM_CHANNELS, OPPOSITE, PR
 from wanact.control_card.live import HOLD, OUTWARD, fly_held
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.stream import WanActStream
-from wanact.media.likeness import blockiness, colour_distance, gradient_length, psnr_db
+from wanact.media.likeness import blockiness, colour_distance, gradient_length, horizon, psnr_db
 from wanact.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, num_actions, num_pixel_frames
 from wanact.weights.model_dir import Rest
 
@@ -116,7 +116,8 @@ def compare(drawn: np.ndarray, truth: np.ndarray, grid: int) -> dict[str, float]
 
     Returns:
         `sharpness`: mean Sobel length over the truth's; `blockiness`, and that of the truth: steps across the token
-        grid over those inside it; `colour`: distance of the CIELAB histograms; `psnr_db`.
+        grid over those inside it; `colour`: distance of the CIELAB histograms; `horizon`, and that of the truth: how
+        far the colours of the upper and the lower third are apart; `psnr_db`.
     """
     lengths = gradient_length(np.stack([drawn, truth]))
     return {
@@ -124,6 +125,8 @@ def compare(drawn: np.ndarray, truth: np.ndarray, grid: int) -> dict[str, float]
         "blockiness": blockiness(drawn[None], grid),
         "blockiness_truth": blockiness(truth[None], grid),
         "colour": colour_distance(drawn, truth),
+        "horizon": horizon(drawn),
+        "horizon_truth": horizon(truth),
         "psnr_db": float(psnr_db(drawn[None], truth[None])[0]),
     }
 
@@ -369,6 +372,7 @@ def print_picture(result: dict[str, Any]) -> None:
         print("no live flights: the checkpoint is not causal")
         return
     columns = ("sharpness", "sharpness_least", "sharpness_most", "blockiness", "blockiness_truth", "colour")
+    columns += ("horizon", "horizon_truth")
     print()
     print_table(("live", *columns), [(f"{s} s", *(m[c] for c in columns)) for s, m in result["live"].items()])
     print()
