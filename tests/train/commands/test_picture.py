@@ -62,7 +62,7 @@ def test_colour_counts_what_is_there_and_not_where(view):
 
 def test_the_horizon_is_lost_in_fog_and_not_by_turning(view):
     seen = compare(view[:, ::-1], view, GRID)
-    assert seen["horizon"] == pytest.approx(seen["horizon_truth"]) and seen["horizon"] > 10
+    assert seen["horizon"] == pytest.approx(seen["horizon_truth"], rel=1e-3) and seen["horizon"] > 5
     fog = np.broadcast_to(view.mean(axis=(0, 1)), view.shape).astype(np.uint8)
     assert compare(fog, view, GRID)["horizon"] < 1
 
