@@ -186,6 +186,37 @@ def test_every_landmark_is_where_rays_followed_apart_from_the_renderer_meet_it(w
     assert (np.abs(depth[covered] / followed[covered] - 1) < 0.01).mean() > 0.97
 
 
+@pytest.mark.parametrize("seed", [1, 4])
+def test_no_water_is_drawn_over_land(seed):
+    """Where a ray ends at the water's level, the ground there lies below it: shores are lines, not rags."""
+    world = simulator.make_world(seed, "a tropical coast")
+    x, y, _, yaw, pitch = simulator.fly_poses(world, np.random.default_rng(seed), 1)[0]
+    pose = (x, y, 30.0 + max(float(sample(world.height, x, y)), 0), yaw, pitch)
+    height, width = 96, 160
+    depth = simulator.render_with_depth(world, pose, height, width)[1]
+    focal = width / 2 / np.tan(np.radians(simulator.FIELD_OF_VIEW_DEG / 2))
+    row, column = np.mgrid[:height, :width]
+    rays = np.stack([(column + 0.5 - width / 2) / focal, (row + 0.5 - height / 2) / focal, np.ones(depth.shape)])
+    matrix = pose_matrix(pose)
+    seen = np.isfinite(depth)
+    px, py, down = matrix[:3, :3] @ (rays * depth)[:, seen] + matrix[:3, 3:]
+    at_level = np.abs(down) < 1e-6
+    assert 500 < at_level.sum() < seen.sum()
+    assert sample(world.height, px, py)[at_level].max() < 0.01
+
+
+def test_an_edge_crosses_a_pixel_in_small_steps(world):
+    """Where the view turns by a sixteenth of a pixel, no pixel at a black wall changes by more than a fifth."""
+    wall = landmarks.part(landmarks.BOX, (560.0, 512.0), -20, 90, (2.0, 8.0), colour=(0, 0, 0))
+    alone = flat_world(world, wall[None])
+    step = np.arctan(16 / 80 * np.tan(np.radians(simulator.FIELD_OF_VIEW_DEG / 2))) / 256
+    poses = [(500.0, 512.0, 30.0, 0.03 + k * step, np.radians(-3)) for k in range(33)]
+    row = np.stack([simulator.render(alone, pose, 96, 160)[40].astype(float) for pose in poses])
+    row /= np.ptp(row, (0, 1))
+    assert np.abs(row[-1] - row[0]).max() > 0.8  # the edge crossed pixels
+    assert np.abs(np.diff(row, axis=0)).max() < 1 / 5
+
+
 def test_a_picture_drawn_twice_as_large_shrinks_to_the_same(world):
     pose = simulator.fly_poses(world, np.random.default_rng(2), 1)[0]
     small = simulator.render(world, pose, 96, 160).astype(float)

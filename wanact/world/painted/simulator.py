@@ -45,7 +45,7 @@ def render(world: World, pose: Pose, height: int, width: int) -> np.ndarray:
 
 def render_with_depth(world: World, pose: Pose, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """One frame, uint8 [H, W, 3], and the depth of its pixels' centres along the view, infinite for the sky."""
-    from wanact.world.painted.drawing import draw  # numba is a slow import
+    from wanact.world.painted.drawing import Scene, draw  # numba is a slow import
 
     x, y, altitude, yaw, pitch = pose
     focal = width / 2 / np.tan(np.radians(FIELD_OF_VIEW_DEG / 2))
@@ -53,9 +53,9 @@ def render_with_depth(world: World, pose: Pose, height: int, width: int) -> tupl
     parts = world.parts.copy()
     for column, centre in ((landmarks.X, x), (landmarks.Y, y)):  # the nearest copy of each
         parts[:, column] = centre + (parts[:, column] - centre + WORLD_SIZE / 2) % WORLD_SIZE - WORLD_SIZE / 2
-    maps = (world.height, world.bounds, world.colour, world.sky, world.haze)
-    scene = (*maps, world.look, world.air, world.water, world.highest)
-    return draw(scene, parts, np.array((x, y, altitude)), np.ascontiguousarray(axes), focal, height, width)
+    scene = Scene(world.height, world.bounds, world.highest, world.colour, world.sky, world.haze, world.look, world.air,
+                  world.water, parts)  # fmt: skip
+    return draw(scene, np.array((x, y, altitude)), np.ascontiguousarray(axes), focal, height, width)
 
 
 def random_commands(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from wanact.world.painted.palettes import Biome, TimeOfDay
 WORLD_SIZE = 2048  # world units after which it wraps
 TEXEL = 2.0
 MAP_SIZE = int(WORLD_SIZE / TEXEL)
+MIPS = 6
 
 
 def noise(rng: np.random.Generator, exponent: float, lowest: float = 1.0, highest: float = 40.0) -> np.ndarray:
@@ -269,10 +270,10 @@ def light(height: np.ndarray, sun: np.ndarray, time: TimeOfDay, blocked: np.ndar
     return sky + direct * (facing * (1 - 0.85 * shadow))[..., None]
 
 
-def mips(colour: np.ndarray, count: int = 6) -> tuple[np.ndarray, ...]:
-    """The map and its halvings, smoothed so that they do not shimmer."""
+def mips(colour: np.ndarray) -> np.ndarray:
+    """The map and its halvings, smoothed so that they do not shimmer: MIPS maps one after the other, [n, 3] float32."""
     levels: list[np.ndarray] = [np.ascontiguousarray(colour, np.float32)]
-    for _ in range(count - 1):
+    for _ in range(MIPS - 1):
         c = levels[-1]
-        levels.append(np.ascontiguousarray((c[::2, ::2] + c[1::2, ::2] + c[::2, 1::2] + c[1::2, 1::2]) / 4))
-    return tuple(levels)
+        levels.append((c[::2, ::2] + c[1::2, ::2] + c[::2, 1::2] + c[1::2, 1::2]) / 4)
+    return np.concatenate([c.reshape(-1, 3) for c in levels])

@@ -21,7 +21,7 @@ class World:
     """Maps of one world, and the solids that stand in it."""
 
     height: np.ndarray  # above the water line, [MAP_SIZE, MAP_SIZE] float32, a texel every TEXEL world units
-    colour: tuple[np.ndarray, ...]  # the lit ground and its halvings, [S, S, 3] float32, 0..255
+    colour: np.ndarray  # the lit ground and its halvings, see terrain.mips, 0..255
     sky: np.ndarray  # panorama, see sky.py
     haze: np.ndarray  # colour of haze for each azimuth
     parts: np.ndarray  # of landmarks and buildings, [n, landmarks.COLUMNS]
