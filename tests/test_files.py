@@ -7,6 +7,14 @@ import pytest
 from wanact.files import replacing
 
 
+def test_processes_with_the_same_number_do_not_take_each_others(tmp_path):
+    # As in two containers that share a disk: nothing tells them apart but chance.
+    with replacing(tmp_path / "note") as one, replacing(tmp_path / "note") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "note").read_text() == "one" and list(tmp_path.iterdir()) == [tmp_path / "note"]
+
+
 def test_threads_that_write_the_same_file_do_not_take_each_others(tmp_path):
     file, both_wrote, failures = tmp_path / "note", threading.Barrier(2), []
 

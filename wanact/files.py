@@ -12,14 +12,18 @@ import json
 import math
 import os
 import reprlib
-import threading
+import secrets
+import shutil
+import socket
+import warnings
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
-from wanact.errors import UserError
+from wanact.errors import TakenError, UserError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError, WrapValidator
@@ -89,6 +93,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_bytes(json_bytes(content))
 
 
+def write_text(path: Path, content: str) -> None:
+    """Write text in UTF-8 so that the file is whole or as before."""
+    with replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
 def json_bytes(content: dict[str, Any]) -> bytes:
     """The bytes that `write_json` writes."""
     return (json.dumps(content, indent=2) + "\n").encode()
@@ -96,8 +106,12 @@ def json_bytes(content: dict[str, Any]) -> bytes:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    """A temporary file beside `path` that takes its place when the block ends without an error.
+
+    Its name is drawn by chance: threads of a process, and processes of several machines (which have the same numbers
+    where each runs in a container of its own), may write the same file at once, and the last one stands.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         sync(temporary)
@@ -117,6 +131,120 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+class BusyError(UserError):
+    """A folder that another process is writing into; the message says which one."""
+
+
+class Lock:
+    """One writer at a time, told by a lock that ends with its process, however that ends.
+
+    Args:
+        file: what is locked; made, and removed again. It says who holds it.
+        what: what is being written, for the message.
+
+    Raises:
+        BusyError: if another one holds it.
+        OSError: if the file cannot be made.
+    """
+
+    def __init__(self, file: Path, what: str) -> None:
+        self.file = file
+        self._handle = self._take(what)
+
+    def _take(self, what: str) -> int | None:
+        import fcntl
+
+        while True:
+            handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
+                os.close(handle)
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise BusyError(f"{what} is being written by {holder}; wait for its end, or end it") from error
+                warnings.warn(
+                    f"{what} lies on a file system without locks ({error.strerror}): see to it that nobody else writes "
+                    "there",
+                    stacklevel=4,
+                )
+                return None
+            with contextlib.suppress(FileNotFoundError):  # the holder before has just removed it
+                if os.path.samestat(os.fstat(handle), os.stat(self.file)):
+                    break
+            os.close(handle)
+        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        with contextlib.suppress(OSError):  # a full disk keeps the lock, if not the name
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+        return handle
+
+    def release(self) -> None:
+        """Let others write."""
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                self.file.unlink()
+            os.close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path, overwrite: bool = True) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its place when the block ends without an error.
+
+    A process that is killed at any moment leaves the older one: in its place, or, between the two renames at the end,
+    beside it, from where the next call puts it back first.
+
+    Args:
+        overwrite: whether something that is there already may be replaced.
+
+    Raises:
+        TakenError: if it is there and may not be replaced.
+        BusyError: if another process is writing it.
+    """
+    folder = folder.resolve() if folder.is_symlink() else folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    words = ("lock", "writing", "replaced", "deleting")
+    lock, writing, replaced, deleting = (folder.with_name(f".{folder.name}.{word}") for word in words)
+
+    def discard() -> None:
+        """Half of a folder must not keep the name under which a whole one would be put back."""
+        shutil.rmtree(deleting, ignore_errors=True)
+        if replaced.exists():
+            os.rename(replaced, deleting)
+            shutil.rmtree(deleting, ignore_errors=True)
+
+    with Lock(lock, str(folder)):
+        if replaced.exists() and not folder.exists():
+            os.rename(replaced, folder)
+        discard()
+        if folder.exists() and not overwrite:
+            raise TakenError(f"{folder} exists; choose another folder or remove it")
+        shutil.rmtree(writing, ignore_errors=True)
+        try:
+            writing.mkdir()
+            yield writing
+            for file in (*writing.rglob("*"), writing):
+                sync(file)
+            if folder.exists():
+                os.rename(folder, replaced)
+            os.rename(writing, folder)
+            sync(folder.parent)
+        except BaseException:
+            if replaced.exists() and not folder.exists():
+                os.rename(replaced, folder)
+            raise
+        finally:
+            shutil.rmtree(writing, ignore_errors=True)
+        discard()
 
 
 def load_weights(path: str | os.PathLike) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ renamed or copied dataset finds its entries again, a changed video does not.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from wanact.files import CheckpointError, check_safetensors, replacing, sha256
+from wanact.files import CheckpointError, check_safetensors, replacing, sha256, write_text
 
 VERSION = "1"  # change when the meaning of an entry changes
 
@@ -73,7 +74,7 @@ class Cache:
 
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
         path = self.path(key)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
@@ -88,9 +89,10 @@ class Cache:
         if note.is_file() and len(text := note.read_text()) == 64:
             return text
         checksum = sha256(path)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(note) as temporary:
-            temporary.write_text(checksum)
+        # The note saves reading the file again, no more: if it cannot be written, nothing is wrong with the clip.
+        with contextlib.suppress(OSError):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_text(note, checksum)
         return checksum
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from wanact import shapes
 from wanact.actions import ActionError, ActionTrack
 from wanact.errors import UserError
+from wanact.files import replacing
 from wanact.media import video
 
 
@@ -159,8 +160,8 @@ def clip_frames(row: Row, num_frames: int, height: int, width: int, fit: Literal
 
 
 def write_skipped(path: Path, skipped: list[Skipped]) -> None:
-    """Write skipped.csv; an empty one says that nothing was skipped."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    """Write skipped.csv; an empty one says that nothing was skipped. The file is whole or as before."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "video", "reason"])
         writer.writerows([item.row, item.video, item.reason] for item in skipped)

@@ -59,19 +59,21 @@ class RowReader:
         ways = (False, True) if self.mirror else (False,)
         items = [((number, mirrored), record) for number, record in mine for mirrored in ways]
         kept: dict[Place, Kept] = {}
-        skipped: list[csv.Skipped] = []
+        skipped: dict[int, csv.Skipped] = {}
         bar = tqdm(total=len(items), desc=self.title, unit="clip", disable=not processes.is_main, mininterval=2.0)
         for ((number, mirrored), record), result in ahead(lambda item: self._load(load, *item), items, self._workers):
             bar.update(1)
             if not isinstance(result, Exception):
                 kept[number, mirrored] = keep(*result)
-            elif not mirrored:  # of its mirror image it is said already
+            elif number not in skipped:  # a row and its mirror image are said once
                 name = str(record.get("video")) if isinstance(record, dict) else ""
-                skipped.append(csv.Skipped(number, name, str(result)))
+                skipped[number] = csv.Skipped(number, name, str(result))
                 if self.shared or processes.is_main:
                     print(f"skipped row {number} ({name}): {result}", flush=True)
         bar.close()
-        return self._all(kept, skipped, len(records))
+        # Half of a mirrored pair would tilt what is learnt to one side: a row is kept both ways or not at all.
+        whole = {place: entry for place, entry in kept.items() if place[0] not in skipped}
+        return self._all(whole, list(skipped.values()), len(records))
 
     @property
     def _workers(self) -> int:

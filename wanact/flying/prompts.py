@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wanact.errors import UserError
+from wanact.files import replacing
 from wanact.models.text import encode_prompts, prompt_clean
 from wanact.weights import layouts
 
@@ -55,9 +56,8 @@ class PromptStore:
         used = text.ne(0).any(dim=1).nonzero()
         text = text[: int(used[-1]) + 1 if len(used) else 1].contiguous()
         file = self._file(prompt)
-        temporary = file.with_suffix(f".{os.getpid()}.part")
-        save_file({"text": text, "length": torch.tensor(embedding.shape[1])}, temporary)
-        os.replace(temporary, file)
+        with replacing(file) as temporary:
+            save_file({"text": text, "length": torch.tensor(embedding.shape[1])}, temporary)
 
     def _file(self, prompt: str) -> Path:
         name = hashlib.sha256(f"{self.identity}\x1f{prompt_clean(prompt)}".encode()).hexdigest()
