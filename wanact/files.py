@@ -150,7 +150,8 @@ class Lock:
     """
 
     def __init__(self, file: Path, what: str) -> None:
-        self.file = file
+        self.file, self._process = file, os.getpid()
+        self._handle: int | None = None
         self._handle = self._take(what)
 
     def _take(self, what: str) -> int | None:
@@ -165,6 +166,7 @@ class Lock:
                 os.close(handle)
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                     raise BusyError(f"{what} is being written by {holder}; wait for its end, or end it") from error
+                self.file.unlink(missing_ok=True)
                 warnings.warn(
                     f"{what} lies on a file system without locks ({error.strerror}): see to it that nobody else writes "
                     "there",
@@ -183,11 +185,14 @@ class Lock:
 
     def release(self) -> None:
         """Let others write."""
-        if self._handle is not None:
+        if self._handle is not None and self._process == os.getpid():  # a forked child holds nothing of its own
             with contextlib.suppress(OSError):
                 self.file.unlink()
             os.close(self._handle)
             self._handle = None
+
+    def __del__(self) -> None:
+        self.release()
 
     def __enter__(self) -> Lock:
         return self

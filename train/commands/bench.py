@@ -52,13 +52,18 @@ def measure(name: str, run: Path) -> dict[str, float | str]:
         network = partial(WanActionController, **ACTION_CONTROLLER_CONFIGS[name])
         return Trainer(config, SyntheticStage(config, processes.device, network), processes)
 
-    trainer().setup()  # what only the first one waits for is no cost of building
+    def set_up() -> None:
+        begun = trainer()
+        begun.setup()
+        begun.close()
+
+    set_up()  # what only the first one waits for is no cost of building
     first = trainer()
     build_seconds = _seconds(first.setup)
     first.run()
     assert first.saver is not None, "a run of a stage that is saved has one"
     metadata = store.read_metadata(store.resolve(run))
-    resume_seconds = _seconds(trainer().setup)
+    resume_seconds = _seconds(set_up)
     return {
         "controller": name,
         "parameters_million": round(metadata["config_summary"]["parameters"] / 1e6, 2),

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from train.loop import export, foreach, resume, saving
+from train.loop.claim import claim
 from train.loop.config import ConfigError, TrainConfig
 from train.loop.dist import Processes, clip_gradients, like, local, to_host
 from train.loop.optim import build_optimizer, learning_rate
@@ -29,7 +30,8 @@ from train.loop.reader import Reader
 from train.loop.sampler import StepSampler
 from train.loop.seeding import derive_seed
 from train.loop.stage import Stage
-from wanact.files import CheckpointError, replacing
+from wanact.errors import UserError, in_words
+from wanact.files import CheckpointError, Lock, replacing
 from wanact.runs import store
 from wanact.runs.ref import CHECKPOINTS
 
@@ -56,11 +58,24 @@ class Trainer:
         self.is_set_up = False
         self.blocked_seconds = 0.0  # how long the last save kept training waiting
         self.stop_signal: str | None = None
+        self.claim: Lock | None = None
 
     def run(self) -> int:
         """Train until the last step or a signal; returns the step reached."""
         if not self.is_set_up:
             self.setup()
+        try:
+            return self._run()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let other trainers have the run's folder."""
+        if self.claim is not None:
+            self.claim.release()
+            self.claim = None
+
+    def _run(self) -> int:
         resumed_at = self.step
         progress = Progress(self.processes, self.config, self.run_dir, self.step, self.num_steps, self.sampler)
         try:
@@ -97,9 +112,31 @@ class Trainer:
     # Beginning
 
     def setup(self) -> None:
-        """Build the stage and go to where the run continues. Collective."""
+        """Take the run's folder, build the stage and go to where the run continues. Collective.
+
+        Raises:
+            wanact.files.CheckpointError: if the folder cannot be used, or another trainer uses it.
+        """
+        self._claim()
+        try:
+            self._setup()
+        except BaseException:
+            self.close()
+            raise
+
+    def _claim(self) -> None:
+        problem = None
+        if self.processes.is_main:
+            try:
+                self.claim = claim(self.run_dir)
+            except (UserError, OSError) as error:
+                problem = in_words(error)
+        problem = self.processes.broadcast(problem)
+        if problem:
+            raise CheckpointError(problem)
+
+    def _setup(self) -> None:
         config, processes, stage = self.config, self.processes, self.stage
-        self.run_dir.mkdir(parents=True, exist_ok=True)
         stage.setup(processes)
         self.sampler = StepSampler(
             len(stage),

@@ -5,8 +5,9 @@ last, is there and the sums in it hold; the file holds a sum of itself as well. 
 renames it once, links are swapped by `os.replace`, and pruning renames before it deletes, so that a process killed at
 any moment leaves only whole checkpoints and hidden rubbish, which `clean` removes.
 
-Nothing here knows of several processes: one process writes. Folders come from users, so names are taken only from the
-folder itself, links count only while they stay inside it, and weights are read without unpickling.
+Nothing here knows of several processes: one process writes, which `train.loop.claim` sees to. Folders come from users,
+so names are taken only from the folder itself, links count only while they stay inside it, and weights are read without
+unpickling.
 """
 
 from __future__ import annotations
