@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from typing import Any, cast
 
 from train.stages import STAGES
 from wanact.errors import UserError, in_words
@@ -41,11 +44,49 @@ def main(argv: list[str] | None = None) -> int:
 
 def _reporting(run: Callable[[], int | None]) -> int:
     """What a person can set right ends with one sentence instead of a traceback."""
+    with _patient_output():
+        try:
+            return run() or 0
+        except (UserError, OSError) as error:
+            print(f"error: {in_words(error)}", file=sys.stderr)
+            return 1
+
+
+class _Patient:
+    """An output stream whose writing never fails, as that to a full disk or a closed pipe does."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _patient_output() -> Iterator[None]:
+    """Training that is written down in a file (`> train.log`) does not end because that file cannot grow."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(Any, _Patient(stream)) for stream in streams)
     try:
-        return run() or 0
-    except (UserError, OSError) as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)
-        return 1
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        for stream in streams:
+            try:
+                stream.flush()
+            except OSError:  # what was not written by now is dropped, or the interpreter would fail on it at the end
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
 def _usage() -> str:

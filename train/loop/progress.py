@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import resource
 import time
 import warnings
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +13,7 @@ from tqdm import tqdm
 
 from train.loop.config import Tracker, TrainConfig
 from train.loop.dist import Processes
+from train.loop.log import RunLog
 from train.loop.sampler import StepSampler
 
 
@@ -22,16 +21,22 @@ class Progress:
     """Reports the steps of one run. Only the main process writes.
 
     Args:
+        log: where lines go; the main process's.
         step: steps done before.
         num_steps: steps of the whole run.
         sampler: for the number of samples in a step.
     """
 
     def __init__(
-        self, processes: Processes, config: TrainConfig, run: Path, step: int, num_steps: int, sampler: StepSampler
+        self,
+        processes: Processes,
+        config: TrainConfig,
+        log: RunLog | None,
+        step: int,
+        num_steps: int,
+        sampler: StepSampler,
     ) -> None:
-        self.processes, self.samples_per_step = processes, sampler.global_batch
-        self.log_path = run / "log.jsonl"
+        self.processes, self.samples_per_step, self.run_log = processes, sampler.global_batch, log
         self.since_log, self.logged_step = time.perf_counter(), step
         self.norm = 0.0
         self.bar = tqdm(total=num_steps, initial=step, unit="step", disable=not processes.is_main, mininterval=1.0)
@@ -60,7 +65,7 @@ class Progress:
 
     def log(self, step: int, epoch: int, means: dict[str, float], rate: float) -> None:
         """Write a line of log.jsonl: means over the steps since the line before, and the rate of this step."""
-        if not self.processes.is_main:
+        if self.run_log is None:
             return
         now = time.perf_counter()
         seconds, steps = now - self.since_log, max(1, step - self.logged_step)
@@ -75,11 +80,13 @@ class Progress:
             "samples_per_second": round(steps * self.samples_per_step / max(seconds, 1e-9), 3),
             "memory_gb": round(memory_gb(), 3),
         }
-        with open(self.log_path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.run_log.add(row)
         if self.tracker != "none":
             values = {name: value for name, value in row.items() if name != "step"}
-            self.processes.accelerator.log(values, step=step)
+            try:
+                self.processes.accelerator.log(values, step=step)
+            except OSError as error:  # it writes files or sends them; neither is worth the run
+                warnings.warn(f"{self.tracker} did not take step {step}: {error}. Training goes on", stacklevel=2)
 
     def close(self) -> None:
         self.bar.close()

@@ -5,6 +5,7 @@ Training waits for the copy, and for the write before it if that has not ended; 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -108,14 +109,31 @@ class Saver:
     def _run(self, snapshot: Snapshot) -> None:
         began = time.perf_counter()
         try:
-            self._write(snapshot)
+            path = self._write(snapshot)
         except OSError as error:
             warnings.warn(f"step {snapshot.step} was not saved: {_reason(error)}. Training goes on", stacklevel=1)
         except BaseException as error:  # handed to the training thread by wait()
             self._error = error
+        else:
+            self._tidy(path, snapshot)
         self.last_seconds = time.perf_counter() - began
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _tidy(self, path: Path, snapshot: Snapshot) -> None:
+        """What comes after a checkpoint is in place; nothing of it makes the checkpoint less saved."""
+        tasks: list[tuple[str, Callable[[], object]]] = [
+            ("the files to fly with in the run's folder were not renewed", lambda: self._publish(path)),
+        ]
+        if (keep := self.keep) is not None:
+            tasks.append(("older checkpoints were not removed", lambda: store.prune(self.run, keep, self._verified)))
+        for failure, task in tasks:
+            try:
+                task()
+            except OSError as error:
+                warnings.warn(f"step {snapshot.step} was saved, but {failure}: {_reason(error)}", stacklevel=1)
+            except BaseException as error:
+                self._error = error
+
+    def _write(self, snapshot: Snapshot) -> Path:
         needed, free = snapshot.num_bytes(), store.free_bytes(self.run)
         if free < needed:
             raise OSError(errno.ENOSPC, f"it needs about {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free")
@@ -123,9 +141,7 @@ class Saver:
             self.run, snapshot.step, lambda folder: self._fill(folder, snapshot), snapshot.metadata
         )
         self._verified.add(path.name)
-        self._publish(path)
-        if self.keep is not None:
-            store.prune(self.run, self.keep, self._verified)
+        return path
 
     def _fill(self, folder: Path, snapshot: Snapshot) -> None:
         full = {name: tensor.contiguous() for name, tensor in snapshot.weights.items()}
@@ -163,7 +179,8 @@ class Saver:
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-        path.chmod(0o644)  # safetensors writes for its own user only
+        with contextlib.suppress(OSError):  # some file systems have no modes
+            path.chmod(0o644)  # safetensors writes for its own user only
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error)) from error
 

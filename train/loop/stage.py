@@ -21,7 +21,10 @@ differentiated with respect to `phase_modules(phase)` alone, then that phase's o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,7 +33,7 @@ from torch import Tensor, nn
 
 from train.loop.config import SECTIONS, TrainConfig
 from train.loop.seeding import Draw
-from wanact.errors import UserError
+from wanact.errors import UserError, in_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +47,15 @@ LOOP_USES = (
     *("resume_from", "on_resume_error", "init_from", "override"),
     *("log_steps", "tracker", "use_wandb", "wandb_project", "wandb_run_name"),
 )
+
+
+@contextlib.contextmanager
+def going_on(what: str) -> Iterator[None]:
+    """Around what is nice to have: where the disk does not take it, that is said and training goes on."""
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"{what} was not written: {in_words(error)}. Training goes on", stacklevel=3)
 
 
 @dataclass
@@ -146,7 +158,8 @@ class Stage:
     def sample(self, folder: Path, step: int) -> None:
         """Write sample clips into `folder`, on fixed inputs, so that steps can be compared.
 
-        Called on the main process, or on all where networks are sharded; the main process writes.
+        Called on the main process, or on all where networks are sharded; the main process writes. Where
+        networks are sharded it writes inside of `going_on`, so that it goes on with the others.
         """
 
     def trainable(self, phase: str | None = None) -> dict[str, nn.Parameter]:

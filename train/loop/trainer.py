@@ -6,11 +6,11 @@ position in the data and the seed, so that resuming is running the same command 
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -24,14 +24,15 @@ from train.loop import export, foreach, resume, saving
 from train.loop.claim import claim
 from train.loop.config import ConfigError, TrainConfig
 from train.loop.dist import Processes, clip_gradients, like, local, to_host
+from train.loop.log import RunLog
 from train.loop.optim import build_optimizer, learning_rate
 from train.loop.progress import Progress
 from train.loop.reader import Reader
 from train.loop.sampler import StepSampler
 from train.loop.seeding import derive_seed
-from train.loop.stage import Stage
+from train.loop.stage import Stage, going_on
 from wanact.errors import UserError, in_words
-from wanact.files import CheckpointError, Lock, replacing
+from wanact.files import CheckpointError, Lock
 from wanact.runs import store
 from wanact.runs.ref import CHECKPOINTS
 
@@ -56,9 +57,11 @@ class Trainer:
         self.since_save = [0.0, 0]  # sum of losses since the last checkpoint, and their number
         self.bad_steps = 0
         self.is_set_up = False
+        self.takes_requests = True  # to save now, by the file that asks for it
         self.blocked_seconds = 0.0  # how long the last save kept training waiting
         self.stop_signal: str | None = None
         self.claim: Lock | None = None
+        self.log: RunLog | None = None  # of the main process
 
     def run(self) -> int:
         """Train until the last step or a signal; returns the step reached."""
@@ -77,7 +80,7 @@ class Trainer:
 
     def _run(self) -> int:
         resumed_at = self.step
-        progress = Progress(self.processes, self.config, self.run_dir, self.step, self.num_steps, self.sampler)
+        progress = Progress(self.processes, self.config, self.log, self.step, self.num_steps, self.sampler)
         try:
             with self._signals():
                 while self.step < self.num_steps:
@@ -129,10 +132,12 @@ class Trainer:
         if self.processes.is_main:
             try:
                 self.claim = claim(self.run_dir)
+                self.log = RunLog(self.run_dir)
             except (UserError, OSError) as error:
                 problem = in_words(error)
         problem = self.processes.broadcast(problem)
         if problem:
+            self.close()
             raise CheckpointError(problem)
 
     def _setup(self) -> None:
@@ -172,8 +177,8 @@ class Trainer:
         if loaded is not None:
             self._continue(loaded)
         self.saver: saving.Saver | None = None
-        if processes.is_main:
-            self._trim_log()
+        if self.log is not None:
+            self.log.go_back_to(self.step)
             self.saver = saving.Saver(
                 self.run_dir, stage.export, stage.export_config(), config.checkpoint.max_checkpoints
             )
@@ -258,14 +263,6 @@ class Trainer:
                     for key, value in state.items()
                 }
 
-    def _trim_log(self) -> None:
-        """Drop the lines of steps that were lost, so that the log reads as if nothing had happened."""
-        rows = store.read_log(self.run_dir)
-        if any(row.get("step", 0) > self.step for row in rows):
-            kept = [row for row in rows if row.get("step", 0) <= self.step]
-            with replacing(self.run_dir / "log.jsonl") as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-
     # One step
 
     def _train_step(self) -> tuple[dict[str, Tensor], float, float]:
@@ -348,7 +345,8 @@ class Trainer:
         if self.step % self.config.log.log_steps == 0 or last:
             self._log(progress, rate)
         asked = self.run_dir / "save"
-        stop, save_now = self.processes.any([self.stop_signal is not None, self.processes.is_main and asked.exists()])
+        is_asked = self.processes.is_main and self.takes_requests and asked.exists()
+        stop, save_now = self.processes.any([self.stop_signal is not None, is_asked])
         every = self.config.checkpoint.save_steps
         if last or stop or save_now or (every is not None and self.step % every == 0):
             reason = (
@@ -356,7 +354,7 @@ class Trainer:
             )
             self._save(reason)
             if save_now and self.processes.is_main:
-                asked.unlink(missing_ok=True)
+                self._take_note(asked)
         every = self.config.log.sample_steps
         if every is not None and (last or self.step % every == 0):
             self._sample()
@@ -364,6 +362,13 @@ class Trainer:
             self.processes.print(f"stopped at step {self.step} ({self.stop_signal or 'by another process'})")
             return "stop"
         return None
+
+    def _take_note(self, asked: Path) -> None:
+        try:
+            asked.unlink(missing_ok=True)
+        except OSError as error:
+            self.takes_requests = False  # or every step would be saved
+            warnings.warn(f"{asked} cannot be removed ({error.strerror}) and is not heard any more", stacklevel=2)
 
     def _log(self, progress: Progress, rate: float) -> None:
         steps = self.window.pop("steps")
@@ -459,9 +464,11 @@ class Trainer:
     def _sample(self) -> None:
         """Sample clips, of the averaged weights if there are. Collective."""
         folder = self.run_dir / "samples" / store.step_name(self.step)
-        folder.mkdir(parents=True, exist_ok=True)
+        if self.processes.is_main:
+            with going_on(f"samples of step {self.step}"):
+                folder.mkdir(parents=True, exist_ok=True)
         if self.processes.is_main or self.processes.sharded:
-            with self._averaged():
+            with self._averaged(), going_on(f"samples of step {self.step}"):
                 self.stage.sample(folder, self.step)
         self.processes.barrier()
 

@@ -20,7 +20,7 @@ from train.loop import export, legacy
 from train.loop.config import ConfigError, TrainConfig, require
 from train.loop.dist import Processes
 from train.loop.seeding import Draw
-from train.loop.stage import Stage, StepLoss
+from train.loop.stage import Stage, StepLoss, going_on
 from train.stages import refuse_unused, samples
 from train.stages.losses import SigmaSampler, flow_matching_loss
 from train.stages.rows import RowReader
@@ -351,7 +351,8 @@ class FlowStage(Stage):
             latents = self._sample_latents(index)
             if self.processes.is_main:
                 frames = wan_vae.decode(self._sample_vae, latents.to(self._sample_vae.device))
-                video.write_mp4(video.to_uint8(frames[0]), folder / f"clip{index}.mp4", fps=self.defaults["fps"])
+                with going_on(f"sample {index} of step {step}"):
+                    video.write_mp4(video.to_uint8(frames[0]), folder / f"clip{index}.mp4", fps=self.defaults["fps"])
 
     def _sample_latents(self, index: int) -> Tensor:
         draw = Draw(index, index, 0, self.config.optim.seed, "sample")

@@ -17,7 +17,7 @@ from train.data.cache import module_fingerprint
 from train.loop.config import ConfigError, TrainConfig, flag, require
 from train.loop.dist import Processes
 from train.loop.seeding import Draw, derive_seed
-from train.loop.stage import Stage, StepLoss
+from train.loop.stage import Stage, StepLoss, going_on
 from train.stages.i2v import seeded
 from train.stages.principal import Basis, principal_components
 from train.stages.rows import RowReader, files_fingerprint
@@ -324,7 +324,8 @@ class VAEStage(Stage):
             frames = self.clip(number)
             latents = wan_vae.encode(self.vae, video.to_tensor(frames)[None].to(self.device))
             again = video.to_uint8(wan_vae.decode(self.vae, latents)[0])
-            video.write_mp4(np.concatenate([frames, again], axis=1), folder / f"reconstruction-{number}.mp4")
+            with going_on(f"sample {number} of step {step}"):
+                video.write_mp4(np.concatenate([frames, again], axis=1), folder / f"reconstruction-{number}.mp4")
 
 
 def _colour_differences(video_error: Tensor) -> Tensor:

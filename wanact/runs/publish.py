@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def write_flight_files(weights: FlightWeights, folder: Path) -> list[Path]:
         if tensors is not None:
             with replacing(folder / name) as temporary:
                 save_file(tensors, temporary)
-                temporary.chmod(0o644)
+                with contextlib.suppress(OSError):  # some file systems have no modes
+                    temporary.chmod(0o644)
             written.append(folder / name)
     return written

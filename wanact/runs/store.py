@@ -251,7 +251,7 @@ def read_log(run: str | os.PathLike) -> list[dict[str, Any]]:
         return []
     rows = []
     for line in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             if isinstance(row, dict):
                 rows.append(row)
