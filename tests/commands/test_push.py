@@ -48,6 +48,7 @@ def test_what_is_uploaded_flies_and_has_a_card(run, tmp_path):
     assert all(info.problem is None for info in listed.checkpoints)
     assert store.load_flight_weights(listed.path).step == 300
     assert not [entry for entry in folder.rglob("*") if entry.is_symlink()]
+    assert [(info.is_best, info.is_latest) for info in listed.checkpoints] == [(False, False), (True, True)]
     front, body = card_of(folder)
     assert front["license"] == "apache-2.0" and front["pipeline_tag"] == "image-to-video"
     assert "--runs hf://me/orbit" in body and "| 100 | 0.5000 |" in body and "| 200 |" not in body

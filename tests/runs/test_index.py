@@ -55,15 +55,31 @@ def test_metadata_is_read_once_and_again_when_it_changes(tmp_path, monkeypatch):
     assert states(index)["drone/step-000000002"] == "damaged" and read[4:] == ["step-000000002"]
 
 
-def test_best_and_latest_follow_their_links(tmp_path):
+@pytest.mark.parametrize("links", ["kept", "lost", "stale"])
+def test_best_and_latest_are_what_the_metadata_says(tmp_path, links):
     run = write_run(tmp_path / "drone", steps=(400, 200))  # the loss rises, so the first is the best
+    for link in (p for p in (run / "checkpoints").iterdir() if p.is_symlink() and links != "kept"):
+        link.unlink()
+    if links == "stale":  # a process was killed before it moved them
+        (run / "checkpoints" / "latest").symlink_to("step-000000400")
+        (run / "checkpoints" / "checkpoint-best").symlink_to("step-000000200")
     index = RunIndex([tmp_path])
-    assert [(e.step, e.is_best, e.is_latest) for e in index.entries()] == [(400, True, False), (200, False, True)]
+    expected = [(400, True, False), (200, False, True)]
+    assert [(e.step, e.is_best, e.is_latest) for e in index.entries()] == expected
+    assert [(i.step, i.is_best, i.is_latest) for i in store.list_checkpoints(run)] == expected
     write_run(tmp_path / "x" / "drone", steps=(800,))
     os.replace(tmp_path / "x" / "drone" / "checkpoints" / "step-000000800", run / "checkpoints" / "step-000000800")
-    os.unlink(run / "checkpoints" / "checkpoint-best")
-    os.symlink("step-000000800", run / "checkpoints" / "checkpoint-best")
-    assert [entry.step for entry in index.entries() if entry.is_best] == [800]
+    assert [entry.step for entry in index.entries() if entry.is_best] == [800], "its loss is lower"
+
+
+def test_older_layouts_follow_their_links(tmp_path):
+    folder = tmp_path / "old" / "checkpoints"
+    for step in (100, 200):
+        (folder / f"checkpoint-epoch0-step{step}").mkdir(parents=True)
+        save_file({"weight": torch.ones(1)}, folder / f"checkpoint-epoch0-step{step}" / store.CONTROLLER)
+    (folder / "latest").symlink_to("checkpoint-epoch0-step100")
+    assert [(e.step, e.is_latest) for e in RunIndex([tmp_path]).entries()] == [(100, True), (200, False)]
+    assert [(i.step, i.is_latest) for i in store.list_checkpoints(tmp_path / "old")] == [(100, True), (200, False)]
 
 
 def test_verifying_reads_sums_shapes_and_values_and_is_remembered(tmp_path, monkeypatch):
@@ -189,7 +205,7 @@ def test_links_out_of_the_folder_are_listed_and_never_opened(tmp_path, monkeypat
     evil, run = index.runs()
     assert evil.entries == [] and "not followed" in evil.problem
     assert [(e.step, e.state) for e in run.entries] == [(9, "damaged"), (2, "whole")]
-    assert "link out of the run" in run.entries[0].problem and not run.entries[1].is_latest
+    assert "link out of the run" in run.entries[0].problem and run.entries[1].is_latest, "the run's own newest"
     assert all(path.resolve().is_relative_to(root) for path in opened)
 
 

@@ -8,6 +8,7 @@ not followed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -101,8 +102,9 @@ class RunIndex:
             for root in self.roots:
                 for path, problem in _run_folders(root):
                     name = _unique(path.name, names)
-                    names.add(name)
-                    found.append(Run(name, path, {}, [], problem) if problem else self._read_run(name, path, seen))
+                    with contextlib.suppress(FileNotFoundError):  # it is being removed
+                        found.append(Run(name, path, {}, [], problem) if problem else self._read_run(name, path, seen))
+                        names.add(name)
             self._infos = {key: value for key, value in self._infos.items() if key in seen}
             self._verdicts = {key: value for key, value in self._verdicts.items() if key in seen}
             return found
@@ -218,30 +220,35 @@ class RunIndex:
     def _read_folder(self, name: str, run: Path, folder: Path, seen: set[str]) -> list[Entry]:
         if not folder.resolve().is_relative_to(run.resolve()):
             return []
-        latest, best = (_link_name(folder / link) for link in (store.LATEST, store.BEST))
-        entries = []
-        with os.scandir(folder) as found:
+        entries, infos = [], []
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
             for item in found:
                 if not store.is_step_name(item.name):
                     continue
                 if item.is_symlink():
                     if store.step_of(item.name) is not None and not _leads_inside(item.path, folder):
                         entries.append(_foreign(name, Path(item.path)))
-                elif item.is_dir():
+                elif item.is_dir() and (info := self._info(item.path)):
                     seen.add(item.path)
-                    entries.append(self._read_entry(name, item.path, latest, best))
+                    infos.append(info)
+        infos = store.own_checkpoints(infos)
+        latest, best = store.find_marks(folder, infos)
+        for info in infos:
+            is_best, is_latest = info.path.name == best, info.path.name == latest
+            with contextlib.suppress(FileNotFoundError):  # it is being pruned
+                stamp = self._infos[str(info.path)][0]
+                entries.append(self._judged(_entry(name, info, stamp, is_best, is_latest, self.plain)))
         sequence = {entry.id: entry.metadata.get("sequence", -1) for entry in entries}
         return sorted(entries, key=lambda entry: (sequence[entry.id], entry.step or 0, entry.id))
 
-    def _read_entry(self, run: str, path: str, latest: str | None, best: str | None) -> Entry:
+    def _info(self, path: str) -> CheckpointInfo | None:
+        """What a checkpoint's metadata says, read anew if it has changed; None if it has just been pruned."""
         stamp = _checkpoint_stamp(path)
         known = self._infos.get(path)
         if known is None or known[0] != stamp:
             known = (stamp, store.checkpoint_info(Path(path)))
             self._infos[path] = known
-        info = known[1]
-        is_best, is_latest = info.path.name == best, info.path.name == latest
-        return self._judged(_entry(run, info, stamp, is_best, is_latest, self.plain))
+        return known[1] if store.is_there(known[1]) else None
 
     def _look_again(self, entry: Entry) -> Entry:
         """The sizes of its files, which can change without a trace in any time that listing looks at."""
@@ -281,7 +288,11 @@ def _run_folders(root: Path) -> list[tuple[Path, str | None]]:
     if store.is_run(root):
         return [(root, None)]
     found = []
-    for entry in sorted(root.iterdir()):
+    try:
+        entries = sorted(root.iterdir())
+    except FileNotFoundError:
+        return []
+    for entry in entries:
         if entry.name.startswith(".") or not entry.is_dir():
             continue
         if not _leads_inside(str(entry), root):
@@ -348,13 +359,6 @@ def _checkpoint_stamp(path: str) -> tuple:
 
 def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
-
-
-def _link_name(link: Path) -> str | None:
-    try:
-        return os.readlink(link)
-    except OSError:
-        return None
 
 
 def _leads_inside(path: str, folder: Path) -> bool:

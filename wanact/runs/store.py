@@ -13,14 +13,13 @@ unpickling.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ class CheckpointInfo(CheckpointRef):
     Attributes:
         loss: mean training loss since the checkpoint before, None if unknown.
         saved_at: local time, ISO 8601, "" if unknown.
-        is_best, is_latest: what the links of the run say now.
+        is_best, is_latest: among the checkpoints of its run, as `find_marks` says.
         problem: why it cannot be used (file missing, size wrong, metadata damaged), else None.
         metadata: content of checkpoint_metadata.json, {} for older layouts.
         sequence: saves of the run before this one: the order in time, whatever the clock and the step say.
@@ -74,6 +73,11 @@ class CheckpointInfo(CheckpointRef):
     problem: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     sequence: int = -1
+
+    @property
+    def manifest(self) -> str | None:
+        """What tells a checkpoint from every other one, None for older layouts."""
+        return self.metadata.get("manifest_sha256")
 
     def is_named(self, which: str) -> bool:
         """Whether RUN@WHICH means this one: its step, `best` or `latest`."""
@@ -162,17 +166,60 @@ def list_checkpoints(run: str | os.PathLike) -> list[CheckpointInfo]:
     folder = Path(run) / CHECKPOINTS
     if not folder.is_dir():
         return []
-    latest, best = (_link_target(folder, name) for name in (LATEST, BEST))
     infos = []
-    with os.scandir(folder) as entries:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if _STEP_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-                infos.append(checkpoint_info(Path(entry.path), latest=latest, best=best))
-    return sorted(infos, key=lambda info: (info.sequence, info.step, info.path.name))
+                infos.append(checkpoint_info(Path(entry.path)))
+    infos = own_checkpoints(info for info in infos if is_there(info))
+    latest, best = find_marks(folder, infos)
+    return [replace(info, is_latest=info.path.name == latest, is_best=info.path.name == best) for info in infos]
 
 
-def checkpoint_info(path: Path, latest: str | None = None, best: str | None = None) -> CheckpointInfo:
-    """What one checkpoint's metadata and file sizes say; never raises for a damaged one."""
+def is_there(info: CheckpointInfo) -> bool:
+    """Whether a checkpoint has not been pruned while it was looked at."""
+    return (info.problem is None and bool(info.metadata)) or info.path.is_dir()
+
+
+def own_checkpoints(infos: Iterable[CheckpointInfo]) -> list[CheckpointInfo]:
+    """The checkpoints among what lies in a folder, in order of saving.
+
+    Where a run was copied by what follows links (`cp -rL`, an archive, a cloud drive) folders stand where links to
+    checkpoints were. They are no checkpoints of their own.
+    """
+    infos = list(infos)
+    saved = {info.manifest for info in infos if _is_own(info.path.name)} - {None}
+    own = [info for info in infos if _is_own(info.path.name) or info.manifest not in saved]
+    return sorted(own, key=lambda info: (info.sequence, info.step, info.path.name))
+
+
+def _is_own(name: str) -> bool:
+    """Whether only this project names a checkpoint so."""
+    return name.startswith("step-")
+
+
+def find_marks(folder: Path, infos: Sequence[CheckpointInfo]) -> tuple[str | None, str | None]:
+    """Names of the latest and of the best checkpoint of a folder.
+
+    They are what the metadata says: the last that was saved, and of those with the lowest loss the last. Links are
+    followed where there is no metadata, in older layouts: they are for people and other programs, and a copy, a clone
+    or a file system without links may have lost them.
+    """
+    sound = [info for info in infos if info.problem is None and info.metadata]
+    latest = max(sound, key=lambda info: info.sequence, default=None)
+    with_loss = [info for info in sound if info.loss is not None and abs(info.loss) < float("inf")]
+    best = min(with_loss, key=lambda info: (info.loss, -info.sequence), default=None)
+    return (
+        latest.path.name if latest else _link_target(folder, LATEST),
+        best.path.name if best else _link_target(folder, BEST),
+    )
+
+
+def checkpoint_info(path: Path) -> CheckpointInfo:
+    """What one checkpoint's metadata and file sizes say; never raises for a damaged one, or one that is being pruned.
+
+    What is the best and the latest is a question to all of a run: see `list_checkpoints`.
+    """
     step = step_of(path.name) or 0
     metadata, problem = {}, None
     if (path / METADATA).exists() or not is_legacy(path):
@@ -187,10 +234,8 @@ def checkpoint_info(path: Path, latest: str | None = None, best: str | None = No
         run=run_name(path),
         step=int(metadata.get("step", step)),
         path=path,
-        loss=float(loss) if isinstance(loss, int | float) else None,
+        loss=float(loss) if isinstance(loss, int | float) and abs(loss) < 1e300 else None,
         saved_at=str(metadata.get("timestamp", "")),
-        is_best=path.name == best,
-        is_latest=path.name == latest,
         problem=problem,
         metadata=metadata,
         sequence=int(metadata.get("sequence", -1)),
@@ -287,8 +332,12 @@ def read_metadata(path: Path, to_the_byte: bool = True) -> dict[str, Any]:
     file = path / METADATA
     data = read_bytes(file, MAX_METADATA_BYTES)
     metadata = parse_json(file, data)
-    is_intact = metadata.get("manifest_sha256") == _manifest_sum(metadata)
-    if not is_intact or (to_the_byte and data != json_bytes(metadata)):
+    try:
+        is_intact = metadata.get("manifest_sha256") == _manifest_sum(metadata)
+        is_intact &= not to_the_byte or _plain_lines(data) == json_bytes(metadata)
+    except RecursionError:  # JSON that is nested deeper than anything is written here
+        is_intact = False
+    if not is_intact:
         raise CheckpointError(f"{file} is damaged: its own checksum does not match")
     files = metadata.get("files")
     entries = files.values() if isinstance(files, dict) else [None]
@@ -308,12 +357,31 @@ def _find_problem(path: Path, metadata: dict[str, Any], sums: bool) -> str | Non
             return f"{file} leads out of the checkpoint"
         if not file.is_file():
             return f"{file} is missing"
-        size = file.stat().st_size
-        if size != entry["bytes"]:
-            return f"{file} has {size} bytes, expected {entry['bytes']}: it is truncated or was changed"
-        if sums and sha256(file) != entry["sha256"]:
-            return f"{file} is damaged: its checksum does not match"
+        try:
+            problem = _find_difference(file, entry, sums)
+        except OSError as error:
+            return f"{file} cannot be read: {error.strerror}"
+        if problem:
+            return problem
     return None
+
+
+def _find_difference(file: Path, entry: dict[str, Any], sums: bool) -> str | None:
+    size = file.stat().st_size
+    if size == entry["bytes"] and (not sums or sha256(file) == entry["sha256"]):
+        return None
+    # A clone or an archive may have changed the ends of lines, which say nothing in JSON.
+    content = _plain_lines(read_bytes(file)) if file.suffix == ".json" else None
+    if content is not None and len(content) == entry["bytes"]:
+        if not sums or hashlib.sha256(content).hexdigest() == entry["sha256"]:
+            return None
+    elif size != entry["bytes"]:
+        return f"{file} has {size} bytes, expected {entry['bytes']}: it is truncated or was changed"
+    return f"{file} is damaged: its checksum does not match"
+
+
+def _plain_lines(data: bytes) -> bytes:
+    return data.replace(b"\r\n", b"\n")
 
 
 def _manifest_sum(metadata: dict[str, Any]) -> str:
@@ -369,14 +437,17 @@ def write_checkpoint(run: Path, step: int, write: Callable[[Path], object], meta
         if final.exists():
             os.rename(final, folder / f".replaced-{final.name}")
         os.rename(hidden, final)
-        sync(folder)
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         replaced = folder / f".replaced-{final.name}"
         if replaced.exists() and not final.exists():
             os.rename(replaced, final)
         raise
-    _remove(folder / f".replaced-{final.name}")
+    # From here on the checkpoint is there, and whatever fails is no reason to say that it is not.
+    with contextlib.suppress(OSError):
+        sync(folder)
+        _remove(folder / f".replaced-{final.name}")
+        _mend_links(folder)
     _link(folder / LATEST, final.name)
     _link(folder / _readable_name(step, metadata), final.name)
     if is_best:
@@ -412,15 +483,47 @@ def _readable_name(step: int, metadata: dict[str, Any]) -> str:
 
 
 def _link(link: Path, target: str) -> None:
-    """Point a link to a name in the same folder, atomically. Without links on the file system, there are none."""
+    """Point a link to a name in the same folder, atomically.
+
+    Where that cannot be done there is none, rather than one that points to something older.
+    """
     temporary = link.with_name(f".link-{link.name}")
     try:
         temporary.unlink(missing_ok=True)
         os.symlink(target, temporary)
         os.replace(temporary, link)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOSPC):
-            raise
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if link.is_symlink() and os.readlink(link) != target:
+                link.unlink()
+
+
+def _mend_links(folder: Path) -> None:
+    """Put links again where a copy or a clone has left a folder, or a file with the link's target, in their place.
+
+    A copied checkpoint is removed only if the one that it is a copy of can be read to the last byte.
+    """
+    verified: set[str] = set()
+    for entry in sorted(folder.iterdir()):
+        if not _LINK_NAME.fullmatch(entry.name) or entry.is_symlink():
+            continue
+        if entry.is_file():
+            target = entry.read_text(errors="replace").strip() if entry.stat().st_size < 100 else ""
+            if _is_own(target) and is_step_name(target):
+                entry.unlink()
+                if (folder / target).is_dir():
+                    _link(entry, target)
+            continue
+        copied = checkpoint_info(entry)
+        target = folder / step_name(copied.step)
+        if copied.manifest and checkpoint_info(target).manifest == copied.manifest and _verifies(target, verified):
+            hidden = entry.with_name(f".deleting-{entry.name}")
+            _remove(hidden)
+            os.rename(entry, hidden)
+            _link(entry, target.name)
+            shutil.rmtree(hidden)
 
 
 def clean(run: Path) -> list[str]:
@@ -455,7 +558,8 @@ def prune(run: Path, keep: int, verified: set[str] | None = None) -> list[Path]:
     """
     verified = set() if verified is None else verified
     newest_first = list_checkpoints(run)[::-1]
-    protected = {info.path for info in newest_first if info.is_best or info.is_latest}
+    linked = {_link_target(run / CHECKPOINTS, name) for name in (LATEST, BEST)}  # whoever moved them had a reason
+    protected = {i.path for i in newest_first if i.is_best or i.is_latest or i.path.name in linked}
     sound = 0
     for info in newest_first:
         if sound == 2:
@@ -464,9 +568,7 @@ def prune(run: Path, keep: int, verified: set[str] | None = None) -> list[Path]:
             protected.add(info.path)
             sound += 1
     # Only what this project wrote is pruned; other directories belong to someone else.
-    doomed = [
-        info.path for info in newest_first[keep:] if info.path not in protected and info.path.name.startswith("step-")
-    ]
+    doomed = [i.path for i in newest_first[keep:] if i.path not in protected and _is_own(i.path.name)]
     for path in doomed:
         hidden = path.with_name(f".deleting-{path.name}")
         _remove(hidden)
