@@ -238,7 +238,8 @@ def replacing_folder(folder: Path, overwrite: bool = True) -> Iterator[Path]:
             writing.mkdir()
             yield writing
             for file in (*writing.rglob("*"), writing):
-                sync(file)
+                if not file.is_symlink():
+                    sync(file)
             if folder.exists():
                 os.rename(folder, replaced)
             os.rename(writing, folder)

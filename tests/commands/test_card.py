@@ -12,7 +12,7 @@ from PIL import Image
 from tests.flying.test_stream import write_causal_run
 from wanact.__main__ import main
 from wanact.commands.card import chosen
-from wanact.control_card.card import ControlCard, card_path, load_card, load_cards, save_card
+from wanact.control_card.card import ControlCard, card_path, keep_card, load_card, load_cards, read_card, save_card
 from wanact.control_card.fly import measure_card
 from wanact.control_card.probes import fixed_first_frames
 from wanact.files import CheckpointError
@@ -91,3 +91,29 @@ def test_mistakes_get_one_sentence(run, tiny_model_dir, capsys, arguments, says)
 
 def test_something_must_be_asked_for(capsys):
     assert main(["card"]) == 2 and "--validate" in capsys.readouterr().err
+
+
+def test_a_lesser_card_does_not_replace_a_fuller_one(base_card, tmp_path):
+    def card(first_frames, doses, fingerprint="a", frames=21):
+        settings = {"first_frames": first_frames, "dose_frames": doses, "num_frames": frames}
+        return ControlCard({"run": "drone", "step": 10}, {"fingerprint": fingerprint}, settings, base_card.measures)
+
+    path = tmp_path / "card.json"
+    assert keep_card(card(2, 1), path) and keep_card(card(6, 2), path)
+    for lesser in (card(2, 1), card(6, 1), card(6, 2, frames=5)):
+        assert not keep_card(lesser, path)
+    assert read_card(path).settings["first_frames"] == 6
+    assert keep_card(card(6, 2), path), "as full: measured anew"
+    assert keep_card(card(2, 4), path), "more of one and less of the other is another card"
+    assert keep_card(card(1, 0, fingerprint="b"), path), "of another model it says nothing"
+
+
+def test_a_quick_look_takes_the_fuller_card_that_is_there(run, base_card, tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("wanact.commands.card._measure_one", lambda *_: pytest.fail("a fuller one is there"))
+    settings = {"first_frames": 6, "dose_frames": 2, "num_frames": 21}
+    card = ControlCard({"run": "drone", "step": 10}, base_card.model, settings, base_card.measures)
+    path = save_card(card, tmp_path / "drone" / card_path(run, 10).name)
+    content = path.read_bytes()
+    arguments = [f"{run}@10", "--model_dir", str(tiny_model_dir), "--num_frames", "21", "--out", str(tmp_path)]
+    assert main(["card", *arguments, "--quick"]) == 0
+    assert path.read_bytes() == content

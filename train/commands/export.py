@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from train.loop.export import new_folder, trained_networks, write_model_dir
+from train.loop.export import new_folder, require_free, trained_networks, write_model_dir
 from wanact.files import CheckpointError, read_json
 from wanact.runs import store
 from wanact.runs.publish import write_flight_files
@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     weights = trained_networks(checkpoint)
     base = args.model_dir or _base_of(checkpoint)
     origin = {"run": str(args.path.resolve()), "step": store.checkpoint_info(checkpoint).step}
+    require_free(args.export_model_dir, origin["run"])  # now, and not after the base has been read
     with new_folder(args.export_model_dir, origin) as temporary:
         write_model_dir(base, temporary, weights, args.export_dtype)
     print(f"wrote the model directory {args.export_model_dir}")

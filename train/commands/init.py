@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from wanact.errors import TakenError, UserError
+from wanact.files import replacing_folder, write_json
 from wanact.models import presets
 from wanact.weights.layouts import METADATA
 from wanact.weights.model_dir import check_defaults, load_part
@@ -88,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         args.flow_shift,
         **presets.PRESETS[args.preset].get("scheduler", {}),
     )
-    pipeline.save_pretrained(args.out)
-    (args.out / METADATA).write_text(json.dumps({"name": args.preset, "defaults": defaults}, indent=2) + "\n")
+    with replacing_folder(args.out, overwrite=False) as temporary:
+        pipeline.save_pretrained(temporary)
+        write_json(temporary / METADATA, {"name": args.preset, "defaults": defaults})
     print(f"{args.out}: {args.preset}, {sum(p.numel() for p in pipeline.transformer.parameters()):,} parameters")

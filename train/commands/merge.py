@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.loop.export import replacing_folder
 from wanact.errors import TakenError
-from wanact.files import CheckpointError, check_safetensors, load_weights, sha256
+from wanact.files import CheckpointError, check_safetensors, load_weights, replacing_folder, sha256
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.runs import store
 from wanact.weights import model_dir
@@ -71,7 +70,7 @@ def merge(
         "alpha": alpha,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    with replacing_folder(output) as temporary:
+    with replacing_folder(output, overwrite) as temporary:
         model_dir.save_components(components, temporary)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wanact.errors import TakenError
-from wanact.files import CheckpointError, load_weights, read_json, write_json
+from wanact.files import CheckpointError, load_weights, read_json, replacing_folder, write_json
 from wanact.weights import model_dir
 
 ORIGIN = "exported_from.json"
@@ -42,7 +41,9 @@ def exported_from(folder: Path) -> dict[str, Any] | None:
 
 def require_free(folder: Path, run: str) -> None:
     """Raise TakenError if something is there that this run did not export."""
-    if folder.is_dir() and any(folder.iterdir()) and (exported_from(folder) or {}).get("run") != run:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if (exported_from(folder) or {}).get("run") != run:
         raise TakenError(f"{folder} holds a model already, or other files; choose another folder or remove it")
 
 
@@ -56,25 +57,10 @@ def new_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
     Raises:
         TakenError: if something else is there.
     """
-    require_free(folder, origin["run"])
     with replacing_folder(folder) as temporary:
+        require_free(folder, origin["run"])  # now, as what a killed export had put aside is back in its place
         yield temporary
         write_json(temporary / ORIGIN, origin)
-
-
-@contextlib.contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place when the block ends without an error."""
-    temporary = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_model_dir(base: Path, folder: Path, trained: dict[str, dict[str, Tensor]], dtype: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from wanact.control_card.card import BASE, CURVES, ControlCard, card_path, read_card, save_card
+from wanact.control_card.card import BASE, CURVES, ControlCard, card_path, keep_card, read_card
 from wanact.control_card.curves import draw_curves
 from wanact.control_card.fly import NUM_FRAMES, measure_card, num_clips
 from wanact.control_card.picture import draw_card
@@ -120,10 +120,11 @@ def _measure(args: argparse.Namespace) -> list[ControlCard]:
         of_run = []
         for path, file in places:
             card = None if args.again else read_card(file)
-            if card is None or not _is_same(card, args, fingerprint, len(starts), doses):
+            if card is None or not _serves(card, args, fingerprint, len(starts), doses):
                 pipe.load_controller(path)
                 card = _measure_one(pipe, args, starts, doses, idm, f"{run.name} {file.stem}")
-                save_card(card, file)
+                if not keep_card(card, file):
+                    print(f"{file} is a fuller card and stays; remove it to keep this one")
             of_run.append(card)
             if folder is not None:
                 draw_card(card).save(file.with_suffix(".png"))
@@ -145,12 +146,13 @@ def _measure_one(
         return measure_card(pipe, starts, doses, args.num_frames, args.steps, args.guidance, idm=idm, on_clip=show)
 
 
-def _is_same(card: ControlCard, args: argparse.Namespace, fingerprint: str, first_frames: int, doses: int) -> bool:
-    """Whether a card that lies there was measured as is asked for now."""
+def _serves(card: ControlCard, args: argparse.Namespace, fingerprint: str, first_frames: int, doses: int) -> bool:
+    """Whether a card that lies there was measured as is asked for now; where a quick one is, a fuller one is better."""
     wanted = {"first_frames": first_frames, "dose_frames": doses, "num_frames": args.num_frames}
     same = all(card.settings.get(name) == value for name, value in wanted.items())
+    fuller = args.quick and card.is_fuller_than(ControlCard({}, {"fingerprint": fingerprint}, wanted, {}))
     steps = args.steps is None or card.settings.get("num_inference_steps") == args.steps
-    return same and steps and not args.images and card.model.get("fingerprint") == fingerprint
+    return (same or fuller) and steps and not args.images and card.model.get("fingerprint") == fingerprint
 
 
 def chosen(name: str) -> tuple[Path, list[tuple[Path, int | None]]]:

@@ -66,6 +66,17 @@ class ControlCard:
             value = value.get(key) if isinstance(value, dict) else None
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
+    def is_fuller_than(self, other: ControlCard) -> bool:
+        """Whether it was measured from more than another card of the same model, and from less in nothing."""
+
+        def extent(card: ControlCard) -> list[float]:
+            values = [card.settings.get(name) for name in ("first_frames", "dose_frames", "num_frames")]
+            return [float(value) if isinstance(value, int | float) else 0.0 for value in values]
+
+        own, others = extent(self), extent(other)
+        same = self.model.get("fingerprint") == other.model.get("fingerprint")
+        return same and own != others and all(a >= b for a, b in zip(own, others, strict=True))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: checkpoint, model, settings, and one object for each measure."""
         head = {"wanact_control_card": VERSION, "checkpoint": self.checkpoint, "model": self.model}
@@ -102,6 +113,15 @@ def save_card(card: ControlCard, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, card.to_json())
     return path
+
+
+def keep_card(card: ControlCard, path: Path) -> bool:
+    """Write a card unless a fuller one of the same model lies there, which took longer; whether it was written."""
+    kept = read_card(path)
+    if kept is not None and kept.is_fuller_than(card):
+        return False
+    save_card(card, path)
+    return True
 
 
 def load_card(run: str | os.PathLike, step: int | None) -> ControlCard | None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from wanact.errors import TakenError
-from wanact.files import CheckpointError, replacing, write_json
+from wanact.files import CheckpointError, replacing, replacing_folder, write_json
 from wanact.runs import store
+from wanact.runs.log import LOG
 from wanact.runs.ref import RUN_CONFIG
 from wanact.runs.store import CONTROLLER, LORA, TRANSFORMER, CheckpointInfo, FlightWeights
 
@@ -39,11 +40,13 @@ def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: st
     missing = [step for step in steps or [] if step not in found]
     if missing or not found:
         raise CheckpointError(f"{run} has no checkpoint of step {missing}; it has {sorted(found)}")
-    written = [_publish_one(found[step], out, base_model) for step in sorted(steps or found)]
-    shutil.copyfile(run / "log.jsonl", out / "log.jsonl")
-    weights = store.load_flight_weights(written[-1])
-    write_json(out / RUN_CONFIG, weights.config)
-    return written
+    with replacing_folder(out, overwrite=False) as temporary:
+        written = [_publish_one(found[step], temporary, base_model) for step in sorted(steps or found)]
+        if (run / LOG).is_file():  # one from the Hub may have none
+            shutil.copyfile(run / LOG, temporary / LOG)
+        weights = store.load_flight_weights(written[-1])
+        write_json(temporary / RUN_CONFIG, weights.config)
+    return [out / path.relative_to(temporary) for path in written]
 
 
 def _publish_one(info: CheckpointInfo, out: Path, base_model: str | None) -> Path:

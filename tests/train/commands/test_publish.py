@@ -41,3 +41,16 @@ def test_a_step_that_is_not_there_is_named(run, tmp_path):
     run("action", tmp_path / "run", "--max_steps", "1")
     with pytest.raises(CheckpointError, match="7"):
         publish(tmp_path / "run", tmp_path / "small", [7])
+
+
+def test_a_publication_that_fails_leaves_no_half_run_that_refuses_the_next(run, tmp_path):
+    run("action", tmp_path / "run", "--max_steps", "2", "--save_steps", "1")
+    (tmp_path / "run" / "log.jsonl").unlink()  # as in a run from the Hub
+    damaged = tmp_path / "run" / "checkpoints" / store.step_name(2) / store.CONTROLLER
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1] + b"x")
+    with pytest.raises(CheckpointError):
+        publish(tmp_path / "run", tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+    damaged.write_bytes(content)
+    assert [path.name for path in publish(tmp_path / "run", tmp_path / "small")] == [store.step_name(s) for s in (1, 2)]

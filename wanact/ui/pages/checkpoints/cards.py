@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from wanact.control_card.card import CURVES, ControlCard, card_path, load_card, load_cards, save_card
+from wanact.control_card.card import CURVES, ControlCard, card_path, keep_card, load_card, load_cards
 from wanact.control_card.curves import draw_curves
 from wanact.control_card.fly import measure_card
 from wanact.control_card.picture import draw_card
@@ -113,10 +113,10 @@ class CardDesk:
         if not self.engine.notes_with_runs or not isinstance(choice, Entry):
             return quick + "It is not kept."
         try:
-            save_card(card, card_path(choice.run_dir, choice.step))
+            is_kept = keep_card(card, card_path(choice.run_dir, choice.step))
         except OSError:
             return quick + "It could not be kept with the run."
-        return quick + "It is kept with the run."
+        return quick + ("It is kept with the run." if is_kept else "A fuller one is kept with the run, and stays.")
 
     def _picture(self, card: ControlCard) -> dict[str, Any]:
         numbers = [(label, card.number(name)) for name, (_, label, _) in CURVES.items()]
