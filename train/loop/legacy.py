@@ -157,8 +157,8 @@ def _by_name(state: Any, shapes: dict[str, torch.Size]) -> dict[str, Any] | None
         entry = state["state"].get(index)
         if entry is None:
             continue
-        if entry["exp_avg"].shape != shape:
-            return None
+        if not {"exp_avg", "exp_avg_sq", "step"} <= entry.keys() or entry["exp_avg"].shape != shape:
+            return None  # of other parameters, or not AdamW's
         step = entry["step"]
         named[name] = {**entry, "step": step if isinstance(step, Tensor) else torch.tensor(float(step))}
     return named

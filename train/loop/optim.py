@@ -76,6 +76,15 @@ def build_optimizer(
     return torch.optim.AdamW([group for group in groups if group["params"]], fused=not sharded, **settings)
 
 
+def kept_names(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, tuple[str, ...]]:
+    """What an optimizer of `build_optimizer` keeps of each parameter, by name."""
+    return {
+        parameter: ("momentum",) if group.get("muon") else ("exp_avg", "exp_avg_sq", "step")
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
 def is_matrix(name: str, parameter: Tensor) -> bool:
     """Whether a parameter is a linear map from more than one input to more than one output, as Muon needs it.
 

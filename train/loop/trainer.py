@@ -25,7 +25,7 @@ from train.loop.claim import claim
 from train.loop.config import ConfigError, TrainConfig
 from train.loop.dist import Processes, clip_gradients, like, local, to_host
 from train.loop.log import RunLog
-from train.loop.optim import build_optimizer, learning_rate
+from train.loop.optim import build_optimizer, kept_names, learning_rate
 from train.loop.progress import Progress
 from train.loop.reader import Reader
 from train.loop.sampler import StepSampler
@@ -253,15 +253,25 @@ class Trainer:
 
     def _load_optimizer(self, phase: str, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
         """States are kept by parameter name, so that neither their order nor the grouping matters."""
-        fused = optimizer.defaults.get("fused")
-        for name, parameter in self.stage.trainable(phase).items():
+        fused, kept, fresh = optimizer.defaults.get("fused"), kept_names(optimizer), 0
+        parameters = self.stage.trainable(phase)
+        for name, parameter in parameters.items():
             state = saved["state"].get(name)
-            if state:
-                optimizer.state[parameter] = {
-                    # Counters stay in host memory unless the optimizer is one fused kernel.
-                    key: like(value, parameter) if value.ndim or fused else value.clone()
-                    for key, value in state.items()
-                }
+            if not state:
+                continue
+            shapes = {key: getattr(state.get(key), "shape", None) for key in kept[parameter]}
+            if any(shape != (() if key == "step" else parameter.shape) for key, shape in shapes.items()):
+                fresh += 1
+                continue
+            optimizer.state[parameter] = {
+                # Counters stay in host memory unless the optimizer is one fused kernel.
+                key: like(state[key], parameter) if state[key].ndim or fused else state[key].clone()
+                for key in kept[parameter]
+            }
+        if fresh:
+            self.processes.print(
+                f"  the state of {fresh} of {len(parameters)} parameters is another optimizer's: it starts fresh there"
+            )
 
     # One step
 

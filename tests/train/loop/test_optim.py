@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from train.loop.config import ConfigError, OptimConfig, parse
+from train.loop.dist import Processes
 from train.loop.optim import Muon, build_optimizer, is_matrix, learning_rate, orthogonalise
+from train.loop.trainer import Trainer
+from train.stages.synthetic import SyntheticStage
 
 
 def seeded(*shape):
@@ -85,3 +88,22 @@ def test_rates_warm_up_and_come_down_on_a_line_or_a_cosine():
 def test_muon_and_sharding_exclude_each_other():
     with pytest.raises(ConfigError, match="--optimizer muon needs whole matrices"):
         parse("action", ["--optimizer", "muon", "--fsdp"])
+
+
+@pytest.mark.parametrize(("first", "second"), [("muon", "adamw"), ("adamw", "muon")])
+def test_a_run_goes_on_under_another_optimizer_with_what_both_keep(first, second, tmp_path, capsys):
+    def train(optimizer, steps):
+        flags = [f"--output_path={tmp_path}", "--save_full_state", f"--max_steps={steps}", f"--optimizer={optimizer}"]
+        config, processes = parse("synthetic", flags), Processes("no")
+        trainer = Trainer(config, SyntheticStage(config, processes.device), processes)
+        trainer.run()
+        return trainer
+
+    train(first, 3)
+    trainer = train(second, 5)
+    assert trainer.step == 5 and "the state of 2 of 4 parameters is another optimizer's" in capsys.readouterr().out
+    states = trainer.optimizers["main"].state
+    counted = {name: int(states[p]["step"]) for name, p in trainer.parameters.items() if "step" in states[p]}
+    assert {name: n for name, n in counted.items() if name.endswith("bias")} == {
+        "network.0.bias": 5, "network.2.bias": 5}, "AdamW's of vectors, which both have, goes on"  # fmt: skip
+    assert all(n == 2 for name, n in counted.items() if name.endswith("weight"))
