@@ -33,8 +33,11 @@ UPDATE_RMS = 0.2
 LOOKED_UP = ("shared.weight", "embed_tokens.weight", "relative_attention_bias.weight")
 
 
-def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
-    """Rate of update number `step` (from 0): linear warm-up, then a cosine or a line down to `lr_min_lr`."""
+def learning_rate(step: float, num_steps: int, config: OptimConfig) -> float:
+    """Rate of update number `step`, from 0: linear warm-up, then a cosine or a line down to `lr_min_lr`.
+
+    Where batches have changed a step lies between two numbers.
+    """
     warmup = round(num_steps * config.lr_warmup_ratio)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup

@@ -76,8 +76,9 @@ def _newest(
     found = store.list_checkpoints(run)
     for info in _newest_first(found):
         try:
-            if info.problem:
-                raise CheckpointError(info.problem)
+            problem = info.problem or _diverged(info)
+            if problem:
+                raise CheckpointError(problem)
             return load(info.path, stage_name, shapes, config), passed
         except CheckpointError as error:
             passed.append(f"passed over {info.path.name}: {error}")
@@ -87,6 +88,13 @@ def _newest(
             + "\n".join(passed)
         )
     return None, passed
+
+
+def _diverged(info: store.CheckpointInfo) -> str | None:
+    if "diverged" in info.metadata or not info.metadata:
+        return str(info.diverged) if info.diverged else None
+    # Before that was written down, a loss that was not finite was written as none.
+    return "losses before it were not finite" if info.metadata.get("loss", 0.0) is None else None
 
 
 def _newest_first(found: list[store.CheckpointInfo]) -> list[store.CheckpointInfo]:
@@ -107,7 +115,8 @@ def load(
         verified: its sums have been checked already.
 
     Raises:
-        CheckpointError: if it is damaged, of another stage, or its weights have other names or shapes.
+        CheckpointError: if it is damaged, of another stage, or its weights have other names or shapes, or are not
+            finite.
     """
     path = store.resolve(path) if path.is_dir() else path
     loaded = _load_legacy(path, shapes) if store.is_legacy(path) else _load_ours(path, verified)
@@ -119,6 +128,9 @@ def load(
     problem = mismatch(loaded.weights, shapes)
     if problem and not _overridden(config, "weights"):
         raise CheckpointError(f"{path} does not fit the trained networks: {problem}")
+    not_finite = None if verified else saving.find_not_finite(loaded.weights | loaded.ema)
+    if not_finite:
+        raise CheckpointError(f"{path} has diverged: {not_finite}")
     if problem:
         loaded.weights = {k: v for k, v in loaded.weights.items() if k in shapes and v.shape == shapes[k]}
         loaded.optimizer = None
@@ -199,6 +211,9 @@ def init_weights(path: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]
     fitting = {name: value for name, value in weights.items() if name in shapes and value.shape == shapes[name]}
     if not fitting:
         raise CheckpointError(f"--init_from {path}: no weight fits; {mismatch(weights, shapes)}")
+    not_finite = saving.find_not_finite(fitting)
+    if not_finite:
+        raise CheckpointError(f"--init_from {path} has diverged: {not_finite}")
     left = mismatch(weights, shapes)
     if left:
         warnings.warn(f"--init_from {path}: {len(fitting)} of {len(shapes)} weights taken; {left}", stacklevel=2)

@@ -6,7 +6,9 @@ number of processes and after any resume.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -50,6 +52,25 @@ class StepSampler:
     @property
     def epoch_length(self) -> int:
         return self.num_rows * self.repeat
+
+    def position_after(self, state: Mapping[str, Any], step: int) -> int:
+        """Where the data goes on after a checkpoint.
+
+        Its batch may have been another: what counts is the samples seen. Its data may have been longer or shorter: then
+        it is the same place in the same epoch, so that epochs neither fall nor are left out.
+
+        Args:
+            state: content of its trainer_state.json; {} of other trainers, whose batches are taken to be ours.
+            step: updates it has done.
+        """
+        position = int(state.get("position", step * self.global_batch))
+        epoch, length = state.get("epoch"), state.get("epoch_length")
+        if length and length != self.epoch_length:
+            epoch, offset = divmod(position, length)
+            return epoch * self.epoch_length + offset * self.epoch_length // length
+        if epoch is not None and position // self.epoch_length != epoch:  # it does not say how long an epoch was
+            return epoch * self.epoch_length
+        return position
 
     def draw(self, position: int, step: int) -> Draw:
         """The sample at a position of the run."""

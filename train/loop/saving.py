@@ -44,6 +44,7 @@ class Snapshot:
         state: content of trainer_state.json.
         config: content of train_config.json.
         metadata: for checkpoint_metadata.json.
+        diverged: why nothing is to go on from here by itself (a loss or gradient that was not finite), or None.
     """
 
     step: int
@@ -55,6 +56,7 @@ class Snapshot:
     state: dict[str, Any]
     config: dict[str, Any]
     metadata: dict[str, Any]
+    diverged: str | None = None
 
     def num_bytes(self) -> int:
         """About what the checkpoint takes on disk."""
@@ -99,12 +101,16 @@ class Saver:
 
     def wait(self) -> None:
         """Return when everything is on disk. Raises what went wrong, unless it was the disk."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self.join()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    def join(self) -> None:
+        """Return when nothing is being written any more."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def _run(self, snapshot: Snapshot) -> None:
         began = time.perf_counter()
@@ -120,9 +126,15 @@ class Saver:
 
     def _tidy(self, path: Path, snapshot: Snapshot) -> None:
         """What comes after a checkpoint is in place; nothing of it makes the checkpoint less saved."""
-        tasks: list[tuple[str, Callable[[], object]]] = [
-            ("the files to fly with in the run's folder were not renewed", lambda: self._publish(path)),
-        ]
+        tasks: list[tuple[str, Callable[[], object]]] = []
+        if snapshot.diverged:
+            warnings.warn(
+                f"step {snapshot.step} was saved, but {snapshot.diverged}: --resume_from auto passes it over, and the "
+                "files to fly with in the run's folder stay",
+                stacklevel=1,
+            )
+        else:
+            tasks.append(("the files to fly with in the run's folder were not renewed", lambda: self._publish(path)))
         if (keep := self.keep) is not None:
             tasks.append(("older checkpoints were not removed", lambda: store.prune(self.run, keep, self._verified)))
         for failure, task in tasks:
@@ -137,8 +149,10 @@ class Saver:
         needed, free = snapshot.num_bytes(), store.free_bytes(self.run)
         if free < needed:
             raise OSError(errno.ENOSPC, f"it needs about {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free")
+        snapshot.diverged = find_not_finite(snapshot.weights | snapshot.ema) or snapshot.diverged
+        own = {"diverged": snapshot.diverged} | ({"loss": None} if snapshot.diverged else {})  # it is never the best
         path = store.write_checkpoint(
-            self.run, snapshot.step, lambda folder: self._fill(folder, snapshot), snapshot.metadata
+            self.run, snapshot.step, lambda folder: self._fill(folder, snapshot), snapshot.metadata | own
         )
         self._verified.add(path.name)
         return path
@@ -174,6 +188,12 @@ class Saver:
             if (path / name).is_file():
                 with replacing(self.run / name) as temporary:
                     _link_or_copy(path / name, temporary)
+
+
+def find_not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """A clause about the first tensor with NaN or infinity in it, or None."""
+    name = next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
+    return None if name is None else f"{name} holds NaN or infinity"
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

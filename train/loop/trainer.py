@@ -56,12 +56,14 @@ class Trainer:
         self.window: dict[str, float] = {}  # sums of losses and metrics since the last log line
         self.since_save = [0.0, 0]  # sum of losses since the last checkpoint, and their number
         self.bad_steps = 0
+        self.diverged: str | None = None  # what was not finite in the last step
         self.is_set_up = False
         self.takes_requests = True  # to save now, by the file that asks for it
         self.blocked_seconds = 0.0  # how long the last save kept training waiting
         self.stop_signal: str | None = None
         self.claim: Lock | None = None
-        self.log: RunLog | None = None  # of the main process
+        self.saver: saving.Saver | None = None  # of the main process, like the log
+        self.log: RunLog | None = None
 
     def run(self) -> int:
         """Train until the last step or a signal; returns the step reached."""
@@ -73,7 +75,9 @@ class Trainer:
             self.close()
 
     def close(self) -> None:
-        """Let other trainers have the run's folder."""
+        """Let other trainers have the run's folder, once what is being written there is."""
+        if self.saver is not None:
+            self.saver.join()
         if self.claim is not None:
             self.claim.release()
             self.claim = None
@@ -152,8 +156,7 @@ class Trainer:
             config.optim.gradient_accumulation_steps,
             processes.count,
         )
-        epochs = math.ceil(config.optim.num_epochs * self.sampler.epoch_length / self.sampler.global_batch)
-        self.num_steps = config.optim.max_steps or epochs
+        self.num_steps = self._count_steps()
         self.parameters = stage.trainable()
         if not self.parameters:
             raise ConfigError(f"--trainable_models {config.model.trainable_models} leaves nothing to train")
@@ -188,6 +191,27 @@ class Trainer:
             f"{stage.name}: {count / 1e6:,.2f} M parameters, {len(stage)} rows, {self.sampler.global_batch} samples a "
             f"step, steps {self.step} to {self.num_steps}, {processes.count} x {processes.device.type}"
         )
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of a run whose length is in epochs."""
+        return self.config.optim.num_epochs * self.sampler.epoch_length
+
+    def _count_steps(self) -> int:
+        """Updates of the whole run: as many as were asked for, or those done and what the samples left need."""
+        left = max(0, self.num_samples - self.position)
+        return self.config.optim.max_steps or self.step + math.ceil(left / self.sampler.global_batch)
+
+    def _rate(self, back: int = 0) -> float:
+        """Rate of the next update, or of one so many updates back.
+
+        In a run whose length is in epochs it is a function of the samples seen, so that another batch size neither
+        repeats nor leaves out a part of the schedule.
+        """
+        if self.config.optim.max_steps:
+            return learning_rate(self.step - back, self.num_steps, self.config.optim)
+        batch = self.sampler.global_batch
+        return learning_rate(self.position / batch - back, math.ceil(self.num_samples / batch), self.config.optim)
 
     def _find(self) -> resume.Loaded | None:
         """What to continue from. The main process chooses and verifies; the others read what it chose."""
@@ -233,7 +257,8 @@ class Trainer:
     def _continue(self, loaded: resume.Loaded) -> None:
         self.step = loaded.step
         state = loaded.state
-        self.position = int(state.get("position", self.step * self.sampler.global_batch))
+        self.position = self.sampler.position_after(state, self.step)
+        self.num_steps = self._count_steps()
         self.window = dict(state.get("window", {}))
         self.since_save = [0.0, 0]
         say = self.processes.print
@@ -243,7 +268,7 @@ class Trainer:
         if state.get("num_processes", self.processes.count) != self.processes.count:
             say(f"  changed since: processes were {state['num_processes']}, are {self.processes.count}")
         if state.get("data_fingerprint", self.stage.data_fingerprint) != self.stage.data_fingerprint:
-            say("  changed since: the data; its order starts anew from the same position")
+            say("  changed since: the data; its order starts anew from the same place in the epoch")
         if loaded.optimizer is None:
             say("  it has no optimizer state: the optimizer starts fresh (--save_full_state keeps it)")
             return
@@ -277,9 +302,10 @@ class Trainer:
 
     def _train_step(self) -> tuple[dict[str, Tensor], float, float]:
         """One update of every phase; mean losses and metrics of this process, the rate and the gradient norm."""
-        rate = learning_rate(self.step, self.num_steps, self.config.optim)
+        rate = self._rate()
         sums: dict[str, Tensor] = {}
         norm = 0.0
+        self.diverged = None
         phases = [phase for phase in self.stage.phases if self.step >= self.stage.start_step(phase)]
         for phase in phases:
             parameters = self.stage.trainable(phase)
@@ -289,6 +315,10 @@ class Trainer:
             for batch in self._micro_batches():
                 self._accumulate(batch, phase, sums)
             norm = self._update(phase, list(parameters.values()), rate)
+            if not math.isfinite(norm):
+                self.diverged = f"the gradient of its last step had the norm {norm}"
+        if not math.isfinite(float(sums["loss"])):
+            self.diverged = f"the loss of its last step was {float(sums['loss'])}"
         self.step += 1
         self.position += self.sampler.global_batch
         return sums, rate, norm
@@ -350,7 +380,8 @@ class Trainer:
         for name, value in losses.items():
             self.window[name] = self.window.get(name, 0.0) + float(value)
         self.window["steps"] = self.window.get("steps", 0) + 1
-        self.since_save = [self.since_save[0] + float(losses["loss"]), self.since_save[1] + 1]
+        if math.isfinite(float(losses["loss"])):
+            self.since_save = [self.since_save[0] + float(losses["loss"]), self.since_save[1] + 1]
         last = self.step == self.num_steps
         if self.step % self.config.log.log_steps == 0 or last:
             self._log(progress, rate)
@@ -389,7 +420,9 @@ class Trainer:
 
     def _save(self, reason: str) -> None:
         """Copy the state to host memory and let the saver write it. Collective."""
-        (loss,) = self.processes.mean([self.since_save[0] / max(1, self.since_save[1])])
+        total, count = self.processes.mean(self.since_save)
+        (diverged,) = self.processes.any([self.diverged is not None])
+        problem = (self.diverged or "the loss of another process was not finite") if diverged else None
         names = sorted(self.window)
         window = dict(zip(names, self.processes.mean([self.window[name] for name in names]), strict=True))
         full = self.config.checkpoint.save_full_state
@@ -400,7 +433,7 @@ class Trainer:
         self.since_save = [0.0, 0]
         if self.saver is None:
             return
-        rate = learning_rate(self.step - 1, self.num_steps, self.config.optim)
+        rate = self._rate(back=1)
         self.saver.save(
             saving.Snapshot(
                 step=self.step,
@@ -411,7 +444,8 @@ class Trainer:
                 ema=ema,
                 state=self._state(window),
                 config=self.config.to_dict(),
-                metadata=self._metadata(loss, reason, rate),
+                metadata=self._metadata(total / count if count else None, reason, rate),
+                diverged=problem,
             )
         )
         self.blocked_seconds = time.perf_counter() - began
@@ -437,6 +471,7 @@ class Trainer:
             "global_step": self.step,
             "epoch": self.position // self.sampler.epoch_length,
             "position": self.position,
+            "epoch_length": self.sampler.epoch_length,
             "stage": self.stage.name,
             "seed": self.config.optim.seed,
             "num_processes": self.processes.count,
@@ -445,11 +480,11 @@ class Trainer:
             "window": window,
         }
 
-    def _metadata(self, loss: float, reason: str, rate: float) -> dict[str, Any]:
+    def _metadata(self, loss: float | None, reason: str, rate: float) -> dict[str, Any]:
         optim = self.config.optim
         return {
             "epoch": self.position // self.sampler.epoch_length,
-            "loss": loss if math.isfinite(loss) else None,
+            "loss": loss,
             "stage": self.stage.name,
             "reason": reason,
             "config_summary": {

@@ -79,6 +79,11 @@ class CheckpointInfo(CheckpointRef):
         """What tells a checkpoint from every other one, None for older layouts."""
         return self.metadata.get("manifest_sha256")
 
+    @property
+    def diverged(self) -> str | None:
+        """Why nothing goes on from it by itself: weights, loss or gradient were not finite when it was saved."""
+        return self.metadata.get("diverged")
+
     def is_named(self, which: str) -> bool:
         """Whether RUN@WHICH means this one: its step, `best` or `latest`."""
         return which in (str(self.step), "best" if self.is_best else "", "latest" if self.is_latest else "")
@@ -266,8 +271,8 @@ def is_legacy(path: Path) -> bool:
 def resolve(path: str | os.PathLike) -> Path:
     """The directory that a run or checkpoint stands for.
 
-    A checkpoint, or a link to one, is itself; a run is its newest checkpoint without a problem, or the run's own
-    folder if it holds exported weights only.
+    A checkpoint, or a link to one, is itself; a run is its newest one that is neither damaged nor diverged, or the
+    run's own folder if it holds exported weights only.
 
     Raises:
         CheckpointError: if nothing is there, or a link leads out of its folder.
@@ -283,7 +288,7 @@ def resolve(path: str | os.PathLike) -> Path:
         return given
     usable = [info for info in list_checkpoints(given) if info.problem is None]
     if usable:
-        return usable[-1].path
+        return next((info.path for info in usable[::-1] if not info.diverged), usable[-1].path)
     if (given / CONTROLLER).is_file() or (given / LORA).is_file() or (given / TRANSFORMER).is_file():
         return given
     raise CheckpointError(f"{given} has no usable checkpoint; `python -m train verify {given}` names the damage")
@@ -546,7 +551,7 @@ def clean(run: Path) -> list[str]:
 def prune(run: Path, keep: int, verified: set[str] | None = None) -> list[Path]:
     """Delete the oldest checkpoints beyond `keep`.
 
-    The best, the latest and the last two that verify always stay, whatever `keep` says.
+    The best, the latest and the last two that verify and have not diverged always stay, whatever `keep` says.
 
     Args:
         run: the run's folder.
@@ -564,7 +569,7 @@ def prune(run: Path, keep: int, verified: set[str] | None = None) -> list[Path]:
     for info in newest_first:
         if sound == 2:
             break
-        if info.problem is None and info.metadata and _verifies(info.path, verified):
+        if info.problem is None and info.metadata and not info.diverged and _verifies(info.path, verified):
             protected.add(info.path)
             sound += 1
     # Only what this project wrote is pruned; other directories belong to someone else.

@@ -151,3 +151,70 @@ def test_a_file_named_save_asks_for_a_checkpoint_now(run, tmp_path):
     first = store.list_checkpoints(tmp_path)[0]
     assert (first.step, first.metadata["reason"]) == (1, "asked for")
     assert not tmp_path.joinpath("save").exists()
+
+
+# Length in epochs
+
+
+def seen_by(run, *flags, stop=None, rows=7):
+    """Train the synthetic stage; the rows that were learned from, and the trainer."""
+    from train.loop.config import parse
+    from train.loop.dist import Processes
+    from train.loop.trainer import Trainer
+    from train.stages.synthetic import SyntheticStage
+
+    seen = []
+
+    class Stage(SyntheticStage):
+        def load(self, draws):
+            seen.extend(draw.index for draw in draws)
+            return super().load(draws)
+
+    class Stopping(Trainer):
+        def _train_step(self):
+            if stop is not None and self.step + 1 == stop:
+                self.stop_signal = "SIGTERM"
+            return super()._train_step()
+
+    config, processes = (
+        parse("synthetic", [f"--output_path={run}", "--log_steps=1", "--save_full_state", *flags]),
+        Processes("no"),
+    )
+    trainer = Stopping(config, Stage(config, processes.device, num_rows=rows), processes)
+    trainer.run()
+    return seen, trainer
+
+
+@pytest.mark.parametrize(("before", "stop", "after"), [(2, 3, 4), (4, 3, 2), (1, 5, 8), (3, 4, 3)])
+def test_another_batch_size_neither_ends_epochs_early_nor_repeats_them(before, stop, after, tmp_path):
+    epochs = "--num_epochs=4"
+    first, stopped = seen_by(tmp_path, epochs, f"--batch_size={before}", stop=stop)
+    second, trainer = seen_by(tmp_path, epochs, f"--batch_size={after}")
+    assert stopped.step == stop and len(first) == stop * before
+    whole = first + second
+    assert 28 <= len(whole) < 28 + after, "four epochs of seven rows, to the end of the last step"
+    for epoch in range(4):
+        assert sorted(whole[epoch * 7 : epoch * 7 + 7]) == list(range(7))
+    rows = store.read_log(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, trainer.step + 1))
+    assert [row["epoch"] for row in rows] == sorted(row["epoch"] for row in rows) and rows[-1]["epoch"] == 4
+    assert rows[-1]["learning_rate"] < 0.3 * max(row["learning_rate"] for row in rows), "the schedule ends with the run"
+    assert seen_by(tmp_path, epochs, f"--batch_size={after}")[0] == [], "it is finished"
+
+
+@pytest.mark.parametrize("rows", [70, 3])
+def test_the_epoch_does_not_fall_when_the_data_grows_or_shrinks(rows, tmp_path):
+    seen_by(tmp_path, "--num_epochs=4", "--batch_size=2", stop=9)  # in the middle of the third epoch
+    before = store.read_log(tmp_path)[-1]["epoch"]
+    seen, _ = seen_by(tmp_path, "--num_epochs=4", "--batch_size=2", rows=rows)
+    epochs = [row["epoch"] for row in store.read_log(tmp_path)]
+    assert before == 2 and epochs == sorted(epochs) and epochs[-1] == 4
+    assert rows <= len(seen) <= 2 * rows, "what is left of the third epoch, and the fourth"
+
+
+def test_a_run_without_a_change_has_the_rates_it_always_had(tmp_path):
+    from train.loop.optim import learning_rate
+
+    _, trainer = seen_by(tmp_path, "--num_epochs=4", "--batch_size=2")
+    rates = [row["learning_rate"] for row in store.read_log(tmp_path)]
+    assert rates == [learning_rate(step, 14, trainer.config.optim) for step in range(14)]
