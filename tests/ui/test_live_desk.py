@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -354,3 +355,33 @@ def test_where_gpus_are_lent_a_flight_leaves_its_files_and_is_flown_on_from_its_
     for unknown in ("x" * 24, "../x", None):
         with pytest.raises(RequestError, match="not there"):
             other.save(unknown, "clip", tmp_path)
+
+
+def test_a_record_that_the_disk_does_not_take_leaves_the_one_before_and_no_half_one(
+    live_desk, picture, tmp_path, monkeypatch
+):
+    desk = own_desk(live_desk)
+    desk.hangar.on_disk, desk.hangar.folder = True, tmp_path
+    visitor = Visitor(desk, picture)
+    visitor.until("start")
+    visitor.fly(1)
+    visitor.tell(stop=True)
+    visitor.until("end")
+    visitor.messages.close()
+    record = desk.hangar.left(visitor.flight, "record")
+    before, entries = record.read_bytes(), set(tmp_path.iterdir())
+    write = Path.write_text
+
+    def full(path, text, *args, **kwargs):
+        write(path, text[: len(text) // 2], *args, **kwargs)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        desk.hangar.put(visitor.flight, desk.hangar.get(visitor.flight))
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    with pytest.raises(OSError, match="No space"):
+        desk.save(visitor.flight, "record", saved)
+    assert record.read_bytes() == before and not list(saved.iterdir())
+    assert set(tmp_path.iterdir()) - {saved} == entries

@@ -6,7 +6,6 @@ The weights are real in number and shape and the optimizer is Adam's, but nothin
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
@@ -20,6 +19,7 @@ from train.loop.config import parse
 from train.loop.dist import Processes
 from train.loop.trainer import Trainer
 from train.stages.synthetic import SyntheticStage
+from wanact.files import write_json
 from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, WanActionController
 from wanact.runs import store
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in figures.items():
         print(f"{name:22} {value}")
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(args.json, figures)
     return 0
 
 

@@ -7,7 +7,6 @@ python -m wanact bench live --run RUN [--minutes 10] [--json FILE]
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from wanact.bench.plot import speed_plot
 from wanact.bench.random_model import random_pipeline
 from wanact.bench.versus import bench_versus
 from wanact.errors import UserError
+from wanact.files import write_json, write_text
 from wanact.flying import placement_options
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.placement import Clip
@@ -80,13 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     _write(args, result, format_clip(result))
     if args.plot:
-        args.plot.write_text(speed_plot(result))
+        write_text(args.plot, speed_plot(result))
 
 
 def _write(args: argparse.Namespace, result: dict[str, Any], table: str) -> None:
     print(table)
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(args.json, result)
 
 
 def _is_bundled(pipe: WanActPipeline) -> bool:

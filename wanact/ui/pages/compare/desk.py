@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from wanact.actions import ActionTrack
 from wanact.control_card.clip import measure_clip
 from wanact.errors import UserError
-from wanact.files import CheckpointError, number, read_model, whole
+from wanact.files import CheckpointError, number, read_model, whole, write_text
 from wanact.flying.comparison import MAX_LANES, TRUTH, Comparison, ComparisonError, Lane, Link, is_comparison
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.record import MAX_SEED, FlightRecord, image_sha256
@@ -356,7 +356,7 @@ class CompareDesk:
 
     def _sign_off(self, comparison: Comparison, folder: Path, state: CompareState) -> None:
         record = folder / "wanact-comparison.json"
-        record.write_text(comparison.to_json(), encoding="utf-8")
+        write_text(record, comparison.to_json())
         state.record = FileData(path=str(record), orig_name=record.name)
         sample = self.sample_of(comparison.flight)
         try:

@@ -21,6 +21,7 @@ from PIL import Image
 from wanact import shapes
 from wanact.actions import ActionTrack
 from wanact.errors import UserError
+from wanact.files import write_text
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.record import FlightRecord
 from wanact.flying.request import RequestError, clean_prompt
@@ -243,7 +244,7 @@ class FlyDesk:
             video, record = Path(folder, f"{name}.mp4"), Path(folder, f"{name}.json")
             write_mp4(frames, video, fps=fps)
             flown = self._record(flight)
-            record.write_text(flown.to_json(), encoding="utf-8")
+            write_text(record, flown.to_json())
             caption = f"{flight.checkpoint.label} · seed {flight.seed:.0f} · drawn in {seconds:.1f} s"
             state = {
                 "status": "done",

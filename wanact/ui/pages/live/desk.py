@@ -32,7 +32,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from wanact.errors import UserError
-from wanact.files import CheckpointError, otherwise, read_model, whole
+from wanact.files import CheckpointError, otherwise, read_model, whole, write_text
 from wanact.flying.record import MAX_SEED, FlightRecord
 from wanact.flying.replay import resume
 from wanact.flying.request import RequestError
@@ -521,7 +521,7 @@ class LiveDesk:
             path = folder / f"{name}.json"
             with self.engine.pipe.lock:  # not in the middle of a step
                 record = flight.record()
-            path.write_text(record.to_json(), encoding="utf-8")
+            write_text(path, record.to_json())
             return path, f"{len(record.track)} actions; it flies again to the same frames"
         path = folder / f"{name}.mp4"
         num_frames = flight.write_mp4(path, fps)

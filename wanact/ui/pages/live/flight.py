@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from wanact.actions import FULL_DEFLECTION, OPPOSITE
+from wanact.files import write_text
 from wanact.flying.record import FlightRecord
 from wanact.flying.stream import WanActStream
 from wanact.media.video import write_mp4
@@ -265,7 +266,7 @@ class Hangar:
                     file.unlink(missing_ok=True)
             if flight.stream.num_frames:
                 flight.write_mp4(self._file(flight_id, "clip"), self.fps)
-            self._file(flight_id, "record").write_text(flight.record().to_json(), encoding="utf-8")
+            write_text(self._file(flight_id, "record"), flight.record().to_json())
 
     def get(self, flight_id: Any) -> LiveFlight | None:
         """The flight with this id, or None."""
