@@ -1,10 +1,13 @@
-"""Files are written whole, or not at all."""
+"""Files are written whole, or not at all, and read without trust."""
 
+import io
+import random
 import threading
 
 import pytest
+import torch
 
-from wanact.files import replacing
+from wanact.files import CheckpointError, load_weights, replacing
 
 
 def test_processes_with_the_same_number_do_not_take_each_others(tmp_path):
@@ -42,3 +45,28 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path):
         temporary.write_text("new")
         raise RuntimeError
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_damaged_tensors_and_other_files_are_refused_in_one_sentence_whatever_they_are(tmp_path):
+    file, chance = tmp_path / "weights.pt", random.Random(0)
+    whole = []
+    for zipped in (True, False):
+        buffer = io.BytesIO()
+        torch.save({"a": torch.ones(3)}, buffer, _use_new_zipfile_serialization=zipped)
+        whole.append(buffer.getvalue())
+    text = b"hello world, version https://git-lfs.github.com <html> {} ( ] 12\n"
+    files = [b"", text, *(bytes(chance.choices(text, k=20)) for _ in range(50)), b"\x80", b"PK", b"\x80\x02."]
+    for _ in range(300):
+        data = bytearray(chance.choice(whole))
+        for _ in range(chance.randint(1, 3)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        files.append(bytes(data[: chance.randrange(len(data))] if chance.random() < 0.3 else data))
+    refused = 0
+    for content in files:
+        file.write_bytes(content)
+        try:
+            load_weights(file)
+        except CheckpointError as error:
+            assert str(file) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 200

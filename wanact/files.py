@@ -314,16 +314,26 @@ def load_state(path: Path, mmap: bool = False) -> Any:
     import torch
 
     try:
+        with open(path, "rb") as file:
+            begin = file.read(2)
+        if begin[:1] != b"\x80" and begin != b"PK":
+            raise CheckpointError(
+                f"{path} is no file of tensors (.pt, .safetensors); a pickle of other kinds is not loaded either: a "
+                "pickle can run code"
+            )
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds pickled objects and not only tensors, so it is not loaded: a pickle can run code. "
             "Save its state_dict as .safetensors instead"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else 'empty'}"
-        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # damage makes the unpickler fail in every way there is
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read: it is damaged ({reason})") from error
 
 
 def _tensors_only(content: Any, path: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from wanact.files import CheckpointError, load_weights, write_json
 from wanact.runs import store
+from wanact.runs.index import RunIndex
 from wanact.runs.ref import RUN_CONFIG
 
 
@@ -288,7 +289,7 @@ def test_a_pickle_is_refused_with_a_sentence_and_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "", "[" * 100_000, "\x00"])
+@pytest.mark.parametrize("text", ["[]", "{", "", "[" * 100_000, "\x00", '{"a":' * 400 + "0" + "}" * 400])
 def test_a_hostile_metadata_file_is_a_problem_and_not_a_crash(tmp_path, text):
     path = save(tmp_path, 1)
     (path / store.METADATA).write_text(text)
@@ -303,6 +304,40 @@ def test_metadata_of_a_wrong_kind_is_a_problem_and_not_a_crash(tmp_path):
     write_json(path / store.METADATA, metadata)
     (info,) = store.list_checkpoints(tmp_path)
     assert info.problem
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"loss": 10**400},
+        {"loss": True},
+        {"loss": float("nan")},
+        {"timestamp": [[["deep"]]]},
+        {"step": -(10**30)},
+        {"sequence": 10**400},
+        {"diverged": {"a": 1}},
+        {"nested": json.loads("[" * 800 + "]" * 800)},
+        *(
+            {"files": {name: {"bytes": 1, "sha256": "0"}}}
+            for name in ("", "a\0b", "a/\0b", "x" * 300, "a/" * 3000, "\ud800")
+        ),
+        {"files": {"a": {"bytes": -(10**400), "sha256": 3}}},
+    ],
+    ids=repr,
+)
+def test_hostile_metadata_with_sums_that_hold_neither_stops_a_listing_nor_a_resume(tmp_path, changed):
+    sound, path = save(tmp_path, 1), save(tmp_path, 2)
+    metadata = store.read_metadata(path) | changed
+    metadata["manifest_sha256"] = store._manifest_sum(metadata)
+    (path / store.METADATA).write_text(json.dumps(metadata))
+    infos = store.list_checkpoints(tmp_path)
+    assert {info.path for info in infos} == {sound, path}
+    assert len(RunIndex([tmp_path]).entries()) == 2
+    store.prune(tmp_path, keep=5)
+    if "files" in changed:
+        assert next(info for info in infos if info.path == path).problem
+        with pytest.raises(CheckpointError):
+            store.verify(path)
 
 
 def test_a_half_written_log_line_is_left_out(tmp_path):

@@ -13,7 +13,6 @@ The runs are forked from this process, so that a restart costs milliseconds and 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -32,7 +31,8 @@ from train.loop.config import TrainConfig, parse
 from train.loop.dist import Processes
 from train.loop.trainer import Trainer, library_versions
 from train.stages.synthetic import SyntheticStage
-from wanact.files import CheckpointError, load_state, load_weights
+from wanact.errors import UserError
+from wanact.files import CheckpointError, load_state, load_weights, write_json
 from wanact.runs import store
 from wanact.runs.ref import CHECKPOINTS
 
@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--work_dir", type=Path, help="keep the runs here instead of a temporary folder")
     args = parser.parse_args(argv)
+    if args.kills < 1:
+        raise UserError(f"--kills {args.kills} must be at least 1")
     torch.set_num_threads(1)  # threads do not survive a fork
     folder = args.work_dir or Path(tempfile.mkdtemp(prefix="crash-"))
     try:
@@ -77,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in asdict(report).items():
         print(f"{name:20} {value}")
     if args.json:
-        args.json.write_text(json.dumps(asdict(report), indent=2) + "\n")
+        write_json(args.json, asdict(report))
     return 0 if report.ok else 1
 
 

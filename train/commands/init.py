@@ -18,6 +18,7 @@ from wanact.weights.layouts import METADATA
 from wanact.weights.model_dir import check_defaults, load_part
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -74,6 +75,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out.exists():
         raise TakenError(f"{args.out} exists; name a new folder for --out")
+    if args.vocab_size < SMALLEST_VOCABULARY:
+        raise UserError(
+            f"--vocab_size {args.vocab_size} must be at least {SMALLEST_VOCABULARY}: each byte is a token of its own"
+        )
     names = "height width num_frames num_inference_steps guidance_scale flow_shift max_sequence_length".split()
     defaults = {name: getattr(args, name) for name in names} | {"fps": 16, "negative_prompt": "", "rest": "hold"}
     check_defaults(defaults, args.out / METADATA)

@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from wanact.errors import UserError
+from wanact.files import CheckpointError, read_json, replacing, write_text
 from wanact.media.video import write_mp4
 from wanact.shapes import num_actions
 from wanact.world import simulator
 from wanact.world.painted import simulator as painted_simulator
+
+LARGEST_SIZE = 4096
 
 # What can be flown in: the world of the model that is shipped, and that of the next one.
 WORLDS: dict[str, Any] = {"first": simulator, "painted": painted_simulator}
@@ -45,8 +48,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.out is None:
         parser.error("give --out FOLDER, or --sheet PICTURE")
     for name in ("height", "width"):  # H.264 takes even sizes
-        if getattr(args, name) < 2 or getattr(args, name) % 2:
-            raise UserError(f"--{name} {getattr(args, name)} must be an even number of pixels above 0")
+        if not 2 <= getattr(args, name) <= LARGEST_SIZE or getattr(args, name) % 2:
+            raise UserError(f"--{name} {getattr(args, name)} must be an even number of pixels from 2 to {LARGEST_SIZE}")
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed} must be at least 0")
     if num_actions(args.num_frames) < 1:
         raise UserError(f"--num_frames {args.num_frames} is a picture; 5 and more are a flight")
     for name in ("clips", "clips_per_world", "workers"):
@@ -62,7 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         rows += written
         if number % 10 == 0:
             print(f"{len(rows)}/{args.clips} clips", flush=True)
-    with open(args.out / "clips.csv", "w", newline="", encoding="utf-8") as file:
+    table = args.out / "clips.csv"
+    with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["video", "prompt", "action"])
         writer.writeheader()
         writer.writerows(rows)
@@ -86,14 +92,23 @@ def _fly_world(number: int, args: argparse.Namespace) -> list[dict[str, str]]:
     for take in range(min(args.clips_per_world, args.clips - number * args.clips_per_world)):
         name = f"videos/world{seed:06d}-{take}.mp4"
         notes = args.out / name.replace(".mp4", ".json")
-        if not notes.exists():
+        record = _read_notes(notes)
+        if record is None:
             world = world or chosen.make_world(seed)
             rng = np.random.default_rng([seed, take, 7])
             returns = {"returns": args.returns} if args.returns else {}
             clip = chosen.fly(world, rng, args.num_frames, args.height, args.width, **returns)
             write_mp4(clip.frames, args.out / name, lossless=True)
             record = {"prompt": clip.caption, "action": clip.track.to_list(), "poses": clip.poses.round(6).tolist()}
-            notes.write_text(json.dumps(record))
-        record = json.loads(notes.read_text())
+            write_text(notes, json.dumps(record))
         rows.append({"video": name, "prompt": record["prompt"], "action": json.dumps(record["action"])})
     return rows
+
+
+def _read_notes(path: Path) -> dict[str, Any] | None:
+    """Words and actions of a clip that is there; None if it is not, or was not written to its end."""
+    try:
+        record = read_json(path)
+    except CheckpointError:
+        return None
+    return record if {"prompt", "action"} <= record.keys() else None

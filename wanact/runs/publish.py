@@ -38,7 +38,9 @@ def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: st
         raise TakenError(f"{out} exists; name a new folder for --out")
     found = {info.step: info for info in store.list_checkpoints(run)}
     missing = [step for step in steps or [] if step not in found]
-    if missing or not found:
+    if not found:
+        raise CheckpointError(f"{run} has no checkpoints")
+    if missing:
         raise CheckpointError(f"{run} has no checkpoint of step {missing}; it has {sorted(found)}")
     with replacing_folder(out, overwrite=False) as temporary:
         written = [_publish_one(found[step], temporary, base_model) for step in sorted(steps or found)]

@@ -240,7 +240,7 @@ def checkpoint_info(path: Path) -> CheckpointInfo:
         step=int(metadata.get("step", step)),
         path=path,
         loss=float(loss) if isinstance(loss, int | float) and abs(loss) < 1e300 else None,
-        saved_at=str(metadata.get("timestamp", "")),
+        saved_at=metadata["timestamp"] if isinstance(metadata.get("timestamp"), str) else "",
         problem=problem,
         metadata=metadata,
         sequence=int(metadata.get("sequence", -1)),
@@ -355,20 +355,26 @@ def read_metadata(path: Path, to_the_byte: bool = True) -> dict[str, Any]:
 
 def _find_problem(path: Path, metadata: dict[str, Any], sums: bool) -> str | None:
     for name, entry in metadata["files"].items():
-        file = path / name
-        # A plain name stays in its folder unless it is a link; only the others need every link resolved.
-        plain = os.sep not in name and name not in ("", ".", "..")
-        if file.is_symlink() or not (plain or _is_inside(file, path)):
-            return f"{file} leads out of the checkpoint"
-        if not file.is_file():
-            return f"{file} is missing"
         try:
-            problem = _find_difference(file, entry, sums)
-        except OSError as error:
-            return f"{file} cannot be read: {error.strerror}"
+            problem = _file_problem(path, name, entry, sums)
+        except CheckpointError as error:
+            return str(error)
+        except (OSError, ValueError) as error:  # gone by now, or a name that no file can have
+            return f"{path / METADATA} lists {ascii(name)[:80]}, which cannot be read ({str(error)[:80]})"
         if problem:
             return problem
     return None
+
+
+def _file_problem(path: Path, name: str, entry: dict[str, Any], sums: bool) -> str | None:
+    file = path / name
+    # A plain name stays in its folder unless it is a link; only the others need every link resolved.
+    plain = os.sep not in name and name not in ("", ".", "..")
+    if file.is_symlink() or not (plain or _is_inside(file, path)):
+        return f"{file} leads out of the checkpoint"
+    if not file.is_file():
+        return f"{file} is missing"
+    return _find_difference(file, entry, sums)
 
 
 def _find_difference(file: Path, entry: dict[str, Any], sums: bool) -> str | None:

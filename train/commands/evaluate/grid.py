@@ -15,6 +15,7 @@ from train.commands.evaluate.starts import FirstFrame, first_frames
 from train.commands.evaluate.tables import add_common
 from wanact import shapes
 from wanact.actions import ActionTrack, channel_track
+from wanact.errors import UserError
 from wanact.flying.pipeline import WanActPipeline
 from wanact.media import video
 
@@ -43,14 +44,19 @@ def add(commands: Any) -> None:
 
 
 def _evaluate_grid(args: argparse.Namespace) -> None:
+    count, clips = shapes.num_actions(args.num_frames), {}
+    if args.world < 0:
+        raise UserError(f"--world {args.world} must be at least 0")
+    if args.steps is not None and args.steps < 1:
+        raise UserError(f"--steps {args.steps} must be at least 1")
+    image = None if args.image is None else video.open_image(args.image)
     pipe = WanActPipeline.from_model_dir(args.model_dir, args.device)
     pipe.load_controller(args.run_dir)
-    if args.image is not None:
-        start = FirstFrame(video.open_image(args.image), args.prompt, args.seed)
+    if image is not None:
+        start = FirstFrame(image, args.prompt, args.seed)
     else:
         height, width = pipe.defaults["height"], pipe.defaults["width"]
         *_, start = first_frames(args.world + 1, height, width)
-    count, clips = shapes.num_actions(args.num_frames), {}
     for label, held in tqdm(GRID_ROWS.items(), desc="clips"):
         track = ActionTrack.zeros(count) if held is None else channel_track(held[0], count, held[1])
         clips[label] = pipe(
