@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import reprlib
 import secrets
 import shutil
@@ -133,6 +134,18 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Around safetensors' writing: what it says of a full disk as the OSError that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+
+
 class BusyError(UserError):
     """A folder that another process is writing into; the message says which one."""
 
@@ -236,7 +249,8 @@ def replacing_folder(folder: Path, overwrite: bool = True) -> Iterator[Path]:
         shutil.rmtree(writing, ignore_errors=True)
         try:
             writing.mkdir()
-            yield writing
+            with disk_errors():
+                yield writing
             for file in (*writing.rglob("*"), writing):
                 if not file.is_symlink():
                     sync(file)

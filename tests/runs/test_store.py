@@ -94,10 +94,13 @@ def test_what_a_killed_process_leaves_is_cleaned_and_a_replacement_is_undone(tmp
     folder = tmp_path / "checkpoints"
     (folder / ".saving-step-000000002").mkdir()
     (folder / ".deleting-step-000000000").mkdir()
+    (tmp_path / f".{store.CONTROLLER}.0123456789abcdef.tmp").write_bytes(b"half")
+    (tmp_path / ".notes.json.0123456789abcdef.tmp").write_bytes(b"being written by a page")
     path.rename(folder / ".replaced-step-000000001")  # killed between the two renames of a replacement
     (folder / "checkpoint-step9-loss1.0-x").symlink_to("step-000000009")
     store.clean(tmp_path)
     assert names(tmp_path) == ["step-000000001"]
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [".notes.json.0123456789abcdef.tmp"]
     store.verify(path)
     assert not (folder / "checkpoint-step9-loss1.0-x").is_symlink()
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from wanact.files import CheckpointError, check_safetensors, replacing, sha256, write_text
+from wanact.files import CheckpointError, check_safetensors, disk_errors, replacing, sha256, write_text
 
 VERSION = "1"  # change when the meaning of an entry changes
 
@@ -75,7 +75,7 @@ class Cache:
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, disk_errors():
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
     def get(self, key: str) -> dict[str, Tensor]:

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wanact.files import replacing, write_json
+from wanact.files import disk_errors, replacing, write_json
 from wanact.runs import store
 
 WEIGHTS, FULL_WEIGHTS = "trainable.safetensors", "trainable_full.safetensors"
@@ -197,12 +196,10 @@ def find_not_finite(tensors: dict[str, Tensor]) -> str | None:
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
+    with disk_errors():
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-        with contextlib.suppress(OSError):  # some file systems have no modes
-            path.chmod(0o644)  # safetensors writes for its own user only
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error)) from error
+    with contextlib.suppress(OSError):  # some file systems have no modes
+        path.chmod(0o644)  # safetensors writes for its own user only
 
 
 def _save_state(state: dict[str, Any], path: Path) -> None:

@@ -6,6 +6,7 @@ keep embeddings in it is loaded when a prompt is new, used and dropped.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wanact.errors import UserError
-from wanact.files import replacing
+from wanact.files import disk_errors, replacing
 from wanact.models.text import encode_prompts, prompt_clean
 from wanact.weights import layouts
 
@@ -51,12 +52,12 @@ class PromptStore:
             return None
 
     def put(self, prompt: str, embedding: Tensor) -> None:
-        """Keep an embedding [1, S, text_dim], without the zeros behind the prompt."""
+        """Keep an embedding [1, S, text_dim], without the zeros behind the prompt, if the disk takes it."""
         text = embedding[0].cpu()
         used = text.ne(0).any(dim=1).nonzero()
         text = text[: int(used[-1]) + 1 if len(used) else 1].contiguous()
         file = self._file(prompt)
-        with replacing(file) as temporary:
+        with contextlib.suppress(OSError), replacing(file) as temporary, disk_errors():
             save_file({"text": text, "length": torch.tensor(embedding.shape[1])}, temporary)
 
     def _file(self, prompt: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from wanact.errors import TakenError
-from wanact.files import CheckpointError, replacing, replacing_folder, write_json
+from wanact.files import CheckpointError, disk_errors, replacing, replacing_folder, write_json
 from wanact.runs import store
 from wanact.runs.log import LOG
 from wanact.runs.ref import RUN_CONFIG
@@ -68,7 +68,8 @@ def write_flight_files(weights: FlightWeights, folder: Path) -> list[Path]:
     for name, tensors in ((CONTROLLER, weights.controller), (LORA, weights.lora), (TRANSFORMER, weights.transformer)):
         if tensors is not None:
             with replacing(folder / name) as temporary:
-                save_file(tensors, temporary)
+                with disk_errors():
+                    save_file(tensors, temporary)
                 with contextlib.suppress(OSError):  # some file systems have no modes
                     temporary.chmod(0o644)
             written.append(folder / name)

@@ -48,6 +48,8 @@ LATEST, BEST = "latest", "checkpoint-best"
 # step-000000552 is ours; the others are what earlier trainers left.
 _STEP_NAME = re.compile(r"(?:step-(\d{8,9})|checkpoint-(?:epoch\d+-)?step(\d+)(?:-.*)?|checkpoint-best)")
 _LINK_NAME = re.compile(r"latest|checkpoint-best|checkpoint-step\d+-.+")
+# Temporary files of what a trainer writes into a run's folder; notes are written by the pages, maybe now.
+_UNFINISHED = re.compile(r"\.(?!notes\.json).+\.tmp")
 _HIDDEN = (".saving-", ".replaced-", ".deleting-", ".link-")
 
 
@@ -541,6 +543,10 @@ def clean(run: Path) -> list[str]:
     """Finish or remove what a killed process left; returns the names of what was removed."""
     folder = run / CHECKPOINTS
     removed = []
+    for entry in sorted(run.iterdir()) if run.is_dir() else []:
+        if _UNFINISHED.fullmatch(entry.name) and entry.is_file():
+            _remove(entry)
+            removed.append(entry.name)
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
         if not entry.name.startswith(_HIDDEN):
             continue

@@ -67,6 +67,7 @@ def test_a_last_checkpoint_that_does_not_fit_is_an_error(run, tmp_path, monkeypa
 def test_what_the_libraries_raise_on_a_full_disk_is_understood(tmp_path, monkeypatch):
     import torch
 
+    from train.data.cache import Cache
     from train.loop import saving
 
     def full(*_args, **_kwargs):
@@ -76,6 +77,10 @@ def test_what_the_libraries_raise_on_a_full_disk_is_understood(tmp_path, monkeyp
     with pytest.raises(OSError) as caught:
         saving._save_tensors({"x": torch.ones(1)}, tmp_path / "x.safetensors")
     assert caught.value.errno == errno.ENOSPC
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        patch.setattr("train.data.cache.save_file", full)
+        Cache(tmp_path / "cache").put("key", {"x": torch.ones(1)})
+    assert caught.value.errno == errno.ENOSPC and not list((tmp_path / "cache").rglob("*.*"))
     if os.path.exists("/dev/full"):
         with pytest.raises(OSError):
             saving._save_state({"x": torch.ones(100_000)}, tmp_path.joinpath("/dev/full"))
