@@ -1,4 +1,4 @@
-"""JSON and weights from files that nobody vouches for, and files that are whole or as they were before.
+"""JSON and weights from files that nobody vouches for, and files and folders that are whole or as they were before.
 
 Nothing is unpickled, headers are held against the size of their file, and JSON is read up to a sensible size.
 """
