@@ -41,7 +41,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--pt_dir", action="append", default=[], metavar="FILE", help="fine-tuned weights on top, whole or in part"
     )
-    parser.add_argument("--lora", action="append", default=[], metavar="FILE", help="LoRA on top")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="FILE", help="LoRA on top: a file, or peft's folder"
+    )
     host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"  # a Space sets it
     parser.add_argument("--host", default=host, help="address to serve on; 0.0.0.0 for every one")
     parser.add_argument("--port", type=int, default=None, help="port; 7860 or the next free one if not given")

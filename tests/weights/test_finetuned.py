@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -7,7 +9,7 @@ from tests.models.test_transformer import like
 from tests.tiny_model import build_transformer
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.weights.convert import convert
-from wanact.weights.finetuned import lay_on
+from wanact.weights.finetuned import files_of, lay_on
 from wanact.weights.layouts import ModelDirError
 
 HEADS = {"num_heads": 2}
@@ -97,3 +99,34 @@ def test_what_fits_nowhere_is_refused_and_changes_nothing(transformer, tmp_path,
     with pytest.raises(ModelDirError, match=f"w.safetensors cannot be used: .*{says}"):
         lay_on(transformer, tmp_path / "w.safetensors")
     assert_close(dict(transformer.state_dict()), before, rtol=0, atol=0)
+
+
+def test_a_lora_is_as_strong_as_its_file_says_and_what_is_left_is_named(transformer, tmp_path):
+    before = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
+    down, up, bias = torch.randn(4, 48), torch.randn(48, 4), torch.randn(48)
+    state = {f"transformer.blocks.0.attn1.to_q.lora_{side}.weight": t for side, t in (("A", down), ("B", up))}
+    state |= {"blocks.1.ffn.2.diff_b": bias, "blocks.1.norm3.diff": torch.randn(48)}
+    header = json.dumps({"transformer.r": 4, "transformer.lora_alpha": 16})
+    save_file(state, tmp_path / "lora.safetensors", metadata={"lora_adapter_metadata": header})
+    report = str(lay_on(transformer, tmp_path / "lora.safetensors"))
+    expected = before | {
+        "blocks.0.attn1.to_q.weight": before["blocks.0.attn1.to_q.weight"] + 4 * up @ down,
+        "blocks.1.ffn.net.2.bias": before["blocks.1.ffn.net.2.bias"] + bias,
+    }
+    assert_close(dict(transformer.state_dict()), expected)
+    assert "LoRA for 2 of" in report and report.endswith("passed over blocks.1.norm3.diff")
+
+
+def test_pefts_folder_is_read_with_its_settings_and_both_are_its_identity(transformer, tmp_path):
+    before = transformer.blocks[0].attn1.to_q.weight.clone()
+    down, up = torch.randn(4, 48), torch.randn(48, 4)
+    names = (f"base_model.model.blocks.0.attn1.to_q.lora_{side}.weight" for side in "AB")
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file(dict(zip(names, (down, up), strict=True)), folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 2}')
+    assert files_of(folder) == [folder / "adapter_model.safetensors", folder / "adapter_config.json"]
+    lay_on(transformer, folder)
+    assert_close(transformer.blocks[0].attn1.to_q.weight, before + 0.5 * up @ down)
+    with pytest.raises(ModelDirError, match=r"holds no LoRA \(.*; its adapters are in .*adapter"):
+        files_of(tmp_path)

@@ -1,10 +1,12 @@
+import re
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from tests.tiny_model import build_transformer
 from wanact.models.overlay import Overlay, OverlayError
-from wanact.weights.lora import convert_lora
+from wanact.weights.lora import convert_lora, is_adapter
 from wanact.weights.names import ConvertError
 
 LAYERS = {"blocks.0.self_attn.q": "blocks.0.attn1.to_q", "blocks.1.ffn.2": "blocks.1.ffn.net.2"}
@@ -89,10 +91,44 @@ def test_a_lora_that_matches_nothing_is_refused():
     state = in_format("wan")
     del state["diffusion_model.blocks.1.ffn.2.lora_B.weight"]
     assert "only a part of the pair for blocks.1.ffn.net.2" in refusal(state)
-    state = in_format("wan") | {"diffusion_model.blocks.0.self_attn.q.diff_b": torch.zeros(48)}
-    assert "diff_b" in refusal(state)
+    state = in_format("wan") | {"diffusion_model.blocks.0.self_attn.q.lora_A.bias": torch.zeros(48)}
+    assert "lora_A.bias are no weights of a LoRA" in refusal(state)
     state = in_format("wan") | {"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.zeros(48, 3)}
     assert "multiplies (48, 3) with (4, 48)" in refusal(state)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "kind"),
+    [
+        ("lokr_w1", "LoKr"),
+        ("hada_w1_a", "LoHa"),
+        ("dora_scale", "DoRA"),
+        ("lora_magnitude_vector", "DoRA"),
+        ("lora_magnitude_vector.default.weight", "DoRA"),
+    ],
+)
+def test_another_kind_of_adapter_is_refused_by_its_name(leaf, kind):
+    state = {f"diffusion_model.blocks.0.self_attn.q.{leaf}": torch.zeros(48, 1)}
+    assert is_adapter(state)
+    assert f"holds a {kind}, which cannot be laid on here" in refusal(in_format("wan") | state)
+
+
+def test_settings_that_mean_another_adapter_or_nothing_are_refused():
+    for settings, says in (
+        ({"peft_type": "LOHA"}, "the adapter is a LOHA"),
+        ({"use_dora": True}, "holds a DoRA"),
+        ({"fan_in_fan_out": True}, "transposed weights"),
+        ({"lora_alpha": "eight"}, "lora_alpha is 'eight', expected a number"),
+        ({"alpha_pattern": {"(": 2}}, "alpha_pattern is no regular expression"),
+    ):
+        with pytest.raises(ConvertError, match=re.escape(says)):
+            convert_lora(in_format("wan"), settings=settings)
+
+
+def test_several_adapters_in_one_file_are_not_mixed():
+    state = in_format("diffsynth")
+    state |= {name.replace(".default.", ".style."): tensor for name, tensor in state.items()}
+    assert "holds 2 adapters (default, style); save one of them alone" in refusal(state)
 
 
 def test_a_lora_for_a_deeper_transformer_is_refused():

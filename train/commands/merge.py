@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from wanact.errors import TakenError
-from wanact.files import CheckpointError, check_safetensors, load_weights, replacing_folder, sha256
+from wanact.files import CheckpointError, check_safetensors, replacing_folder, sha256
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.runs import store
+from wanact.runs.ref import CHECKPOINTS
 from wanact.weights import model_dir
-from wanact.weights.lora import convert_lora
+from wanact.weights.lora import lora_file, read_lora
 from wanact.weights.names import ConvertError
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -25,9 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train merge-lora", description=main.__doc__)
     parser.add_argument("--model_dir", type=Path, required=True, help="the base model")
     parser.add_argument(
-        "--lora_path", type=Path, required=True, help="lora.safetensors, or a run or checkpoint with one"
+        "--lora_path", type=Path, required=True, help="file of a LoRA, folder as peft writes it, run or checkpoint"
     )
-    parser.add_argument("--alpha", type=float, default=1.0, help="strength of the LoRA")
+    parser.add_argument("--alpha", type=float, default=1.0, help="strength of the LoRA, times its own")
     parser.add_argument("--output_dir", type=Path, help="models/merged/<base>_merged if not given")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--dtype", choices=list(DTYPES.values()), help="of the new weights; the base's if not given")
@@ -52,8 +53,8 @@ def merge(
         raise TakenError(f"{output} exists; --overwrite replaces it")
     if output.exists() and output.resolve() == base.resolve():
         raise TakenError(f"{output} is the base model itself; choose another --output_dir")
-    file = lora_path / store.LORA if lora_path.is_dir() else lora_path
-    lora = scaled(load_weights(file), alpha, file)
+    file = _lora_file(lora_path)
+    lora = scaled(file, alpha)
     exact = model_dir.load_components(base, parts=("transformer",)).transformer  # float32: the sum is rounded once
     try:
         Overlay(exact).apply(lora=lora)
@@ -74,17 +75,26 @@ def merge(
         model_dir.save_components(components, temporary)
 
 
-def scaled(lora: dict[str, Tensor], alpha: float, file: Path) -> dict[str, Tensor]:
-    """A LoRA in any format under diffusers' names, its strength multiplied into the second of each pair of matrices.
+def _lora_file(path: Path) -> Path:
+    """The LoRA of a file, of a folder as peft and diffusers write it, or of a run or checkpoint."""
+    is_run = (path / CHECKPOINTS).is_dir() and not (path / store.LORA).is_file()
+    try:
+        return lora_file(store.resolve(path) if is_run else path)
+    except ConvertError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def scaled(file: Path, alpha: float) -> dict[str, Tensor]:
+    """A LoRA in any format under diffusers' names, float32, `alpha` times as strong as its file says.
 
     Raises:
         CheckpointError: if it is none of this transformer.
     """
     try:
-        named = convert_lora({name: value.float() for name, value in lora.items()})
+        named = read_lora(file)
     except ConvertError as error:
         raise CheckpointError(f"{file} holds no LoRA that is known here: {error}") from error
-    return {name: value * alpha if ".lora_B." in name else value for name, value in named.items()}
+    return {name: value.float() * (1.0 if ".lora_A." in name else alpha) for name, value in named.items()}
 
 
 def stored_dtype(directory: Path) -> str:

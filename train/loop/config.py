@@ -123,7 +123,7 @@ class ModelConfig:
     lora_base_model: str | None = flag(default=None, help="train a LoRA of this model: transformer (or dit)")
     lora_target_modules: str = flag(default="q,k,v,o,ffn.0,ffn.2", help="comma list of layers, Wan or diffusers names")
     lora_rank: int = flag(default=32, help="rank of the LoRA; its alpha is the same")
-    lora_checkpoint: str | None = flag(default=None, help="LoRA weights to start from (.safetensors)")
+    lora_checkpoint: str | None = flag(default=None, help="LoRA to start from: a file, or peft's folder")
     initialize_model_on_cpu: bool = flag(default=False, help="build on the CPU, then move: less memory at the start")
     use_gradient_checkpointing: bool = flag(default=False, help="recompute activations; always on for the 5B model")
     use_gradient_checkpointing_offload: bool = flag(default=False, help="and keep the kept ones in host memory")

@@ -20,8 +20,8 @@ from train.loop.config import ConfigError, ModelConfig
 from wanact.files import CheckpointError, load_state, load_weights, read_json
 from wanact.runs import store
 from wanact.weights import layouts, transformer
-from wanact.weights.lora import convert_lora
-from wanact.weights.names import ConvertError, bare_name
+from wanact.weights.lora import is_adapter, read_lora
+from wanact.weights.names import ConvertError, bare_name, listing
 
 # Where weights lie in a folder, the fullest names first.
 WEIGHT_FILES = (
@@ -54,7 +54,8 @@ def load(path: Path, shapes: dict[str, torch.Size]) -> tuple[int, dict[str, Tens
         CheckpointError: if there are no weights, or a file is damaged or a pickle.
     """
     file = path if path.is_file() else _weight_file(path)
-    weights = full_names(load_weights(file), shapes)
+    content = load_weights(file)
+    weights = from_lora(file) if is_adapter(content) else full_names(content, shapes)
     step = _step_of(path)
     if path.is_file():
         return step, weights, None, [f"{path.name} holds weights only"]
@@ -74,8 +75,6 @@ def full_names(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dic
 
     Weights of a network that is trained here only in part are left out where they are not trained.
     """
-    if any(".lora_" in name for name in weights):
-        return {f"transformer.{name}": value for name, value in adapter_weights(weights).items()}
     modules = sorted({name.partition(".")[0] for name in shapes})
 
     def translate(name: str) -> str | None:
@@ -96,20 +95,20 @@ def _guess(name: str, modules: list[str]) -> str:
     return name if name.partition(".")[0] in modules or len(modules) != 1 else f"{modules[0]}.{name}"
 
 
-def adapter_weights(lora: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A LoRA in any format under the names that peft gives it inside the transformer.
+def from_lora(path: Path) -> dict[str, Tensor]:
+    """A LoRA in any format, as strong as its file or folder says, under the full names of an adapter that is trained.
 
     Raises:
-        CheckpointError: if it is none of this transformer.
+        CheckpointError: if it is none of this transformer, or changes biases.
     """
     try:
-        named = convert_lora(lora)
+        named = read_lora(path)
     except ConvertError as error:
         raise CheckpointError(f"this is no LoRA of the transformer: {error}") from error
-    return {
-        name.removeprefix("transformer.").removesuffix(".weight") + f".{ADAPTER}.weight": value
-        for name, value in named.items()
-    }
+    biases = [name for name in named if name.endswith(".bias")]
+    if biases:
+        raise CheckpointError(f"{path} changes biases ({listing(biases)}), which no LoRA does that is trained here")
+    return {f"{name.removesuffix('.weight')}.{ADAPTER}.weight": value for name, value in named.items()}
 
 
 def _step_of(path: Path) -> int:

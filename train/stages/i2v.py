@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from train.loop.config import ConfigError, TrainConfig
-from train.loop.legacy import ADAPTER, adapter_weights
+from train.loop.legacy import ADAPTER, from_lora
 from train.loop.seeding import derive_seed
 from train.stages.flow import FlowStage
-from wanact.files import CheckpointError, load_weights
+from wanact.files import CheckpointError
 from wanact.runs.ref import RUN_CONFIG
 from wanact.runs.store import LORA, TRANSFORMER
 
@@ -88,7 +88,7 @@ class I2VStage(FlowStage):
             self._load_lora(Path(model.lora_checkpoint))
 
     def _load_lora(self, path: Path) -> None:
-        loaded = adapter_weights(load_weights(path))
+        loaded = {name.removeprefix("transformer."): value for name, value in from_lora(path).items()}
         own = {name: p for name, p in self.transformer.named_parameters() if ".lora_" in name}
         wrong = [n for n in own if n not in loaded or loaded[n].shape != own[n].shape] or [
             n for n in loaded if n not in own

@@ -23,7 +23,7 @@ from wanact.weights import layouts, model_dir
 from wanact.weights.convert import KeyMap, convert, key_map
 from wanact.weights.files import WeightFiles, write_safetensors, write_torch
 from wanact.weights.layouts import DIFFUSERS, INDEX, MANIFEST, METADATA, ORIGINAL, Layout, ModelDirError, write_json
-from wanact.weights.lora import convert_lora
+from wanact.weights.lora import convert_lora, is_adapter, lora_file, lora_settings
 from wanact.weights.names import ConvertError
 from wanact.weights.transformer import original_config
 
@@ -102,7 +102,7 @@ def convert_file(source: Path, target: Path, to: str, *, key: str | None = None)
     """Write fine-tuned weights of the transformer, or a LoRA, under other names.
 
     Args:
-        source: weights in any convention, all or some.
+        source: weights in any convention, all or some; of a LoRA also a folder as peft and diffusers write it.
         target: a .safetensors file.
         to: original, diffusers or diffsynth (manifest means DiffSynth's names too).
         key: which state_dict inside a .pt file.
@@ -115,10 +115,11 @@ def convert_file(source: Path, target: Path, to: str, *, key: str | None = None)
     """
     if target.suffix != ".safetensors":
         raise ConvertError(f"{target} must end in .safetensors")
+    source = lora_file(source)
     weights = WeightFiles([source], key)
     to = "diffsynth" if to == MANIFEST else to
-    if any("lora_" in name for name in weights):
-        converted, kind = convert_lora(weights, to), "LoRA"
+    if is_adapter(weights):
+        converted, kind = convert_lora(weights, to, settings=lora_settings(source, weights)), "LoRA"
     else:
         converted, kind = convert("transformer", weights, to, partial=True), "transformer"
     holder = WeightFiles.of(converted)
@@ -221,7 +222,7 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert as asked; returns the exit status."""
     args = _parser().parse_args(arguments)
-    if Path(args.source).is_file():
+    if args.target.suffix == ".safetensors" or Path(args.source).is_file():
         print(convert_file(Path(args.source), args.target, args.to, key=args.key))
         return 0
     dtype = getattr(torch, args.dtype) if args.dtype else None

@@ -46,8 +46,7 @@ from wanact.runs import store
 from wanact.runs.ref import RUN_CONFIG, CheckpointRef, is_in_run, run_of
 from wanact.runs.store import FlightWeights
 from wanact.weights.convert import convert
-from wanact.weights.finetuned import lay_on
-from wanact.weights.layouts import ModelDirError
+from wanact.weights.finetuned import files_of, lay_on
 from wanact.weights.lora import convert_lora
 from wanact.weights.model_dir import Components, fingerprint, load_components
 from wanact.weights.names import ConvertError
@@ -146,7 +145,7 @@ class WanActPipeline:
             dtype: of transformer and text encoder; None for float32 on a CPU and bfloat16 elsewhere. `fastest` tries
                 both on a CPU, see `fastest_dtype`: two processors may then differ in the last digits of a clip.
             fit: how a large model is made to fit the device.
-            fine_tuned: files of weights or LoRA that change the base, in this order.
+            fine_tuned: files of weights or LoRA, or folders of a LoRA, that change the base, in this order.
 
         Raises:
             ModelDirError: if the directory or one of the files cannot be used.
@@ -155,9 +154,7 @@ class WanActPipeline:
         measured = dtype == "fastest" and usual == torch.float32
         dtype = dtype if isinstance(dtype, torch.dtype) else usual
         parts = [part for part in PARTS if part != "text_encoder" or fit.text_cache is None]
-        missing = [str(file) for file in fine_tuned if not Path(file).is_file()]
-        if missing:  # said before a model of gigabytes is loaded
-            raise ModelDirError(f"the fine-tuned weights {missing[0]} are missing")
+        files = tuple(file for path in fine_tuned for file in files_of(Path(path)))  # before gigabytes are loaded
         start = device if fit.offload == "none" and not fine_tuned else "cpu"
         components = load_components(path, device=start, dtype=dtype, parts=parts)
         if measured:
@@ -168,7 +165,7 @@ class WanActPipeline:
         reports = [str(lay_on(components.transformer, file)) for file in fine_tuned]
         pipe = cls(components, device, fit)
         pipe.notes[:0] = reports
-        pipe._fine_tuned = tuple(Path(file) for file in fine_tuned)
+        pipe._fine_tuned = files
         return pipe
 
     @property

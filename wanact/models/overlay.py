@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wanact.errors import UserError
 
 LORA_PREFIX = "transformer"
+_BIAS = ".lora_B.bias"
 
 
 class OverlayError(UserError):
@@ -34,8 +35,8 @@ class Overlay:
 
         Args:
             weights: replacements by parameter name, some or all, of any dtype.
-            lora: pairs `transformer.LAYER.lora_A.weight` and `lora_B.weight`, as `convert_lora` gives them; goes on
-                top of `weights`.
+            lora: pairs `transformer.LAYER.lora_A.weight` and `lora_B.weight`, and what is added to biases,
+                `transformer.LAYER.lora_B.bias`, as `convert_lora` gives them; goes on top of `weights`.
 
         Raises:
             OverlayError: if something does not fit; the transformer is then the base.
@@ -90,6 +91,18 @@ class Overlay:
                 )
             product = (up.to(weight.device).float() @ down.to(weight.device).float()).view_as(weight)
             self._set(name, parameters[name], (weight.float() + product).to(weight.dtype))
+        for full, added in lora.items():
+            if not full.endswith(_BIAS):
+                continue
+            name = f"{full.removeprefix(f'{LORA_PREFIX}.').removesuffix(_BIAS)}.bias"
+            if name not in parameters:
+                raise OverlayError(f"the LoRA changes {name}, which the transformer does not have")
+            bias = parameters[name].data
+            if added.shape != bias.shape:
+                raise OverlayError(
+                    f"the LoRA does not fit: it adds {tuple(added.shape)} to {name}, which has {tuple(bias.shape)}"
+                )
+            self._set(name, parameters[name], (bias.float() + added.to(bias.device).float()).to(bias.dtype))
 
     def _set(self, name: str, parameter: nn.Parameter, data: Tensor) -> None:
         if name not in self._originals:
@@ -101,6 +114,8 @@ def _pairs(lora: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Down and up matrix of every layer, by its name in the transformer."""
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for name, down in lora.items():
+        if name.endswith(_BIAS):
+            continue
         module, side, _ = name.partition(".lora_")
         if not side or not name.startswith(f"{LORA_PREFIX}."):
             raise OverlayError(f"the LoRA's weight {name} has no name like {LORA_PREFIX}.LAYER.lora_A.weight")

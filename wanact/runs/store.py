@@ -634,6 +634,8 @@ def load_flight_weights(path: str | os.PathLike) -> FlightWeights:
     ref = ref_of(folder)
     run, config = ref.run_dir, ref.config
     weights = {name: _exported(folder, run, name) for name in (CONTROLLER, LORA, TRANSFORMER)}
+    if weights[LORA] is not None:  # known to lie inside the run
+        weights[LORA] = _lora(folder / LORA, config)
     if all(value is None for value in weights.values()):
         raise CheckpointError(f"{folder} holds no exported weights ({CONTROLLER}, {LORA} or {TRANSFORMER})")
     if weights[CONTROLLER] is not None and not isinstance(config.get("action_controller_config"), dict):
@@ -648,6 +650,18 @@ def _exported(folder: Path, run: Path, name: str) -> dict[str, Tensor] | None:
     if not _is_inside(file, run):
         raise CheckpointError(f"{file} is a link out of its run; it is not followed")
     return load_weights(file)
+
+
+def _lora(file: Path, config: dict[str, Any]) -> dict[str, Tensor]:
+    """A run's LoRA, as strong as its file says, or its run's configuration where the file says nothing."""
+    from wanact.weights.lora import read_lora  # brings diffusers, for which nobody waits who only lists runs
+    from wanact.weights.names import ConvertError
+
+    alpha = config["lora"].get("lora_alpha") if isinstance(config.get("lora"), dict) else None
+    try:
+        return read_lora(file, None if alpha is None else {"lora_alpha": alpha})
+    except ConvertError as error:
+        raise CheckpointError(f"{file.parent} was made for another base model: {error}") from error
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

@@ -33,6 +33,7 @@ class WeightFiles(Mapping[str, Tensor]):
 
     Attributes:
         keys_taken: the state_dict that was taken inside each .pt file that wraps one.
+        metadata: what the headers of .safetensors files say beside the tensors.
 
     Raises:
         ConvertError: if a file is missing, damaged, or holds anything but tensors, or two hold the same name.
@@ -41,6 +42,7 @@ class WeightFiles(Mapping[str, Tensor]):
     def __init__(self, files: Sequence[Path], key: str | None = None):
         self.files = list(files)
         self.keys_taken: dict[str, str] = {}
+        self.metadata: dict[str, str] = {}
         self._readers: dict[str, Callable[[], Tensor]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         for file in self.files:
@@ -88,6 +90,7 @@ class WeightFiles(Mapping[str, Tensor]):
             handle = safe_open(file, framework="pt")
         except (SafetensorError, OSError, ValueError) as error:
             raise ConvertError(f"{file} cannot be read as safetensors: {error}") from error
+        self.metadata |= handle.metadata() or {}
         for name in handle.keys():
             shape = handle.get_slice(name).get_shape()
             self._add(file, name, shape, lambda name=name: handle.get_tensor(name))

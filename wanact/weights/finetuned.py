@@ -18,7 +18,7 @@ from wanact.models.overlay import Overlay, OverlayError
 from wanact.weights.convert import key_map
 from wanact.weights.files import WeightFiles
 from wanact.weights.layouts import ModelDirError
-from wanact.weights.lora import convert_lora
+from wanact.weights.lora import convert_lora, is_adapter, lora_file, lora_settings, passed_over, settings_beside
 from wanact.weights.names import ConvertError, listing
 
 
@@ -31,7 +31,7 @@ class MatchReport:
         taken: the state_dict inside a .pt file that was taken, "" if it is one itself.
         kind: weights or LoRA.
         matched: how many tensors of the transformer it changed, and how many there are.
-        unknown: names in the file that the transformer does not have.
+        unknown: names in the file that were passed over.
     """
 
     file: str
@@ -52,7 +52,7 @@ def lay_on(transformer: Any, path: str | os.PathLike, key: str | None = None) ->
 
     Args:
         transformer: `WanActTransformer3DModel`.
-        path: the file.
+        path: the file; of a LoRA also a folder as peft and diffusers write it.
         key: which state_dict inside a .pt file, for example `generator`; None for the usual one.
 
     Raises:
@@ -62,19 +62,36 @@ def lay_on(transformer: Any, path: str | os.PathLike, key: str | None = None) ->
     overlay = Overlay(transformer)
     total = len(transformer.state_dict())
     try:
-        weights = WeightFiles([path], key)
+        file = lora_file(path)
+        weights = WeightFiles([file], key)
         taken = ", ".join(weights.keys_taken.values())
-        if any("lora" in name for name in weights):
-            lora = convert_lora(weights)
+        if is_adapter(weights):
+            lora = convert_lora(weights, settings=lora_settings(file, weights))
             overlay.apply(lora=lora)
             overlay.keep()
-            return MatchReport(path.name, taken, "LoRA", len(lora) // 2, total)
+            changed = sum(not name.endswith(".lora_A.weight") for name in lora)
+            return MatchReport(path.name, taken, "LoRA", changed, total, passed_over(weights))
         state, unknown = read_weights(weights)
         overlay.apply(weights=state)
         overlay.keep()
     except (ConvertError, OverlayError) as error:
         raise ModelDirError(f"the fine-tuned weights of {path} cannot be used: {error}") from error
     return MatchReport(path.name, taken, "weights", len(state), total, unknown)
+
+
+def files_of(path: Path) -> list[Path]:
+    """What is read for a file or folder of fine-tuned weights: weights, and what is heard beside them.
+
+    Raises:
+        ModelDirError: if a folder holds no LoRA, or nothing is there.
+    """
+    if not path.exists():
+        raise ModelDirError(f"the fine-tuned weights {path} are missing")
+    try:
+        file = lora_file(path)
+    except ConvertError as error:
+        raise ModelDirError(str(error)) from error
+    return [file, *settings_beside(file)]
 
 
 def read_weights(weights: WeightFiles) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,6 +12,7 @@ from safetensors.torch import save_file
 from train.__main__ import main
 from train.commands.merge import merge, scaled
 from wanact.files import CheckpointError, load_weights, sha256
+from wanact.runs import store
 from wanact.weights import model_dir
 
 
@@ -102,7 +106,8 @@ def test_any_format_is_read_and_an_alpha_inside_the_file_is_folded_in(tmp_path):
     module = "diffusion_model.blocks.0.self_attn.q"
     lora = {f"{module}.lora_down.weight": torch.ones(4, 3), f"{module}.lora_up.weight": torch.ones(5, 4),
             f"{module}.alpha": torch.tensor(2.0)}  # fmt: skip
-    result = scaled(lora, 3.0, tmp_path)
+    save_file(lora, tmp_path / "kohya.safetensors")
+    result = scaled(tmp_path / "kohya.safetensors", 3.0)
     assert torch.equal(result["transformer.blocks.0.attn1.to_q.lora_B.weight"], torch.full((5, 4), 1.5))
     assert len(result) == 2
 
@@ -110,3 +115,41 @@ def test_any_format_is_read_and_an_alpha_inside_the_file_is_folded_in(tmp_path):
 def test_a_merged_model_is_the_base_of_the_next_stage(lora, model, run, tmp_path):
     merge(model, lora, tmp_path / "merged")
     assert run("action", tmp_path / "run", "--model_dir", str(tmp_path / "merged"), "--max_steps", "1").step == 1
+
+
+def header_lora(folder, alpha, rank=4):
+    """A LoRA of one layer as diffusers writes it, and the product that it adds."""
+    generator = torch.Generator().manual_seed(0)
+    down, up = torch.randn(rank, 48, generator=generator), torch.randn(48, rank, generator=generator)
+    state = {f"transformer.blocks.0.attn1.to_q.lora_{side}.weight": t for side, t in (("A", down), ("B", up))}
+    path = folder / "pytorch_lora_weights.safetensors"
+    header = json.dumps({"transformer.r": rank, "transformer.lora_alpha": alpha})
+    save_file(state, path, metadata={"lora_adapter_metadata": header})
+    return path, alpha / rank * up @ down
+
+
+def test_the_strength_in_a_header_counts_wherever_a_lora_is_taken(model, run, tmp_path):
+    path, product = header_lora(tmp_path, alpha=16)
+    merge(model, path, tmp_path / "merged")
+    layer = model_dir.load_components(tmp_path / "merged", parts=("transformer",)).transformer.blocks[0].attn1.to_q
+    before = model_dir.load_components(model, parts=("transformer",)).transformer.blocks[0].attn1.to_q
+    torch.testing.assert_close(layer.weight - before.weight, product, rtol=1e-4, atol=1e-5)
+    flags = ["--lora_base_model", "transformer", "--lora_rank", "4", "--lora_target_modules", "blocks.0.attn1.to_q"]
+    flags += ["--max_steps", "1", "--learning_rate", "1e-12", "--weight_decay", "0"]
+    for taken in ("--lora_checkpoint", "--init_from"):
+        trainer = run("i2v", tmp_path / taken, *flags, taken, str(path))
+        down, up = (value.detach() for value in trainer.parameters.values())
+        torch.testing.assert_close(up @ down, product, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_may_say_how_strong_its_lora_is(lora, tmp_path):
+    own = store.load_flight_weights(lora).lora
+    for name in ("lora.safetensors", "action_train_config.json"):
+        shutil.copy(lora / name, tmp_path / name)
+    config = json.loads((tmp_path / "action_train_config.json").read_text())
+    config["lora"]["lora_alpha"] = 8  # of rank 4
+    (tmp_path / "action_train_config.json").write_text(json.dumps(config))
+    stronger = store.load_flight_weights(tmp_path).lora
+    assert own is not None and stronger is not None
+    for name, value in own.items():
+        torch.testing.assert_close(stronger[name], value * (2 if ".lora_B." in name else 1))
