@@ -15,11 +15,40 @@ def latents_and_noise():
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
-@pytest.mark.parametrize("num_steps", [1, 4, 20])
-def test_inference_sigmas_match_diffusers_on_wans_grid(num_steps, shift):
+@pytest.mark.parametrize("num_steps", [1, 4, 20, 50])
+@pytest.mark.parametrize("grid, first", [("wan", 1 - 1 / 1000), ("from_one", 1.0)])
+def test_inference_sigmas_match_diffusers_given_that_grid(num_steps, shift, grid, first):
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-    scheduler.set_timesteps(sigmas=np.linspace(1, 0, num_steps + 1)[:-1])
-    assert_close(flow.inference_sigmas(num_steps, shift), scheduler.sigmas.float())
+    scheduler.set_timesteps(sigmas=np.linspace(first, 0, num_steps + 1)[:-1])
+    assert_close(flow.inference_sigmas(num_steps, shift, grid), scheduler.sigmas.float())
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 8, 20, 50])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0),
+        FlowMatchEulerDiscreteScheduler(shift=5.0),
+    ],
+)
+def test_a_scheduler_gets_the_steps_of_wans_own_solver(scheduler, num_steps):
+    flow.set_steps(scheduler, num_steps, "wan")
+    # wan/utils/fm_solvers_unipc.py: between the first and the last of a thousand training steps.
+    alphas = np.linspace(1, 1 / 1000, 1000)[::-1]
+    training = 1.0 - alphas
+    unshifted = np.linspace(training[0], training[-1], num_steps + 1)[:-1]
+    sigmas = 5.0 * unshifted / (1 + 4.0 * unshifted)
+    assert_close(scheduler.sigmas.double(), torch.from_numpy(np.append(sigmas, 0.0)), rtol=0, atol=1e-6)
+    assert_close(scheduler.timesteps.double(), torch.from_numpy(sigmas * 1000), rtol=0, atol=1.0)
+    if num_steps == 50:
+        assert round(float(scheduler.sigmas[-2]), 4) == 0.0925  # diffusers' own grid ends at 0.0968
+
+
+def test_a_scheduler_keeps_its_own_grid_where_it_was_trained_on_it():
+    ours, theirs = (UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=5.0) for _ in range(2))
+    flow.set_steps(ours, 50, "from_one")
+    theirs.set_timesteps(50)
+    assert torch.equal(ours.sigmas, theirs.sigmas) and round(float(ours.sigmas[-2]), 4) == 0.0968
 
 
 def test_shifting_keeps_the_ends_and_the_order():
@@ -58,8 +87,8 @@ def test_a_perfect_velocity_leads_to_the_data_in_any_number_of_steps(latents_and
     latents, noise = latents_and_noise
     velocity = flow.velocity_target(latents, noise)
     for num_steps in (1, 3, 7):
-        sample = noise
         sigmas = flow.inference_sigmas(num_steps, 5.0)
+        sample = flow.interpolate(latents, noise, sigmas[0])
         for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
             sample = flow.euler_step(sample, velocity, sigma, sigma_next)
         assert_close(sample, latents, atol=1e-5, rtol=0)

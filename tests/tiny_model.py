@@ -5,8 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKLWan,
+    DiffusionPipeline,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanTransformer3DModel,
+)
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
@@ -116,6 +123,16 @@ def build_pipeline(seed: int = 0) -> WanImageToVideoPipeline:
         transformer=build_transformer(seed),
         expand_timesteps=True,
     )
+
+
+def on_wans_grid(pipeline: DiffusionPipeline) -> None:
+    """Let a stock pipeline denoise from 1 - 1/1000, as Wan's own solver does."""
+    set_timesteps = pipeline.scheduler.set_timesteps
+
+    def from_below_one(num_inference_steps=None, device=None):
+        set_timesteps(sigmas=np.linspace(1 - 1 / 1000, 0, num_inference_steps + 1)[:-1], device=device)
+
+    pipeline.scheduler.set_timesteps = from_below_one
 
 
 def save_model_dir(path: Path, seed: int = 0, **defaults: object) -> Path:

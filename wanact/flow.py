@@ -10,14 +10,19 @@ Source: Lipman et al. 2023 (arXiv:2210.02747); the shift is Esser et al. 2024 (a
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wanact.errors import UserError
 
 Prediction = Literal["flow_prediction", "sample"]
+SigmaGrid = Literal["wan", "from_one"]
+
+_LARGEST_SIGMA: dict[str, float] = {"wan": 1 - 1 / 1000, "from_one": 1.0}
 
 _LEAST_WEIGHED_SIGMA = 0.1
 _SMALLEST_SIGMA = 1e-3  # a clean frame has sigma 0, and nobody asks for its velocity
@@ -78,11 +83,35 @@ def euler_step(sample: Tensor, velocity: Tensor, sigma: Tensor | float, sigma_ne
     return sample + (sigma_next - sigma) * velocity
 
 
-def inference_sigmas(num_steps: int, shift: float, device: torch.device | str | None = None) -> Tensor:
-    """The sigmas of `num_steps` denoising steps, from 1 down to 0: [num_steps + 1], float32.
+def inference_sigmas(
+    num_steps: int, shift: float, grid: SigmaGrid = "wan", device: torch.device | str | None = None
+) -> Tensor:
+    """The sigmas of `num_steps` denoising steps, down to 0: [num_steps + 1], float32.
 
-    Source: Wan2.2's grid, linspace(1, 0, n + 1) before the shift. diffusers' FlowMatchEuler default differs.
+    Args:
+        grid: `wan` begins at 1 - 1/1000 before the shift, as the solver that Wan2.2 is released with; `from_one` begins
+            at 1, as nano was trained and measured.
+
+    Source: `set_timesteps` of wan/utils/fm_solvers_unipc.py in Wan2.2. The grids that diffusers' own
+    schedulers make end elsewhere: at 0.0968 instead of 0.0925, with 50 steps and a shift of 5.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be at least 1")
-    return shift_sigmas(torch.linspace(1, 0, num_steps + 1, dtype=torch.float32, device=device), shift)
+    first = _LARGEST_SIGMA[grid]
+    return shift_sigmas(torch.linspace(first, 0, num_steps + 1, dtype=torch.float32, device=device), shift)
+
+
+def set_steps(scheduler: Any, num_steps: int, grid: SigmaGrid, device: torch.device | str | None = None) -> None:
+    """Give a scheduler of diffusers its denoising steps.
+
+    Args:
+        scheduler: its shift is its own.
+        grid: `from_one` leaves a scheduler its own grid, but for FlowMatchEuler's, whose end depends on the shift.
+    """
+    is_euler = type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+    takes_sigmas = is_euler or bool(scheduler.config.get("use_flow_sigmas"))
+    takes_sigmas = takes_sigmas and "sigmas" in inspect.signature(scheduler.set_timesteps).parameters
+    if is_euler or (grid == "wan" and takes_sigmas):
+        scheduler.set_timesteps(sigmas=np.linspace(_LARGEST_SIGMA[grid], 0, num_steps + 1)[:-1], device=device)
+    else:
+        scheduler.set_timesteps(num_steps, device=device)

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from tests.tiny_model import DEFAULTS
+from tests.tiny_model import DEFAULTS, on_wans_grid
 from wanact.actions import ActionError, ActionTrack, channel_track
 from wanact.files import CheckpointError
 from wanact.flying.pipeline import Cancelled, OutOfMemory, Progress, WanActPipeline
@@ -86,14 +86,8 @@ def test_the_base_equals_stock_diffusers(pipe, image, tiny_model_dir, guidance_s
     stock.set_progress_bar_config(disable=True)
     if scheduler == "euler":
         stock.scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
-        set_timesteps = FlowMatchEulerDiscreteScheduler.set_timesteps
-
-        def on_wans_grid(self, num_inference_steps=None, device=None, sigmas=None):
-            sigmas = sigmas or np.linspace(1, 0, num_inference_steps + 1)[:-1].tolist()
-            set_timesteps(self, sigmas=sigmas, device=device)
-
-        monkeypatch.setattr(FlowMatchEulerDiscreteScheduler, "set_timesteps", on_wans_grid)
         monkeypatch.setattr(pipe.components, "scheduler", stock.scheduler)
+    on_wans_grid(stock)
     expected = stock(
         image,
         PROMPT,
@@ -115,6 +109,7 @@ def test_the_latents_equal_those_of_stock_diffusers(pipe, image, tiny_model_dir,
     stock.scheduler.register_to_config(prediction_type=prediction)
     monkeypatch.setattr(pipe.components, "scheduler", stock.scheduler)
     stock.set_progress_bar_config(disable=True)
+    on_wans_grid(stock)
     size = SMALL | {"num_inference_steps": 3}
     generator = torch.Generator().manual_seed(0)
     expected = stock(image, PROMPT, generator=generator, max_sequence_length=16, output_type="latent", **size).frames
@@ -124,10 +119,27 @@ def test_the_latents_equal_those_of_stock_diffusers(pipe, image, tiny_model_dir,
     assert_close(seen[-1], expected, rtol=1e-4, atol=1e-4)  # the last estimate of the clean clip is the clip
 
 
+def test_a_world_that_begins_at_one_is_flown_on_the_schedulers_own_grid(pipe, image, tiny_model_dir, monkeypatch):
+    """nano was trained and measured on it."""
+    stock = WanImageToVideoPipeline.from_pretrained(tiny_model_dir)
+    stock.set_progress_bar_config(disable=True)
+    options = SMALL | {"num_inference_steps": 3}
+    monkeypatch.setitem(pipe.defaults, "sigma_grid", "from_one")
+    generator = torch.Generator().manual_seed(0)
+    expected = stock(image, PROMPT, generator=generator, max_sequence_length=16, output_type="latent", **options).frames
+    seen = []
+    fly(pipe, image, guidance_scale=5.0, num_inference_steps=3, on_step=lambda p: seen.append(p.latents_preview))
+    assert_close(seen[-1], expected, rtol=1e-4, atol=1e-4)
+    monkeypatch.setitem(pipe.defaults, "sigma_grid", "wan")
+    fly(pipe, image, guidance_scale=5.0, num_inference_steps=3, on_step=lambda p: seen.append(p.latents_preview))
+    assert (seen[-1] - expected).abs().max() > 1e-3, "the grids differ"
+
+
 def test_without_a_picture_the_base_equals_stock_text_to_video(pipe, tiny_model_dir):
     parts = WanImageToVideoPipeline.from_pretrained(tiny_model_dir).components
     names = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
     stock = WanPipeline(**{name: parts[name] for name in names}, expand_timesteps=True)
+    on_wans_grid(stock)
     stock.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": 3, "guidance_scale": 3.0}
     generator = torch.Generator().manual_seed(5)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.ui.conftest import write_run
 from wanact.files import CheckpointError
+from wanact.flying.prompts import negative_prompts
 from wanact.runs.ref import BASE
 from wanact.ui.engine import Decoded, Denoised, Engine, Waiting
 from wanact.ui.pages.fly.desk import FlyForm
@@ -131,3 +132,20 @@ def test_messages_do_not_tell_where_runs_lie(pipe, flight, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         list(engine.fly(replace(flight, checkpoint=choice)))
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_wans_own_negative_prompt_is_a_choice_for_models_that_read_chinese_alone(engine, monkeypatch):
+    import gradio as gr
+
+    from wanact.ui.scene import negative_prompt
+
+    assert negative_prompts(48) == engine.negative_prompts == {}
+    monkeypatch.setattr(engine, "negative_prompts", negative_prompts(4096))
+    with gr.Blocks() as page:
+        field = negative_prompt(engine)
+    assert field.value == ""  # stays empty unless it is chosen
+    (choose,) = page.fns.values()
+    assert choose.fn is not None
+    text = choose.fn("Wan's own")
+    assert text.startswith("色调艳丽，过曝，静态") and text.endswith("倒着走")
+    assert choose.fn("another") == ""

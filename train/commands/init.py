@@ -6,6 +6,7 @@ import argparse
 import csv
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wanact.errors import TakenError, UserError
 from wanact.files import replacing_folder, write_json
+from wanact.flow import SigmaGrid
 from wanact.models import presets
 from wanact.weights.layouts import METADATA
 from wanact.weights.model_dir import check_defaults, load_part
@@ -71,6 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_inference_steps", type=int, default=8)
     parser.add_argument("--guidance_scale", type=float, default=2.0)
     parser.add_argument("--flow_shift", type=float, default=3.0)
+    grids = get_args(SigmaGrid)
+    parser.add_argument("--sigma_grid", choices=grids, default="from_one", help="where denoising begins; wan: at 0.999")
     parser.add_argument("--max_sequence_length", type=int, default=32)
     args = parser.parse_args(argv)
     if args.out.exists():
@@ -80,7 +84,8 @@ def main(argv: list[str] | None = None) -> None:
             f"--vocab_size {args.vocab_size} must be at least {SMALLEST_VOCABULARY}: each byte is a token of its own"
         )
     names = "height width num_frames num_inference_steps guidance_scale flow_shift max_sequence_length".split()
-    defaults = {name: getattr(args, name) for name in names} | {"fps": 16, "negative_prompt": "", "rest": "hold"}
+    defaults = {name: getattr(args, name) for name in names}
+    defaults |= {"fps": 16, "negative_prompt": "", "rest": "hold", "sigma_grid": args.sigma_grid}
     check_defaults(defaults, args.out / METADATA)
     tokenizer = train_tokenizer(read_captions(args.captions), args.vocab_size)
     torch.manual_seed(args.seed)

@@ -245,7 +245,7 @@ class CausalStage(ActionStage):
                 self.controller,
                 self._context(batch),
                 first,
-                flow.inference_sigmas(steps, self.defaults["flow_shift"]).tolist(),
+                self.inference_sigmas(steps).tolist(),
                 self._settings,
                 prediction=self.prediction,
             )
@@ -263,8 +263,8 @@ class CausalStage(ActionStage):
 
     @property
     def _grid(self) -> Tensor:
-        """Noise levels of the student's steps, from 1 down to 0."""
-        return flow.inference_sigmas(self.settings.student_steps or 1, float(self.defaults["flow_shift"]))
+        """Noise levels of the student's steps, down to 0."""
+        return self.inference_sigmas(self.settings.student_steps or 1)
 
     def export_config(self) -> tuple[str, dict[str, Any]]:
         name, config = super().export_config()

@@ -368,9 +368,13 @@ class FlowStage(Stage):
                 clean[:, :, :1].to(self.device),
                 noise.to(self.device),
                 (self._context(batch), self._context(empty)),
-                flow.inference_sigmas(steps, self.defaults["flow_shift"]),
+                self.inference_sigmas(steps),
                 self.defaults["guidance_scale"],
             )
+
+    def inference_sigmas(self, num_steps: int) -> Tensor:
+        """The noise levels that the model directory's clips are drawn through."""
+        return flow.inference_sigmas(num_steps, float(self.defaults["flow_shift"]), self.defaults["sigma_grid"])
 
     def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
         trained = export.split_modules(weights)

@@ -25,6 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "num_inference_steps": 8,
         "guidance_scale": 2.0,
         "flow_shift": 3.0,
+        "sigma_grid": "from_one",
         "max_sequence_length": 32,
     },
 }

@@ -15,7 +15,6 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
@@ -363,6 +362,10 @@ class WanActPipeline:
         binary, magnitude = (torch.from_numpy(x)[None] for x in track.to_model(self._magnitude_scale))
         return binary.to(self.device), magnitude.to(self.device)
 
+    def rollout_sigmas(self, num_steps: int) -> list[float]:
+        """The noise levels that a latent frame is drawn through where frames are drawn in turn."""
+        return flow.inference_sigmas(num_steps, self.defaults["flow_shift"], self.defaults["sigma_grid"]).tolist()
+
     def forget_prompts(self) -> None:
         """Empty the cache of text embeddings, so that the next call encodes its prompts again."""
         with self.lock:
@@ -448,7 +451,7 @@ class WanActPipeline:
         latents = first_latent.repeat(1, 1, request.num_latent_frames, 1, 1)
         latents[:, :, 1:] = 0.0
         total = request.num_latent_frames - 1
-        sigmas = flow.inference_sigmas(request.num_inference_steps, self.defaults["flow_shift"]).tolist()
+        sigmas = self.rollout_sigmas(request.num_inference_steps)
         with self.placement.using("transformer") as transformer:
             text = self._read_text(transformer, context[:1])
             rollout = CausalRollout(
@@ -516,12 +519,7 @@ class WanActPipeline:
     def _make_scheduler(self, num_inference_steps: int) -> Any:
         """The model's scheduler, fresh: it remembers the steps before."""
         scheduler = type(self.components.scheduler).from_config(self.components.scheduler.config)
-        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-            # Its default grid is not Wan's. The shift is the scheduler's own.
-            grid = flow.inference_sigmas(num_inference_steps, shift=1.0)[:-1]
-            scheduler.set_timesteps(sigmas=grid.tolist(), device=self.device)
-        else:
-            scheduler.set_timesteps(num_inference_steps, device=self.device)
+        flow.set_steps(scheduler, num_inference_steps, self.defaults["sigma_grid"], self.device)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)  # or it looks the timestep up, which waits for the GPU
         return scheduler

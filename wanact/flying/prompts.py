@@ -27,6 +27,20 @@ from wanact.weights import layouts
 
 IN_MEMORY = 32
 
+# Wan's own code puts this where nobody gives a negative prompt (sample_neg_prompt of wan/configs/shared_config.py in
+# Wan2.2); DiffSynth and diffusers put nothing, and so do we unless it is chosen.
+_WANS_OWN = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
+    "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"
+    "静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+_UMT5_XXL_WIDTH = 4096  # of the text that released Wan models read; a world of another width knows no Chinese
+
+
+def negative_prompts(text_dim: int) -> dict[str, str]:
+    """Ready-made negative prompts by name, for a transformer that reads text of this width."""
+    return {"Wan's own": _WANS_OWN} if text_dim == _UMT5_XXL_WIDTH else {}
+
 
 class PromptStore:
     """Embeddings on disk, one file a prompt. Several processes may share the folder.

@@ -226,7 +226,7 @@ class WanActStream:
         self.prompts: list[tuple[int, str]] = [(0, request.prompt)]
         self.taken_up: list[int] = []
         self.timings: dict[str, float] = {}
-        self._sigmas = flow.inference_sigmas(request.num_inference_steps, pipe.defaults["flow_shift"]).tolist()
+        self._sigmas = pipe.rollout_sigmas(request.num_inference_steps)
         self._second = max(1, round(pipe.defaults["fps"] / shapes.TEMPORAL_STRIDE))  # in latent frames
         self._flown: list[Flown] = []  # all but what is only drawn: 32 bytes each, for the flight's record
         self._past: deque[Moment] = deque(maxlen=MAX_HISTORY)  # the newest of what is committed

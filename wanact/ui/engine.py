@@ -17,6 +17,7 @@ from wanact import shapes
 from wanact.actions import ActionTrack
 from wanact.files import CheckpointError
 from wanact.flying.pipeline import Cancelled, OnFrames, OnStep, Progress
+from wanact.flying.prompts import negative_prompts
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay
 from wanact.flying.request import ClipRequest
@@ -79,6 +80,7 @@ class Engine:
         self.uploads = Uploads(config.num_attention_heads * config.attention_head_dim, config.num_layers)
         self.defaults: dict[str, Any] = pipe.defaults
         self.name = str(pipe.components.metadata.get("name") or pipe.components.path.name)
+        self.negative_prompts = negative_prompts(config.text_dim)
         self.num_actions = shapes.num_actions(self.defaults["num_frames"])
 
     def fingerprint(self) -> str:

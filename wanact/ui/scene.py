@@ -11,11 +11,22 @@ from PIL import Image
 
 from wanact.flying.record import MAX_SEED
 from wanact.media.video import ImageError
-from wanact.ui.components import FrameInput, SampleGallery, picked
+from wanact.ui.components import Chips, FrameInput, SampleGallery, picked
+from wanact.ui.engine import Engine
 from wanact.ui.pages.fly.desk import sentence
 from wanact.ui.samples import load_samples, read_upload
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+def negative_prompt(engine: Engine) -> gr.Textbox:
+    """The field for what the scene is not, and the model's ready-made texts by their names; rendered where called."""
+    text = engine.defaults["negative_prompt"]
+    field = gr.Textbox(text, label="Negative prompt: what the scene is not", lines=1, max_lines=3)
+    if engine.negative_prompts:
+        chips = Chips(list(engine.negative_prompts), "Ready-made negative prompts")
+        chips.select(lambda name: engine.negative_prompts.get(name, ""), chips, field, **QUIET)
+    return field
 
 
 class Scene:

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from wanact import shapes
+from wanact.flow import SigmaGrid
 from wanact.models.components import (
     CONFIG_CLASSES,
     NETWORKS,
@@ -47,6 +48,7 @@ DEFAULTS: dict[str, Any] = {
     "guidance_scale": 5.0,
     "fps": 24,
     "flow_shift": 5.0,
+    "sigma_grid": "wan",
     "max_sequence_length": 512,
     "negative_prompt": "",
     "rest": "draw",
@@ -300,8 +302,9 @@ def check_defaults(defaults: dict[str, Any], file: Path) -> None:
         shapes.num_latent_frames(defaults["num_frames"])
     except ValueError as error:
         raise ModelDirError(f"the defaults in {file} cannot be flown: {error}") from error
-    if defaults["rest"] not in get_args(Rest):
-        raise ModelDirError(f"default 'rest' in {file} is {defaults['rest']!r}, expected {', '.join(get_args(Rest))}")
+    for name, choices in (("rest", get_args(Rest)), ("sigma_grid", get_args(SigmaGrid))):
+        if defaults[name] not in choices:
+            raise ModelDirError(f"default {name!r} in {file} is {defaults[name]!r}, expected {', '.join(choices)}")
     if defaults["fps"] <= 0 or defaults["flow_shift"] <= 0 or defaults["guidance_scale"] < 1:
         raise ModelDirError(f"the defaults in {file} need fps and flow_shift above 0 and guidance_scale of 1 or more")
 

@@ -14,7 +14,7 @@ from wanact.ui.pages.checkpoints.cards import build_card
 from wanact.ui.pages.compare.desk import CompareDesk, CompareState
 from wanact.ui.pages.compare.parts import CompareStage, Lanes, PlanStrip
 from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, FlyDesk
-from wanact.ui.scene import QUIET, Scene
+from wanact.ui.scene import QUIET, Scene, negative_prompt
 
 FIRST_PRESET = "Fly-through"
 _START = "(...inputs) => { document.dispatchEvent(new CustomEvent('wanact:compare-start')); return inputs; }"
@@ -51,9 +51,7 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
                     guidance = gr.Slider(
                         1, MAX_GUIDANCE, defaults["guidance_scale"], step=0.1, label="Guidance", min_width=130
                     )
-                negative = gr.Textbox(
-                    defaults["negative_prompt"], label="Negative prompt: what the scene is not", lines=1, max_lines=3
-                )
+                negative = negative_prompt(engine)
         with gr.Column(elem_id="compare-lanes", elem_classes="card"):
             gr.HTML(step_heading(2, "The lanes", "two to four, side by side"))
             lanes = Lanes(flights.list_checkpoints, engine.truth is not None, elem_id="lanes")

@@ -20,7 +20,7 @@ from wanact.ui.components import (
 )
 from wanact.ui.engine import Engine
 from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, FlyDesk, size_choices
-from wanact.ui.scene import QUIET, Scene
+from wanact.ui.scene import QUIET, Scene, negative_prompt
 
 FIRST_PRESET = "Fly-through"
 # The viewer answers the press at once; the server follows.
@@ -68,9 +68,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
                         min_width=140,
                         elem_id="size",
                     )
-                negative = gr.Textbox(
-                    defaults["negative_prompt"], label="Negative prompt: what the scene is not", lines=1, max_lines=3
-                )
+                negative = negative_prompt(engine)
         with gr.Column(elem_id="stage", elem_classes="card"):
             viewer = ClipViewer(elem_id="viewer")
             with gr.Row(elem_id="launch"):
