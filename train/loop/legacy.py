@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 from train.loop.config import ConfigError, ModelConfig
+from wanact.errors import UserError
 from wanact.files import CheckpointError, load_state, load_weights, read_json
+from wanact.models.controller import require_injection
 from wanact.runs import store
+from wanact.runs.ref import read_config
 from wanact.weights import layouts, transformer
 from wanact.weights.lora import is_adapter, read_lora
 from wanact.weights.names import ConvertError, bare_name, listing
@@ -61,6 +64,20 @@ def load(path: Path, shapes: dict[str, torch.Size]) -> tuple[int, dict[str, Tens
         return step, weights, None, [f"{path.name} holds weights only"]
     optimizer, remarks = _optimizer(path, shapes)
     return step, weights, optimizer, remarks
+
+
+def refuse_unknown_injection(path: Path) -> None:
+    """Raise CheckpointError if the configuration that weights come with is of an injection type that is unknown here.
+
+    Args:
+        path: a run, a checkpoint or a file in one.
+    """
+    settings = read_config(path if path.is_dir() else path.parent).get("action_controller_config")
+    if isinstance(settings, dict) and "injection_type" in settings:
+        try:
+            require_injection(settings["injection_type"])
+        except UserError as error:
+            raise CheckpointError(f"{path} cannot be used here: {error}") from error
 
 
 def _weight_file(folder: Path) -> Path:

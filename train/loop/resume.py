@@ -204,6 +204,7 @@ def init_weights(path: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]
         CheckpointError: if none fits.
     """
     path = store.resolve(path) if path.is_dir() else path
+    legacy.refuse_unknown_injection(path)
     if store.is_legacy(path):
         weights = legacy.load(path, shapes)[1]
     else:

@@ -27,6 +27,7 @@ from wanact.runs import store
 WEIGHTS, FULL_WEIGHTS = "trainable.safetensors", "trainable_full.safetensors"
 OPTIMIZER, SCHEDULER, EMA = "optimizer.pt", "scheduler.pt", "ema.safetensors"
 STATE, CONFIG = "trainer_state.json", "train_config.json"
+EXPORTED = (store.CONTROLLER, store.LORA, store.TRANSFORMER)
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Snapshot:
     Attributes:
         step: optimizer updates.
         weights: trained weights by full name.
-        short_names: names for trainable.safetensors by full name.
+        short_names: names for trainable.safetensors, if it is a second name of another file, by full name.
         optimizer: states by phase, None to leave them out.
         scheduler: what scheduler.pt says.
         ema: averaged weights by full name, {} without.
@@ -91,6 +92,15 @@ class Saver:
     _thread: threading.Thread | None = None
     _error: BaseException | None = None
     _verified: set[str] = field(default_factory=set)
+
+    def launch(self) -> None:
+        """Write the run's configuration, which tells what is trained before anything is saved.
+
+        Where files to fly with are there already, theirs stays until they are replaced.
+        """
+        if self.export_config is not None and not any((self.run / name).is_file() for name in EXPORTED):
+            name, content = self.export_config
+            write_json(self.run / name, content)
 
     def save(self, snapshot: Snapshot) -> None:
         """Begin to write; waits for the write before."""
@@ -160,13 +170,15 @@ class Saver:
         full = {name: tensor.contiguous() for name, tensor in snapshot.weights.items()}
         _save_tensors(full, folder / FULL_WEIGHTS)
         short = {snapshot.short_names[name]: tensor for name, tensor in full.items()}
-        _save_tensors(short, folder / WEIGHTS)
         exported = self.export(snapshot.ema or snapshot.weights)
         for name, tensors in exported.items():
+            _save_tensors(tensors, folder / name)
+        # What the plan's trainer calls trainable.safetensors is a second name of a file that is there, or is left out:
+        # with a whole 5B model every further copy takes 20 GB a step.
+        for name, tensors in ((FULL_WEIGHTS, full), *exported.items()):
             if _same(tensors, short):
-                _link_or_copy(folder / WEIGHTS, folder / name)
-            else:
-                _save_tensors(tensors, folder / name)
+                _link(folder / name, folder / WEIGHTS)
+                break
         if snapshot.ema:
             _save_tensors(snapshot.ema, folder / EMA)
         if snapshot.optimizer is not None:
@@ -183,7 +195,7 @@ class Saver:
         if self.export_config is not None:
             name, content = self.export_config
             write_json(self.run / name, content)
-        for name in (store.CONTROLLER, store.LORA, store.TRANSFORMER):
+        for name in EXPORTED:
             if (path / name).is_file():
                 with replacing(self.run / name) as temporary:
                     _link_or_copy(path / name, temporary)
@@ -213,6 +225,12 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(
         one[name] is other[name] or one[name].data_ptr() == other[name].data_ptr() for name in one
     )
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file; none where the file system has no hard links."""
+    with contextlib.suppress(OSError):
+        os.link(source, target)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -185,6 +185,7 @@ class Trainer:
             self.saver = saving.Saver(
                 self.run_dir, stage.export, stage.export_config(), config.checkpoint.max_checkpoints
             )
+            self.saver.launch()
         self.is_set_up = True
         count = sum(shape.numel() for shape in self.shapes.values())
         processes.print(

@@ -10,15 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train.loop import resume
 from train.loop.config import ConfigError, TrainConfig
+from train.loop.legacy import refuse_unknown_injection
 from train.loop.seeding import Draw
 from train.stages.flow import FlowStage, draw_fraction
 from train.stages.i2v import LORA_SETTINGS, seeded
 from wanact.files import CheckpointError, load_weights
-from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, WanActionController
+from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, WanActionController, controller_of
 from wanact.models.injection import INJECTION_TYPES
 from wanact.runs.ref import RUN_CONFIG
 from wanact.runs.store import CONTROLLER, TRANSFORMER
+from wanact.weights.convert import convert
+from wanact.weights.names import ConvertError
 
 NO_LORA = (
     "a LoRA is not for action training, since learned together with the controller it would hide how much each of them "
@@ -49,7 +53,7 @@ class ActionStage(FlowStage):
         self.transformer = self.load_parts("transformer", trained=trained).transformer
         settings = controller_config(self.config, self.transformer.config)
         with seeded(self.config.optim.seed, "action_controller"):
-            controller = WanActionController(**settings)
+            controller = controller_of(settings)
         if self.config.model.action_controller_checkpoint:
             _load_controller(controller, Path(self.config.model.action_controller_checkpoint))
         self.controller = controller.to(self.device).train().requires_grad_("action_controller" in self.chosen)
@@ -96,14 +100,10 @@ class ActionStage(FlowStage):
         return files
 
     def export_config(self) -> tuple[str, dict[str, Any]]:
-        return RUN_CONFIG, {
-            "base_model": self.base["model_dir"],
-            "base_fingerprint": self.base["fingerprint"],
-            "stage": self.name,
+        return RUN_CONFIG, self.run_config() | {
             "action_controller_config": self.controller_settings,
             "action_magnitude_scale": list(self.config.model.action_magnitude_scale),
             "injection_type": self.controller_settings["injection_type"],
-            "lora": None,
         }
 
 
@@ -143,22 +143,23 @@ def controller_config(config: TrainConfig, transformer: Any = None) -> dict[str,
         settings["initial_scale"] = model.action_initial_scale
     if transformer is not None:
         width = transformer.num_attention_heads * transformer.attention_head_dim
-        if settings["hidden_size"] != width or settings["num_layers"] != transformer.num_layers:
+        theirs = (settings.get("hidden_size"), settings.get("num_layers"))
+        if theirs != (width, transformer.num_layers):
             raise ConfigError(
-                f"--action_controller_config {name} is for a transformer of width {settings['hidden_size']} and "
-                f"{settings['num_layers']} layers; the model directory's has {width} and {transformer.num_layers}"
+                f"--action_controller_config {name} is for a transformer of width {theirs[0]} and "
+                f"{theirs[1]} layers; the model directory's has {width} and {transformer.num_layers}"
             )
     return settings
 
 
 def _load_controller(controller: WanActionController, path: Path) -> None:
-    weights = {_controller_name(name): value for name, value in load_weights(path).items()}
+    refuse_unknown_injection(path)
+    flag = f"--action_controller_checkpoint {path}"
     try:
-        controller.load_state_dict(weights)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:3]]
-        raise CheckpointError(f"--action_controller_checkpoint {path} does not fit: {' '.join(lines)}") from error
-
-
-def _controller_name(name: str) -> str:
-    return name.removeprefix("pipe.").removeprefix("action_controller.")
+        weights = convert("controller", load_weights(path), partial=True)
+    except ConvertError as error:
+        raise CheckpointError(f"{flag} is no action controller that is known here: {error}") from error
+    problem = resume.mismatch(weights, {name: value.shape for name, value in controller.state_dict().items()})
+    if problem:
+        raise CheckpointError(f"{flag} does not fit: {problem}")
+    controller.load_state_dict(weights)

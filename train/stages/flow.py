@@ -28,13 +28,17 @@ from wanact import flow, shapes
 from wanact.media import video
 from wanact.models import vae as wan_vae
 from wanact.models.transformer import WanActTransformer3DModel
-from wanact.weights import model_dir
+from wanact.weights import layouts, model_dir
 
 # Networks above this many parameters do not fit without gradient checkpointing; Wan2.2-TI2V-5B has 5.0 B.
 LARGE_NETWORK = 1_000_000_000
 
 # A whole clip of larger frames takes tens of gigabytes inside the 5B model's VAE.
 MAX_WHOLE_ENCODE_PIXELS = 256 * 256
+
+
+# What action_train_config.json says of the LoRA of a run without one: readers ask for the keys.
+NO_LORA_CONFIG = {"lora_base_model": None, "lora_target_modules": "", "lora_rank": None}
 
 
 class FlowStage(Stage):
@@ -375,6 +379,19 @@ class FlowStage(Stage):
     def inference_sigmas(self, num_steps: int) -> Tensor:
         """The noise levels that the model directory's clips are drawn through."""
         return flow.inference_sigmas(num_steps, float(self.defaults["flow_shift"]), self.defaults["sigma_grid"])
+
+    def run_config(self) -> dict[str, Any]:
+        """What action_train_config.json says in every stage; the plan's inference reads `base_model_id` or
+        `base_model_dir`, and `lora`."""
+        named = self.config.model.model_id_with_origin_paths or self.config.model.model_dir or ""
+        hub_id = layouts.hub_id(named)
+        return {
+            **({"base_model_id": hub_id} if hub_id else {"base_model_dir": self.base["model_dir"]}),
+            "base_model": self.base["model_dir"],
+            "base_fingerprint": self.base["fingerprint"],
+            "stage": self.name,
+            "lora": NO_LORA_CONFIG,
+        }
 
     def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
         trained = export.split_modules(weights)

@@ -13,7 +13,7 @@ from torch import Tensor
 from train.loop.config import ConfigError, TrainConfig
 from train.loop.legacy import ADAPTER, from_lora
 from train.loop.seeding import derive_seed
-from train.stages.flow import FlowStage
+from train.stages.flow import NO_LORA_CONFIG, FlowStage
 from wanact.files import CheckpointError
 from wanact.runs.ref import RUN_CONFIG
 from wanact.runs.store import LORA, TRANSFORMER
@@ -111,12 +111,7 @@ class I2VStage(FlowStage):
         return {TRANSFORMER: {name: value.to(dtype) for name, value in own.items()}} if own else {}
 
     def export_config(self) -> tuple[str, dict[str, Any]]:
-        return RUN_CONFIG, {
-            "base_model": self.base["model_dir"],
-            "base_fingerprint": self.base["fingerprint"],
-            "stage": self.name,
-            "lora": lora_config(self.config),
-        }
+        return RUN_CONFIG, self.run_config() | {"lora": lora_config(self.config)}
 
 
 def uses_lora(config: TrainConfig) -> bool:
@@ -131,13 +126,15 @@ def lora_targets(names: str) -> list[str]:
     return targets
 
 
-def lora_config(config: TrainConfig) -> dict[str, Any] | None:
-    """What action_train_config.json says of the LoRA, None without one."""
+def lora_config(config: TrainConfig) -> dict[str, Any]:
+    """What action_train_config.json says of the LoRA, with layers in Wan's names as the plan's trainer has them."""
     if not uses_lora(config):
-        return None
+        return NO_LORA_CONFIG
+    ours = {theirs: name for name, theirs in LORA_TARGETS.items()}
+    targets = lora_targets(config.model.lora_target_modules)
     return {
-        "lora_base_model": "transformer",
-        "lora_target_modules": ",".join(lora_targets(config.model.lora_target_modules)),
+        "lora_base_model": "dit",
+        "lora_target_modules": ",".join(ours.get(name, name) for name in targets),
         "lora_rank": config.model.lora_rank,
         "lora_alpha": config.model.lora_rank,
     }

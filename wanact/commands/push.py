@@ -21,7 +21,7 @@ from wanact.errors import UserError
 from wanact.files import write_json
 from wanact.runs import store
 from wanact.runs.publish import publish
-from wanact.runs.ref import CHECKPOINTS, RUN_CONFIG
+from wanact.runs.ref import CHECKPOINTS, RUN_CONFIG, base_of
 from wanact.runs.store import CheckpointInfo
 
 RELEASE = "Wan-AI/Wan2.2-TI2V-5B"
@@ -60,7 +60,7 @@ def prepare(run: Path, folder: Path, hub_id: str, steps: list[int] | None = None
 
 def model_card(hub_id: str, name: str, config: dict[str, Any], steps: Sequence[CheckpointInfo]) -> str:
     """The README.md of a repository with one run."""
-    base = str(config.get("base_model") or config.get("base_model_id") or "")
+    base = base_of(config)
     is_release = "wan2.2-ti2v-5b" in base.lower()
     controller = config.get("action_controller_config") or {}
     rows = "\n".join(f"| {info.step:,} | {_number(info.loss)} | {info.saved_at or '–'} |" for info in steps)

@@ -38,7 +38,7 @@ from wanact.flying.rollout import CausalRollout, CausalSettings
 from wanact.media import video
 from wanact.models import vae as vae_ops
 from wanact.models.components import PARTS
-from wanact.models.controller import WanActionController
+from wanact.models.controller import WanActionController, controller_of
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.models.transformer import Actions, PreparedText
 from wanact.runs import store
@@ -530,7 +530,7 @@ class WanActPipeline:
             return None, []
         transformer = self.components.transformer
         try:
-            controller = WanActionController(**weights.config["action_controller_config"])
+            controller = controller_of(weights.config["action_controller_config"])
             controller.load_state_dict(convert("controller", weights.controller, partial=True))
             transformer.check_controller(controller)
             scale = [float(factor) for factor in weights.config["action_magnitude_scale"]]

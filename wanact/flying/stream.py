@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wanact import flow, shapes
+from wanact import shapes
 from wanact.actions import NUM_CHANNELS, ActionError, ActionTrack
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.request import ClipRequest, RequestError, check_request, clean_prompt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -103,8 +105,7 @@ class WanActionController(ModelMixin, ConfigMixin):
         injection_type: str = "cross_attn_frame",
     ):
         super().__init__()
-        if injection_type not in INJECTION_TYPES:
-            raise UserError(f"injection_type={injection_type!r} is unknown; choose one of {', '.join(INJECTION_TYPES)}")
+        require_injection(injection_type)
         if hidden_size % num_heads:
             raise UserError(f"hidden_size={hidden_size} must be a multiple of num_heads={num_heads}")
         layers = list(range(num_layers)) if inject_layers is None else inject_layers
@@ -254,6 +255,27 @@ class WanActionController(ModelMixin, ConfigMixin):
         """One layer's tokens with their actions added, from the actions: `apply_action(build_action_emb(...))`."""
         action_emb = self.build_action_emb(action_binary, action_magnitude)
         return self.apply_action(hidden_states, action_emb, t, h, w, block_idx)
+
+
+def controller_of(settings: Mapping[str, Any]) -> WanActionController:
+    """A controller from the `action_controller_config` of a run, which may be another program's.
+
+    Raises:
+        UserError: for an injection type or a setting that no controller has here, by its name, and as the constructor.
+    """
+    settings = {name: value for name, value in settings.items() if not name.startswith("_")}
+    require_injection(settings.get("injection_type", "cross_attn_frame"))
+    known = inspect.signature(WanActionController.__init__).parameters
+    unknown = [name for name in settings if name not in known or name == "self"]
+    if unknown:
+        raise UserError(f"action_controller_config says {unknown[0]}, which no action controller has here")
+    return WanActionController(**settings)
+
+
+def require_injection(name: Any) -> None:
+    """Raise UserError unless there is an injection type of this name."""
+    if not isinstance(name, str) or name not in INJECTION_TYPES:
+        raise UserError(f"injection_type={name!r} is unknown; choose one of {', '.join(INJECTION_TYPES)}")
 
 
 def require_actions(num_actions: int, num_latent_frames: int) -> None:

@@ -17,8 +17,11 @@ from typing import Any
 import torch
 
 from wanact.files import CheckpointError, check_safetensors
-from wanact.models.controller import WanActionController
+from wanact.models.controller import controller_of
+from wanact.runs import store
+from wanact.runs.ref import is_in_run
 from wanact.runs.store import CONTROLLER, LORA, TRANSFORMER
+from wanact.runs.trained import FILES, networks, split, trained_file
 from wanact.weights.convert import convert
 from wanact.weights.names import ConvertError
 
@@ -42,7 +45,7 @@ def check_flight_files(folder: Path, config: Mapping[str, Any], values: bool = T
         config: content of its action_train_config.json.
         values: read the tensors too, and look for NaN and infinity. Without it only headers are read.
     """
-    files = [folder / name for name in EXPORTED if (folder / name).exists()]
+    files = flight_files(folder)
     if not files:
         raise CheckpointError(
             f"{folder} holds no exported weights ({', '.join(EXPORTED)}): it can be resumed, not flown"
@@ -50,10 +53,18 @@ def check_flight_files(folder: Path, config: Mapping[str, Any], values: bool = T
     for file in files:
         header = check_safetensors(file)
         _check_header(file, header)
-        if file.name == CONTROLLER:
-            check_controller(file, header, config)
+        controller = header if file.name == CONTROLLER else split(header).get(CONTROLLER)
+        if controller is not None and file.name in (CONTROLLER, *FILES):
+            check_controller(file, controller, config)
         if values:
             _check_values(file)
+
+
+def flight_files(folder: Path) -> list[Path]:
+    """What a folder is flown with: exported weights, or trained ones where another trainer has left nothing else."""
+    files = [folder / name for name in EXPORTED if (folder / name).exists()]
+    trained = trained_file(folder) if not files and is_in_run(folder) and store.is_legacy(folder) else None
+    return files if trained is None or not networks(check_safetensors(trained)) else [trained]
 
 
 def check_controller(file: Path, header: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -89,7 +100,7 @@ def check_controller(file: Path, header: Mapping[str, Any], config: Mapping[str,
 @functools.lru_cache(maxsize=32)
 def _controller_shapes(settings: str) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        controller = WanActionController(**json.loads(settings))
+        controller = controller_of(json.loads(settings))
     return {name: tuple(value.shape) for name, value in controller.state_dict().items()}
 
 

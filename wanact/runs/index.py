@@ -20,7 +20,7 @@ from typing import Any
 
 from wanact.files import CheckpointError, read_json
 from wanact.runs import store
-from wanact.runs.check import EXPORTED, check_flight_files
+from wanact.runs.check import EXPORTED, check_flight_files, flight_files
 from wanact.runs.ref import CHECKPOINTS, EXPORTED_ID, RUN_CONFIG, CheckpointRef, checkpoint_id
 from wanact.runs.store import CheckpointInfo
 
@@ -200,8 +200,8 @@ class RunIndex:
         config = self._read_config(path)
         folder = path / CHECKPOINTS
         entries = self._read_folder(name, path, folder, seen) if folder.is_dir() else []
-        if not entries and any((path / file).exists() for file in EXPORTED):
-            entries = [self._exported(name, path, seen)]
+        if all(entry.state == "weightless" for entry in entries) and any((path / file).exists() for file in EXPORTED):
+            entries.append(self._exported(name, path, seen))
         return Run(name, path, config, entries)
 
     def _read_config(self, path: Path) -> dict[str, Any]:
@@ -312,11 +312,14 @@ def _unique(name: str, taken: set[str]) -> str:
 
 def _entry(run: str, info: CheckpointInfo, stamp: tuple, is_best: bool, is_latest: bool, plain: Any) -> Entry:
     files = info.metadata.get("files", {})
-    named = list(files) if files else [name for name in EXPORTED if (info.path / name).exists()]
-    state, problem = "whole" if info.metadata else "unsummed", None
-    if info.problem is not None:
-        state, problem = "damaged", plain(info.problem)
-    elif not any(name in EXPORTED for name in named):
+    state, problem = "whole" if info.metadata else "unsummed", info.problem
+    try:
+        flies = any(name in EXPORTED for name in files) if files else bool(flight_files(info.path))
+    except CheckpointError as error:
+        flies, problem = False, problem or str(error)
+    if problem is not None:
+        state, problem = "damaged", plain(problem)
+    elif not flies:
         state = "weightless"
         problem = f"{info.path.name} holds no exported weights ({', '.join(EXPORTED)}): it can be resumed, not flown"
     loss = info.loss

@@ -56,6 +56,8 @@ def _publish_one(info: CheckpointInfo, out: Path, base_model: str | None) -> Pat
     weights = store.load_flight_weights(info.path)
     if base_model is not None:
         weights.config["base_model"] = base_model
+        for name in ("base_model_dir", "base_model_id"):
+            weights.config.pop(name, None)
     metadata = {name: info.metadata[name] for name in KEPT if name in info.metadata}
     return store.write_checkpoint(out, info.step, lambda folder: write_flight_files(weights, folder), metadata)
 

@@ -116,3 +116,9 @@ def read_config(path: Path) -> dict[str, Any]:
                 raise CheckpointError(f"{file} is a link out of its run; it is not followed")
             return read_json(file)
     return {}
+
+
+def base_of(config: dict[str, Any]) -> str:
+    """The base model that a configuration names, by its directory or its name on the Hub; "" if it names none."""
+    names = ("base_model", "base_model_id", "base_model_dir")
+    return next((str(config[name]) for name in names if config.get(name)), "")

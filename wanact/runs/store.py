@@ -636,6 +636,8 @@ def load_flight_weights(path: str | os.PathLike) -> FlightWeights:
     weights = {name: _exported(folder, run, name) for name in (CONTROLLER, LORA, TRANSFORMER)}
     if weights[LORA] is not None:  # known to lie inside the run
         weights[LORA] = _lora(folder / LORA, config)
+    if all(value is None for value in weights.values()) and is_in_run(folder) and is_legacy(folder):
+        weights |= _trained(folder, run)
     if all(value is None for value in weights.values()):
         raise CheckpointError(f"{folder} holds no exported weights ({CONTROLLER}, {LORA} or {TRANSFORMER})")
     if weights[CONTROLLER] is not None and not isinstance(config.get("action_controller_config"), dict):
@@ -650,6 +652,15 @@ def _exported(folder: Path, run: Path, name: str) -> dict[str, Tensor] | None:
     if not _is_inside(file, run):
         raise CheckpointError(f"{file} is a link out of its run; it is not followed")
     return load_weights(file)
+
+
+def _trained(folder: Path, run: Path) -> dict[str, dict[str, Tensor]]:
+    """Weights to fly with of a step folder that another trainer has written, by the file that ours would be in."""
+    from wanact.runs.trained import split, trained_file
+
+    file = trained_file(folder)
+    loaded = None if file is None else _exported(folder, run, file.name)
+    return {} if loaded is None else split(loaded)
 
 
 def _lora(file: Path, config: dict[str, Any]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from wanact.files import read_model, whole
 from wanact.runs.index import Entry
+from wanact.runs.ref import base_of
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import on_gpu
 from wanact.ui.pages.checkpoints.cards import card_seconds, quick_card
@@ -84,7 +85,7 @@ def _row(entry: Entry, config: dict[str, Any]) -> dict[str, Any]:
         "state": entry.state,
         "problem": entry.problem,
         "injection": injection_of(config),
-        "base": str(config.get("base_model") or ""),
+        "base": base_of(config),
     }
 
 

@@ -127,6 +127,16 @@ def resolve(name: str | os.PathLike, patterns: list[str] | None = None) -> Path:
     return local if local.is_dir() else _fetch(hub_id, patterns or _HUB_FILES)
 
 
+def hub_id(name: str | os.PathLike) -> str | None:
+    """The `org/name` on the Hub that a text stands for, as `resolve` reads it; None for a directory."""
+    text = str(name).split(",")[0].strip()
+    bare = text.removeprefix(HUB_PREFIX).partition(":")[0]
+    is_named = text.startswith(HUB_PREFIX) or ":" in text
+    if Path(text).exists() or not _HUB_ID.fullmatch(bare) or (not is_named and Path(bare).parent.is_dir()):
+        return None
+    return bare
+
+
 def resolve_runs(name: str | os.PathLike) -> Path:
     """The folder of runs that a path or `hf://org/name` stands for.
 

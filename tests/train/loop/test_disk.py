@@ -111,7 +111,7 @@ print("steps", trainer.step, "saved", len(saved), "free", store.free_bytes(run))
 
 
 def test_a_small_file_system_fills_up_and_training_goes_on(tmp_path):
-    mounted = f'mount -t tmpfs -o size=2500k tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}/run'
+    mounted = f'mount -t tmpfs -o size=1800k tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}/run'
     tried = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False) if _has_unshare() else None
     if tried is None or tried.returncode:
         pytest.skip("no user namespaces here, so that no small file system can be mounted")

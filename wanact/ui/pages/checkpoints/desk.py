@@ -19,6 +19,7 @@ from wanact.files import CheckpointError, otherwise
 from wanact.runs.index import Entry, Run
 from wanact.runs.log import read_curve
 from wanact.runs.notes import NoteError, read_notes, write_note
+from wanact.runs.ref import base_of
 from wanact.ui.engine import Engine
 from wanact.ui.pages.fly.desk import sentence
 from wanact.ui.uploads import PREFIX, Upload
@@ -236,7 +237,7 @@ def _describe(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "problem": run.problem,
-        "base": str(run.config.get("base_model") or "")[:60],
+        "base": base_of(run.config)[:60],
         "injection": injection_of(run.config),
         "stage": str(run.config.get("stage") or "")[:20],
     }
@@ -245,7 +246,7 @@ def _describe(run: Run) -> dict[str, Any]:
 def _facts(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "injection": injection_of(config),
-        "base": str(config.get("base_model") or "")[:60],
+        "base": base_of(config)[:60],
         "stage": str(config.get("stage") or "")[:20],
         "live": isinstance(config.get("causal"), dict),
     }
