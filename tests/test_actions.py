@@ -63,18 +63,19 @@ def both_ways() -> list:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (on_disk()[:, 0].tolist(), r"shape \(2, 8\), expected \(N, 2, 8\)"),
+        (on_disk()[:, 0, :7].tolist(), r"shape \(2, 7\), expected \(N, 2, 8\)"),
         (on_disk()[:, :, :7].tolist(), r"shape \(2, 2, 7\)"),
-        (on_disk()[None].tolist(), r"shape \(1, 2, 2, 8\)"),
+        (np.stack([on_disk()] * 2).tolist(), r"shape \(2, 2, 2, 8\)"),
+        (broken((1, 0, 0), float("nan")), "action 1, forward: flag nan, expected 0 or 1"),
+        (broken((0, 0, 1), 1), "action 0: forward and back are active at once"),
         (3.0, r"shape \(\)"),
         ([[[0] * 8, [0] * 7]], "differ in length"),
         (broken((1, 1, 0), float("nan")), "action 1, forward: magnitude nan is not a finite number"),
         (broken((0, 1, 5), float("inf")), "yaw_right: magnitude inf is not a finite number"),
         (broken((1, 1, 0), -0.05), "forward: magnitude -0.05 is negative"),
         (broken((1, 1, 0), 1e30), "is larger than"),
-        (broken((1, 0, 0), 0), "action 1, forward: flag 0 does not match magnitude 0.05"),
-        (broken((0, 0, 2), 1), "action 0, left: flag 1 does not match magnitude 0"),
-        (broken((0, 0, 0), 2), "flag 2 does not match"),
+        (broken((0, 0, 0), 2), "action 0, forward: flag 2, expected 0 or 1"),
+        (broken((0, 0, 0), -1), "flag -1, expected 0 or 1"),
         (both_ways(), "action 1: forward and back are active at once"),
         ([[["1"] * 8, ["0.5"] * 8]], "hold text"),
         ([[[None] * 8, [0] * 8]], "a non-number"),
@@ -92,6 +93,27 @@ def test_broken_tracks_are_refused_in_one_sentence(source, message):
         ActionTrack.parse(source)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 250
+
+
+def test_a_batch_of_one_and_magnitudes_alone_are_the_same_track():
+    track = ActionTrack.parse(on_disk())
+    assert ActionTrack.parse(on_disk()[None].tolist()) == track
+    assert ActionTrack.parse(json.dumps(on_disk()[:, 1].tolist())) == track
+    assert ActionTrack.parse(torch.from_numpy(on_disk())[None]) == track
+
+
+def test_flags_that_differ_from_magnitudes_are_mended_with_a_word_and_a_count():
+    values = on_disk()
+    expected = values[:, 1].copy()
+    yaw, left = CHANNELS.index("yaw_left"), CHANNELS.index("left")
+    values[0, 0, left] = values[1, 0, left] = values[0, 0, yaw] = 1  # no magnitude
+    values[1, 0, CHANNELS.index("forward")] = 0  # a magnitude without its flag
+    values[:, :, CHANNELS.index("yaw_right")] = expected[:, CHANNELS.index("yaw_right")] = 0
+    expected[:, left], expected[0, yaw] = FULL_DEFLECTION[left], FULL_DEFLECTION[yaw]
+    says = "3 flags without a magnitude are taken as full deflection, 1 magnitudes without a flag are taken as they are"
+    with pytest.warns(UserWarning, match=says):
+        track = ActionTrack.parse(values.tolist())
+    np.testing.assert_allclose(track.magnitude, expected, rtol=1e-6)
 
 
 def test_ten_megabytes_of_json_are_refused_before_they_are_parsed():

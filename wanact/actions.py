@@ -9,6 +9,7 @@ fixed by the Sekai drone data and by every checkpoint trained on it.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,32 +84,18 @@ class ActionTrack:
 
     @classmethod
     def parse(cls, source: Any) -> ActionTrack:
-        """Read a track in the on-disk format.
+        """Read a track in the on-disk format, or as others write it; what is mended in it is a warning.
 
         Args:
-            source: (N, 2, 8) binary and magnitude, as a JSON string, nested lists, an array or a tensor.
+            source: as for `read_track`.
 
         Raises:
             ActionError: for anything that breaks the format, in one sentence that says where.
         """
-        values = _numbers(_decode_json(source) if isinstance(source, str | bytes) else source)
-        if values.shape == (0,):
-            values = values.reshape(0, 2, NUM_CHANNELS)
-        if values.ndim != 3 or values.shape[1:] != (2, NUM_CHANNELS):
-            raise ActionError(
-                f"actions have shape {values.shape}, expected (N, 2, 8): "
-                "for each latent frame a row of 8 flags and a row of 8 magnitudes"
-            )
-        binary, magnitude = values[:, 0], values[:, 1]
-        magnitude = _checked_magnitude(magnitude)
-        wrong = np.argwhere(binary != (magnitude > 0))
-        if len(wrong):
-            step, channel = wrong[0]
-            raise ActionError(
-                f"action {step}, {CHANNELS[channel]}: flag {binary[step, channel]:g} does not match magnitude "
-                f"{magnitude[step, channel]:g}; the flag is 1 exactly where the magnitude is above 0"
-            )
-        return cls(magnitude)
+        track, mended = read_track(source)
+        if mended:
+            warnings.warn(str(mended), stacklevel=2)
+        return track
 
     @classmethod
     def from_keys(cls, held: Any, magnitudes: Sequence[float] | np.ndarray = FULL_DEFLECTION) -> ActionTrack:
@@ -162,6 +149,63 @@ class ActionTrack:
         kept = min(len(self), num_actions)
         magnitude[:kept] = self.magnitude[:kept]
         return ActionTrack(magnitude)
+
+
+@dataclass(frozen=True)
+class Mended:
+    """Flags of a track that did not say what its magnitudes say, and what was made of them.
+
+    Attributes:
+        filled: flags without a magnitude, which stand for full deflection.
+        raised: magnitudes without a flag, which count as they are.
+    """
+
+    filled: int = 0
+    raised: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.filled or self.raised)
+
+    def __add__(self, other: Mended) -> Mended:
+        return Mended(self.filled + other.filled, self.raised + other.raised)
+
+    def __str__(self) -> str:
+        parts = [f"{self.filled} flags without a magnitude are taken as full deflection"] if self.filled else []
+        parts += [f"{self.raised} magnitudes without a flag are taken as they are"] if self.raised else []
+        return ", ".join(parts) or "every flag says what its magnitude says"
+
+
+def read_track(source: Any) -> tuple[ActionTrack, Mended]:
+    """A track in the on-disk format or as others write it, and what had to be mended in it.
+
+    Args:
+        source: (N, 2, 8) flags and magnitudes, a batch of one (1, N, 2, 8), or magnitudes alone (N, 8); as a JSON
+            string, nested lists, an array or a tensor. A flag without a magnitude is full deflection.
+
+    Raises:
+        ActionError: for anything else, in one sentence that says where.
+    """
+    values = _numbers(_decode_json(source) if isinstance(source, str | bytes) else source)
+    if values.shape == (0,):
+        values = values.reshape(0, 2, NUM_CHANNELS)
+    if values.ndim == 4 and len(values) == 1:
+        values = values[0]
+    if values.ndim == 2 and values.shape[1] == NUM_CHANNELS:
+        return ActionTrack(values), Mended()
+    if values.ndim != 3 or values.shape[1:] != (2, NUM_CHANNELS):
+        raise ActionError(
+            f"actions have shape {values.shape}, expected (N, 2, 8): "
+            "for each latent frame a row of 8 flags and a row of 8 magnitudes"
+        )
+    flags, magnitude = values[:, 0], values[:, 1]
+    wrong = np.argwhere(~((flags >= 0) & (flags <= 1)))
+    if len(wrong):
+        step, channel = wrong[0]
+        raise ActionError(f"action {step}, {CHANNELS[channel]}: flag {flags[step, channel]:g}, expected 0 or 1")
+    active = magnitude > 0
+    empty = (flags > 0) & (magnitude == 0)  # a magnitude that is no number is refused below, whatever its flag
+    track = ActionTrack(np.where(empty, FULL_DEFLECTION, magnitude))
+    return track, Mended(int(empty.sum()), int((active & (flags == 0)).sum()))
 
 
 def _decode_json(text: str | bytes) -> Any:

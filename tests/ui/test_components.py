@@ -39,12 +39,18 @@ def test_an_exported_plan_opens_again():
     assert ActionTrack.parse(answer["value"]) == track and "20 steps" in answer["note"]
 
 
+def test_a_plan_of_flags_alone_says_what_was_made_of_them():
+    answer = read_plan({"text": json.dumps([[[1] + [0] * 7, [0] * 8]]), "steps": 1})
+    assert ActionTrack.parse(answer["value"]) == channel_track("forward", 1)
+    assert answer["note"] == "Opened 1 steps; 1 flags without a magnitude are taken as full deflection."
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("", "not valid JSON"),
         ("[[1, 2]]", r"expected \(N, 2, 8\)"),
-        (json.dumps([[[1] + [0] * 7, [0] * 8]]), "does not match magnitude"),
+        (json.dumps([[[2] + [0] * 7, [0] * 8]]), "flag 2, expected 0 or 1"),
         ('[[["a","b"]]]', "text where numbers were expected"),
         (json.dumps([[[1, 1] + [0] * 6] * 2]), "active at once"),
         ("[[[NaN]]]", "expected"),

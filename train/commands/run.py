@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
-from train.loop.config import TrainConfig, parse
+from train.loop.config import NO_EFFECT, TrainConfig, parse
 from train.loop.dist import Processes
 from train.loop.export import require_free
 from train.loop.progress import available_tracker
@@ -27,6 +28,9 @@ def train(name: str, argv: list[str]) -> Trainer:
     stage = stage_class(name)
     config = parse(name, argv, stage.options, partial(refuse_unused, stage))
     stage.check(config)
+    for flag, reason in NO_EFFECT.items():
+        if flag in config.given and getattr(config.model, flag):
+            print(f"--{flag} has no effect here: {reason}", file=sys.stderr)
     return run(config)
 
 

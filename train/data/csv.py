@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from wanact import shapes
-from wanact.actions import ActionError, ActionTrack
+from wanact.actions import ActionError, ActionTrack, Mended, read_track
 from wanact.errors import UserError
 from wanact.files import replacing
 from wanact.media import video
@@ -38,6 +38,7 @@ class Row:
         prompt: its description, "" if there is none.
         track: its actions, or None.
         input_image: a first frame to use instead of the clip's own, or None.
+        mended: flags of its actions that did not say what the magnitudes say.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Row:
     prompt: str
     track: ActionTrack | None
     input_image: Path | None
+    mended: Mended = Mended()
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,20 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any] | RowError]:
 _READERS = {".csv": _read_csv, ".json": _read_json, ".jsonl": _read_jsonl}
 
 
-def parse_row(record: dict[str, Any] | RowError, number: int, base: Path, num_frames: int, needs_action: bool) -> Row:
+def parse_row(
+    record: dict[str, Any] | RowError,
+    number: int,
+    base: Path,
+    num_frames: int,
+    needs_action: bool,
+    file_keys: Collection[str] = ("video",),
+) -> Row:
     """Check one raw row; files are looked for, not opened.
 
     Args:
         num_frames: frames of a training clip; a longer track is cut to it, as a longer video is.
         needs_action: whether a row without actions is an error.
+        file_keys: columns of files that are used; `input_image` is left alone if it is none of them.
 
     Raises:
         RowError, ActionError: saying what is wrong.
@@ -128,23 +138,23 @@ def parse_row(record: dict[str, Any] | RowError, number: int, base: Path, num_fr
     prompt = record.get("prompt") or ""
     if not isinstance(prompt, str):
         raise RowError(f"prompt is {type(prompt).__name__}, expected text")
-    track = _track(record.get("action"), num_frames, needs_action)
-    image = record.get("input_image") or None
+    track, mended = _track(record.get("action"), num_frames, needs_action)
+    image = (record.get("input_image") or None) if "input_image" in file_keys else None
     if image is not None and not (base / str(image)).is_file():
         raise RowError(f"input_image {image} is missing")
-    return Row(number, path, prompt, track, base / str(image) if image is not None else None)
+    return Row(number, path, prompt, track, base / str(image) if image is not None else None, mended)
 
 
-def _track(action: Any, num_frames: int, needed: bool) -> ActionTrack | None:
+def _track(action: Any, num_frames: int, needed: bool) -> tuple[ActionTrack | None, Mended]:
     if not needed:
-        return None
+        return None, Mended()
     if action is None or (isinstance(action, str) and not action.strip()):
         raise RowError("column action is empty")
-    track = ActionTrack.parse(action)
+    track, mended = read_track(action)
     count = shapes.num_actions(num_frames)
     if len(track) < count:
         raise ActionError(f"the track has {len(track)} actions, but {num_frames} frames need {count}")
-    return track.with_length(count)
+    return track.with_length(count), mended
 
 
 def clip_frames(row: Row, num_frames: int, height: int, width: int, fit: Literal["crop", "pad"]) -> np.ndarray:

@@ -27,6 +27,16 @@ Tracker = Literal["none", "wandb", "trackio", "tensorboard"]
 _T = TypeVar("_T")
 
 
+# Flags of the plans' scripts that change nothing here, and why.
+NO_EFFECT = {
+    "task": "every stage trains on clips and their words, which is what sft means",
+    "extra_inputs": "the first frame and the actions are always given",
+    "fp8_models": "what is not trained is kept in the type of computation",
+    "offload_models": "what is not trained leaves the device once its results are cached",
+    "find_unused_parameters": "parameters without a gradient are never waited for",
+}
+
+
 class ConfigError(UserError):
     """A setting that cannot be used; the message names the flag, what was expected and the remedy."""
 
@@ -68,6 +78,10 @@ class DataConfig:
     cache_memory_gb: float = flag(default=8.0, help="cached latents are held in memory up to this size")
     max_skipped: float = flag(default=0.1, help="stop if more than this fraction of the rows cannot be used")
 
+    def file_keys(self) -> set[str]:
+        """Columns of the table whose files are used."""
+        return {key.strip() for key in self.data_file_keys.split(",") if key.strip()}
+
     def clip_shape(self) -> tuple[int, int, int]:
         """Frames, height and width of a clip, for a stage that requires them."""
         assert self.num_frames and self.height and self.width, "the stage's check refuses settings without them"
@@ -82,7 +96,7 @@ class DataConfig:
             _as_config_error(shapes.num_latent_frames, self.num_frames)
         if self.max_pixels is not None and self.max_pixels < shapes.SIZE_MULTIPLE**2:
             raise ConfigError(f"--max_pixels {self.max_pixels} must be at least {shapes.SIZE_MULTIPLE**2}")
-        keys = {key.strip() for key in self.data_file_keys.split(",") if key.strip()}
+        keys = self.file_keys()
         if "video" not in keys or keys - {"video", "input_image"}:
             raise ConfigError(f"--data_file_keys {self.data_file_keys!r} must be video or video,input_image")
         for choice in self.num_latent_frames_choices or []:
@@ -98,7 +112,11 @@ class ModelConfig:
 
     _argument_group_name = "model"
 
-    model_dir: str | None = flag(default=None, help="model directory: a manifest, the original release or diffusers")
+    model_dir: str | None = flag(
+        default=None,
+        aliases=["--base_model_dir"],
+        help="model directory: a manifest, the original release or diffusers",
+    )
     model_paths: str | None = flag(default=None, help="JSON list of weight files, instead of --model_dir")
     model_id_with_origin_paths: str | None = flag(
         default=None, help='"org/name:pattern, org/name:pattern", fetched from the Hub, instead of --model_dir'
@@ -127,8 +145,23 @@ class ModelConfig:
     initialize_model_on_cpu: bool = flag(default=False, help="build on the CPU, then move: less memory at the start")
     use_gradient_checkpointing: bool = flag(default=False, help="recompute activations; always on for the 5B model")
     use_gradient_checkpointing_offload: bool = flag(default=False, help="and keep the kept ones in host memory")
+    task: str | None = flag(default=None, help=f"taken for other trainers' scripts; {NO_EFFECT['task']}")
+    extra_inputs: str | None = flag(default=None, help=f"taken for theirs too; {NO_EFFECT['extra_inputs']}")
+    fp8_models: str | None = flag(default=None, help=f"taken for theirs too; {NO_EFFECT['fp8_models']}")
+    offload_models: str | None = flag(default=None, help=f"taken for theirs too; {NO_EFFECT['offload_models']}")
+    find_unused_parameters: bool = flag(
+        default=False, help=f"taken for theirs too; {NO_EFFECT['find_unused_parameters']}"
+    )
 
     def __post_init__(self) -> None:
+        if self.trainable_models:
+            names = [name.strip() for name in self.trainable_models.split(",")]
+            self.trainable_models = ",".join("transformer" if name == "dit" else name for name in names)
+        if self.task not in (None, "", "sft", "sft:train"):
+            raise ConfigError(f"--task {self.task!r} must be sft: other tasks are stages of their own here")
+        inputs = {name.strip() for name in (self.extra_inputs or "").split(",") if name.strip()}
+        if inputs - {"input_image", "action"}:
+            raise ConfigError(f"--extra_inputs {self.extra_inputs!r} must be input_image: the model takes no others")
         given = [n for n in ("model_dir", "model_paths", "model_id_with_origin_paths") if getattr(self, n)]
         if len(given) > 1:
             raise ConfigError(f"--{given[0]} and --{given[1]} both name the base model; keep one")
@@ -149,6 +182,7 @@ class OptimConfig:
 
     learning_rate: float = flag(default=1e-4, help="after warm-up")
     lr_warmup_ratio: float = flag(default=0.05, help="fraction of all steps in which the rate rises from 0")
+    lr_warmup_steps: int | None = flag(default=None, help="the same in steps, instead of the fraction")
     lr_min_lr: float = flag(default=0.0, help="where it ends")
     lr_schedule: Literal["cosine", "linear"] = flag(default="cosine", help="the way down after warm-up")
     optimizer: Literal["adamw", "muon"] = flag(
@@ -177,6 +211,8 @@ class OptimConfig:
             _positive(self, "max_steps")
         for name in ("lr_warmup_ratio", "adam_beta1", "adam_beta2", "muon_momentum", "ema_decay"):
             _fraction(self, name)
+        if self.lr_warmup_steps is not None and self.lr_warmup_steps < 0:
+            raise ConfigError(f"--lr_warmup_steps {self.lr_warmup_steps} must not be negative")
         if not 0 <= self.lr_min_lr <= self.learning_rate:
             raise ConfigError(
                 f"--lr_min_lr {self.lr_min_lr:g} must lie between 0 and --learning_rate {self.learning_rate:g}"
@@ -226,7 +262,7 @@ class CheckpointConfig:
 
     _argument_group_name = "checkpoints"
 
-    output_path: str = flag(default="", help="the run's folder")
+    output_path: str = flag(default="", aliases=["--output_dir"], help="the run's folder")
     save_steps: int | None = flag(
         default=None, aliases=["--checkpoint_interval"], help="steps between checkpoints; at the end only if not given"
     )
@@ -241,7 +277,9 @@ class CheckpointConfig:
     resume_from: str = flag(
         default="auto", aliases=["--resume_from_ckpt"], help="auto (newest that verifies), none, or a checkpoint"
     )
-    on_resume_error: Literal["stop", "fresh"] = flag(default="stop", help="fresh: train on without what cannot load")
+    on_resume_error: Literal["stop", "fresh"] = flag(
+        default="stop", help="fresh: train on with the weights that fit, and without what cannot load"
+    )
     init_from: str | None = flag(
         default=None, help="run, checkpoint or weight file whose weights a new run starts from"
     )
@@ -373,6 +411,8 @@ def _check_combinations(config: TrainConfig) -> None:
     given = config.given
     if {"max_steps", "num_epochs"} <= given:
         raise ConfigError("--max_steps and --num_epochs both say when to stop; keep one")
+    if {"lr_warmup_steps", "lr_warmup_ratio"} <= given:
+        raise ConfigError("--lr_warmup_steps and --lr_warmup_ratio both say how long the rate rises; keep one")
     if config.checkpoint.init_from and config.checkpoint.resume_from not in ("auto", "none"):
         raise ConfigError("--init_from and --resume_from both say where to start; keep one")
     for name, active, remedy in (

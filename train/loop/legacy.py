@@ -43,12 +43,15 @@ _NUMBER = re.compile(r"(?:step|epoch|checkpoint)[-_]?(\d+)")
 ADAPTER = "default"
 
 
-def load(path: Path, shapes: dict[str, torch.Size]) -> tuple[int, dict[str, Tensor], dict[str, Any] | None, list[str]]:
+def load(
+    path: Path, shapes: dict[str, torch.Size], with_optimizer: bool = True
+) -> tuple[int, dict[str, Tensor], dict[str, Any] | None, list[str]]:
     """A checkpoint of another layout.
 
     Args:
         path: its folder or file.
         shapes: shapes of the trained weights by full name.
+        with_optimizer: whether its optimizer is read too.
 
     Returns:
         Step, weights by full name, optimizer states by phase (None if there are none that fit), and remarks.
@@ -60,6 +63,8 @@ def load(path: Path, shapes: dict[str, torch.Size]) -> tuple[int, dict[str, Tens
     content = load_weights(file)
     weights = from_lora(file) if is_adapter(content) else full_names(content, shapes)
     step = _step_of(path)
+    if not with_optimizer:
+        return step, weights, None, []
     if path.is_file():
         return step, weights, None, [f"{path.name} holds weights only"]
     optimizer, remarks = _optimizer(path, shapes)

@@ -38,7 +38,9 @@ def learning_rate(step: float, num_steps: int, config: OptimConfig) -> float:
 
     Where batches have changed a step lies between two numbers.
     """
-    warmup = round(num_steps * config.lr_warmup_ratio)
+    warmup = config.lr_warmup_steps
+    if warmup is None:
+        warmup = round(num_steps * config.lr_warmup_ratio)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, num_steps - 1 - warmup))

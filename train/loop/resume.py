@@ -12,7 +12,7 @@ from torch import Tensor
 
 from train.loop import legacy, saving
 from train.loop.config import TrainConfig
-from wanact.files import CheckpointError, load_state, load_weights, read_json
+from wanact.files import CheckpointError, load_state, load_weights, read_json, sha256
 from wanact.runs import store
 
 
@@ -28,6 +28,7 @@ class Loaded:
         ema: {} if the checkpoint has none.
         state: content of trainer_state.json, {} if there is none.
         config: content of train_config.json, {} if there is none.
+        kept: whether these are only the weights that fit, of a checkpoint that cannot be continued.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Loaded:
     ema: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    kept: bool = False
 
 
 def find(config: TrainConfig, stage_name: str, shapes: dict[str, torch.Size]) -> tuple[Loaded | None, list[str]]:
@@ -65,7 +67,7 @@ def find(config: TrainConfig, stage_name: str, shapes: dict[str, torch.Size]) ->
         except CheckpointError as error:
             if config.checkpoint.on_resume_error == "stop":
                 raise
-            return None, [f"{error}. Starting fresh, as --on_resume_error fresh says"]
+            return keep_what_fits(Path(wanted), shapes, [str(error)])
     return _newest(run, stage_name, shapes, config)
 
 
@@ -87,6 +89,10 @@ def _newest(
             f"none of the {len(found)} checkpoints in {run} can be used; --on_resume_error fresh starts anew\n"
             + "\n".join(passed)
         )
+    for info in _newest_first(found):
+        loaded, remarks = keep_what_fits(info.path, shapes, passed)
+        if loaded is not None:
+            return loaded, remarks
     return None, passed
 
 
@@ -95,6 +101,44 @@ def _diverged(info: store.CheckpointInfo) -> str | None:
         return str(info.diverged) if info.diverged else None
     # Before that was written down, a loss that was not finite was written as none.
     return "losses before it were not finite" if info.metadata.get("loss", 0.0) is None else None
+
+
+def keep_what_fits(path: Path, shapes: dict[str, torch.Size], passed: list[str]) -> tuple[Loaded | None, list[str]]:
+    """What `--on_resume_error fresh` keeps of a checkpoint that cannot be continued: those of its weights that fit.
+
+    Where all of them fit, training goes on at its step with a fresh optimizer; else it starts at step 0.
+    """
+    try:
+        path = store.resolve(path) if path.is_dir() else path
+        step, weights = _sound_weights(path, shapes)
+    except CheckpointError as error:
+        return None, [*passed, f"no weight of {path} can be kept, so that training starts fresh: {error}"]
+    kept = {
+        name: value
+        for name, value in weights.items()
+        if name in shapes and value.shape == shapes[name] and bool(torch.isfinite(value).all())
+    }
+    if not kept:
+        return None, [*passed, f"no weight of {path} fits, so that training starts fresh: {mismatch(weights, shapes)}"]
+    whole = len(kept) == len(shapes)
+    remark = f"{path.name}: {len(kept)} of {len(shapes)} weights are kept, as --on_resume_error fresh says; " + (
+        "the optimizer starts fresh"
+        if whole
+        else f"the others and the optimizer start fresh, at step 0; {mismatch(weights, shapes)}"
+    )
+    return Loaded(path=path, step=step if whole else 0, weights=kept, kept=True), [*passed, remark]
+
+
+def _sound_weights(path: Path, shapes: dict[str, torch.Size]) -> tuple[int, dict[str, Tensor]]:
+    """Step and weights of a checkpoint whose other files may be damaged; the sum of the weights, if any, must hold."""
+    if store.is_legacy(path):
+        return legacy.load(path, shapes, with_optimizer=False)[:2]
+    metadata = store.read_metadata(path)
+    file = path / saving.FULL_WEIGHTS
+    entry = metadata["files"].get(file.name)
+    if entry is None or not file.is_file() or sha256(file) != entry["sha256"]:
+        raise CheckpointError(f"{file} is missing or damaged")
+    return int(metadata["step"]), load_weights(file)
 
 
 def _newest_first(found: list[store.CheckpointInfo]) -> list[store.CheckpointInfo]:

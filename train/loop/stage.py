@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from train.loop.config import SECTIONS, TrainConfig
+from train.loop.config import NO_EFFECT, SECTIONS, TrainConfig
 from train.loop.seeding import Draw
 from wanact.errors import UserError, in_words
 
@@ -46,6 +46,7 @@ LOOP_USES = (
     *("output_path", "save_steps", "max_checkpoints", "save_full_state", "export_model_dir"),
     *("resume_from", "on_resume_error", "init_from", "override"),
     *("log_steps", "tracker", "use_wandb", "wandb_project", "wandb_run_name"),
+    *NO_EFFECT,
 )
 
 

@@ -224,11 +224,16 @@ class Trainer:
                 problem = str(error)
         for remark in remarks:
             self.processes.print(remark)
-        path, problem = self.processes.broadcast((loaded.path if loaded else None, problem))
+        path, kept, problem = self.processes.broadcast(
+            (loaded.path if loaded else None, loaded is not None and loaded.kept, problem)
+        )
         if problem:
             raise CheckpointError(problem)
         if path is not None and loaded is None:
-            loaded = resume.load(path, self.stage.name, self.shapes, self.config, verified=True)
+            if kept:
+                loaded, _ = resume.keep_what_fits(path, self.shapes, [])
+            else:
+                loaded = resume.load(path, self.stage.name, self.shapes, self.config, verified=True)
         return loaded
 
     def _take_weights(self, weights: dict[str, Tensor]) -> None:

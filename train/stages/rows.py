@@ -14,6 +14,7 @@ from train.data import csv
 from train.data.cache import ahead, key_of
 from train.loop.config import TrainConfig
 from train.loop.dist import Processes
+from wanact.actions import Mended
 
 Read = TypeVar("Read")
 Kept = TypeVar("Kept")
@@ -60,20 +61,36 @@ class RowReader:
         items = [((number, mirrored), record) for number, record in mine for mirrored in ways]
         kept: dict[Place, Kept] = {}
         skipped: dict[int, csv.Skipped] = {}
+        mended: list[Mended] = []
         bar = tqdm(total=len(items), desc=self.title, unit="clip", disable=not processes.is_main, mininterval=2.0)
         for ((number, mirrored), record), result in ahead(lambda item: self._load(load, *item), items, self._workers):
             bar.update(1)
             if not isinstance(result, Exception):
                 kept[number, mirrored] = keep(*result)
+                if not mirrored and result[0].mended:
+                    mended.append(result[0].mended)
             elif number not in skipped:  # a row and its mirror image are said once
                 name = str(record.get("video")) if isinstance(record, dict) else ""
                 skipped[number] = csv.Skipped(number, name, str(result))
                 if self.shared or processes.is_main:
                     print(f"skipped row {number} ({name}): {result}", flush=True)
         bar.close()
+        self._say_what_was_mended(mended, [record for _, record in records])
         # Half of a mirrored pair would tilt what is learnt to one side: a row is kept both ways or not at all.
         whole = {place: entry for place, entry in kept.items() if place[0] not in skipped}
         return self._all(whole, list(skipped.values()), len(records))
+
+    def _say_what_was_mended(self, mended: list[Mended], records: list[Any]) -> None:
+        """One line for all rows: of flags that differ from magnitudes, and of first frames that are left alone."""
+        if self.shared:
+            mended = [entry for part in self.processes.gather(mended) for entry in part]
+        if mended:
+            self.processes.print(f"in the actions of {len(mended)} rows, {sum(mended, Mended())}")
+        images = sum(bool(record.get("input_image")) for record in records if isinstance(record, dict))
+        if images and "input_image" not in self.config.data.file_keys():
+            self.processes.print(
+                f"the input_image of {images} rows is left alone; --data_file_keys video,input_image uses it"
+            )
 
     @property
     def _workers(self) -> int:
@@ -82,7 +99,8 @@ class RowReader:
     def _load(self, load: Callable[[csv.Row, bool], Read], place: Place, record: Any) -> tuple[csv.Row, Read]:
         number, mirrored = place
         base = Path(self.config.data.dataset_base_path)
-        row = csv.parse_row(record, number, base, self.num_frames, self.needs_actions)
+        keys = self.config.data.file_keys()
+        row = csv.parse_row(record, number, base, self.num_frames, self.needs_actions, keys)
         if mirrored and row.track is not None:
             row = replace(row, track=row.track.mirrored())
         return row, load(row, mirrored)

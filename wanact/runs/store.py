@@ -228,21 +228,22 @@ def checkpoint_info(path: Path) -> CheckpointInfo:
     What is the best and the latest is a question to all of a run: see `list_checkpoints`.
     """
     step = step_of(path.name) or 0
-    metadata, problem = {}, None
+    metadata, problem, told = {}, None, {}
     if (path / METADATA).exists() or not is_legacy(path):
         try:
-            metadata = read_metadata(path, to_the_byte=False)
+            metadata = told = read_metadata(path, to_the_byte=False)
             problem = _find_problem(path, metadata, sums=False)
         except CheckpointError as error:
-            problem = str(error)
-    loss = metadata.get("loss")
+            told = _foreign_metadata(path)
+            problem = None if told and is_legacy(path) else str(error)
+    loss, said = told.get("loss"), told.get("step")
     return CheckpointInfo(
         id=checkpoint_id(path),
         run=run_name(path),
-        step=int(metadata.get("step", step)),
+        step=said if isinstance(said, int) else step,
         path=path,
         loss=float(loss) if isinstance(loss, int | float) and abs(loss) < 1e300 else None,
-        saved_at=metadata["timestamp"] if isinstance(metadata.get("timestamp"), str) else "",
+        saved_at=told["timestamp"] if isinstance(told.get("timestamp"), str) else "",
         problem=problem,
         metadata=metadata,
         sequence=int(metadata.get("sequence", -1)),
@@ -258,16 +259,26 @@ def ref_of(path: Path) -> CheckpointRef:
 def is_legacy(path: Path) -> bool:
     """Whether a checkpoint, folder or file, was written in a layout without a manifest.
 
-    One of ours that has lost its manifest is none of these: its trainer_state.json carries a format.
+    One of ours that has lost its manifest is none of these: its trainer_state.json carries a format. A
+    checkpoint_metadata.json without a manifest is another program's.
     """
     if path.is_file():
         return True
-    if (path / METADATA).exists():
+    if (path / METADATA).exists() and not _foreign_metadata(path):
         return False
     try:
         return "format" not in read_json(path / "trainer_state.json")
     except CheckpointError:
         return True
+
+
+def _foreign_metadata(path: Path) -> dict[str, Any]:
+    """What another program's checkpoint_metadata.json says; {} if it is ours, or damaged."""
+    try:
+        content = parse_json(path / METADATA, read_bytes(path / METADATA, MAX_METADATA_BYTES))
+    except CheckpointError:
+        return {}
+    return {} if content.keys() & {"manifest_sha256", "files", "format", "sequence"} else content
 
 
 def resolve(path: str | os.PathLike) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import FileData, GradioModel
 
-from wanact.actions import CHANNELS, FULL_DEFLECTION, MAX_MAGNITUDE, ActionTrack
+from wanact.actions import CHANNELS, FULL_DEFLECTION, MAX_MAGNITUDE, ActionTrack, read_track
 from wanact.errors import UserError
 from wanact.flying.record import FlightRecord
 from wanact.ui.modules import mounting
@@ -78,12 +78,13 @@ def read_plan(message: dict) -> dict:
     if not isinstance(text, str) or len(text) > MAX_PLAN_BYTES:
         return {"problem": "The plan is too large; actions for a clip are a few kilobytes of JSON."}
     try:
-        track = FlightRecord.parse(text).track if '"wanact_flight"' in text[:200] else ActionTrack.parse(text)
+        is_record = '"wanact_flight"' in text[:200]
+        track, mended = (FlightRecord.parse(text).track, None) if is_record else read_track(text)
     except UserError as error:
         return {"problem": f"The plan was not opened: {str(error).rstrip('.')}."}
     if isinstance(steps, int) and len(track) != steps:
         return {"problem": f"The plan was not opened: it has {len(track)} steps, but this clip needs {steps}."}
-    return {"value": track.to_list(), "note": f"Opened {len(track)} steps."}
+    return {"value": track.to_list(), "note": f"Opened {len(track)} steps{f'; {mended}' if mended else ''}."}
 
 
 class FlightPlan(Component):

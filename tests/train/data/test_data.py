@@ -14,7 +14,7 @@ from tests.train.conftest import NUM_FRAMES, SIZE, write_dataset
 from train.data import text
 from train.data.cache import Cache, CachedEntries, ahead, key_of, module_fingerprint
 from train.data.csv import DataError, RowError, parse_row, read_records
-from wanact.actions import ActionTrack
+from wanact.actions import ActionTrack, channel_track
 from wanact.media.video import write_mp4
 
 
@@ -173,11 +173,38 @@ def test_an_input_image_takes_the_place_of_the_first_frame(run, dataset, tmp_pat
     lines = [json.dumps({**rows[0], "input_image": name}) for name in (None, "red.png", "nowhere.png")]
     (tmp_path / "clips.jsonl").write_text("\n".join(lines))
     trainer = run("action", tmp_path / "run", "--dataset_metadata_path", str(tmp_path / "clips.jsonl"),
-                  "--max_steps", "1", "--max_skipped", "0.5")  # fmt: skip
+                  "--max_steps", "1", "--max_skipped", "0.5",
+                  "--data_file_keys", "video,input_image")  # fmt: skip
     plain, with_image = (trainer.stage.latents[i]["latents"] for i in range(2))
     assert not torch.equal(plain[:, :1], with_image[:, :1])
     assert torch.equal(plain[:, 1:], with_image[:, 1:])
     assert "input_image nowhere.png is missing" in (tmp_path / "run" / "skipped.csv").read_text()
+
+
+def test_an_input_image_is_left_alone_unless_its_column_is_named(run, dataset, tmp_path, capsys):
+    rows = read_rows(dataset / "clips.csv")
+    lines = [json.dumps({**rows[0], "input_image": name}) for name in (None, "nowhere.png")]
+    (tmp_path / "clips.jsonl").write_text("\n".join(lines))
+    trainer = run("action", tmp_path / "run", "--dataset_metadata_path", str(tmp_path / "clips.jsonl"),
+                  "--max_steps", "1", "--data_file_keys", "video")  # fmt: skip
+    one, other = (trainer.stage.latents[i]["latents"] for i in range(2))
+    assert torch.equal(one, other)
+    said = "the input_image of 1 rows is left alone; --data_file_keys video,input_image uses it"
+    assert said in capsys.readouterr().out
+
+
+def test_flags_that_differ_from_magnitudes_are_counted_over_all_rows(run, dataset, tmp_path, capsys):
+    rows = read_rows(dataset / "clips.csv")
+    flags_alone = json.dumps([[[1] + [0] * 7, [0] * 8]] * 2)
+    magnitudes_alone = json.dumps([[0.05] + [0] * 7] * 2)
+    actions = (flags_alone, flags_alone, magnitudes_alone)
+    lines = [json.dumps({**rows[0], "action": action}) for action in actions]
+    (tmp_path / "clips.jsonl").write_text("\n".join(lines))
+    trainer = run("action", tmp_path / "run", "--dataset_metadata_path", str(tmp_path / "clips.jsonl"),
+                  "--max_steps", "1")  # fmt: skip
+    assert all(row.track == channel_track("forward", 2) for row in trainer.stage.rows)
+    said = "in the actions of 2 rows, 4 flags without a magnitude are taken as full deflection"
+    assert said in capsys.readouterr().out
 
 
 def test_cached_entries_are_the_same_from_memory_and_from_disk(tmp_path):

@@ -21,7 +21,9 @@ PLAN_FLAGS = """
 --gradient_accumulation_steps --use_gradient_checkpointing --use_gradient_checkpointing_offload --lora_base_model
 --lora_target_modules --lora_rank --lora_checkpoint --save_full_state --save_optimizer_state --max_checkpoints
 --keep_last_n_checkpoints --resume_from --resume_from_ckpt --init_from --seed --batch_size --mixed_precision
---output_path --model_dir --dataset_base_path --dataset_metadata_path --cache_dir --max_skipped --override --config
+--base_model_dir --output_dir --lr_warmup_steps --extra_inputs --task --fp8_models --offload_models
+--find_unused_parameters --output_path --model_dir --dataset_base_path --dataset_metadata_path --cache_dir
+--max_skipped --override --config
 """.split()
 NEEDED = ["--model_dir", "m", "--dataset_metadata_path", "d.csv", "--output_path", "o"]
 
@@ -39,9 +41,33 @@ def test_help_lists_every_flag(stage, capsys):
 
 def test_aliases_mean_the_same():
     config = parse("action", ["--checkpoint_interval", "7", "--keep_last_n_checkpoints", "3", "--save_optimizer_state",
-                              "--resume_from_ckpt", "x"])  # fmt: skip
+                              "--resume_from_ckpt", "x", "--base_model_dir", "m", "--output_dir", "o",
+                              "--trainable_models", "action_controller,dit"])  # fmt: skip
+    assert config.model.model_dir == "m" and config.checkpoint.output_path == "o"
+    assert config.model.trainable_models == "action_controller,transformer"
     assert config.checkpoint.save_steps == 7 and config.checkpoint.max_checkpoints == 3
     assert config.checkpoint.save_full_state and config.checkpoint.resume_from == "x"
+
+
+@pytest.mark.parametrize(
+    "flags, name",
+    [
+        (["--task", "sft"], "task"),
+        (["--extra_inputs", "input_image"], "extra_inputs"),
+        (["--fp8_models", "vae.pth"], "fp8_models"),
+        (["--offload_models", "t5.pth"], "offload_models"),
+        (["--find_unused_parameters"], "find_unused_parameters"),
+    ],
+)
+def test_flags_of_the_plans_that_change_nothing_say_so(flags, name, monkeypatch, capsys):
+    from train.commands import run
+
+    monkeypatch.setattr(run, "run", lambda config: config)
+    for stage, more in (("action", []), ("i2v", [])):
+        run.train(stage, [*NEEDED, *flags, *more])
+        assert f"--{name} has no effect here: " in capsys.readouterr().err
+        run.train(stage, NEEDED)
+        assert "no effect" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -108,6 +134,10 @@ def test_every_field_has_its_own_name_and_a_help_text():
         (["--action_magnitude_scale", "1,2"], "takes 8 numbers"),
         (["--config", "nowhere.yaml"], "cannot be read"),
         (["--mixed_precision", "fp8"], "invalid choice"),
+        (["--lr_warmup_steps", "10", "--lr_warmup_ratio", "0.1"], "keep one"),
+        (["--lr_warmup_steps", "-1"], "must not be negative"),
+        (["--task", "sft:data_process"], "must be sft"),
+        (["--extra_inputs", "input_image,vace_video"], "must be input_image"),
     ],
 )
 def test_a_mistake_is_one_sentence(argv, message):

@@ -69,6 +69,11 @@ def test_nothing_usable_is_an_error_and_fresh_only_on_request(trained, arguments
     with pytest.raises(CheckpointError, match="none of the 2 checkpoints.*on_resume_error fresh"):
         find(arguments, run)
     loaded, remarks = find(arguments, run, "--on_resume_error", "fresh")
+    assert loaded.step == 2 and loaded.optimizer is None, "the weights are sound"
+    assert len(remarks) == 3 and "weights are kept" in remarks[-1]
+    for step in (1, 2):
+        damage(run / "checkpoints" / store.step_name(step) / "trainable_full.safetensors", "a bit flipped")
+    loaded, remarks = find(arguments, run, "--on_resume_error", "fresh")
     assert loaded is None and len(remarks) == 2
 
 
@@ -77,7 +82,7 @@ def test_a_named_checkpoint_that_fails_may_start_fresh_on_request(trained, argum
     with pytest.raises(CheckpointError, match="nowhere"):
         find(arguments, trained, "--resume_from", missing)
     loaded, remarks = find(arguments, trained, "--resume_from", missing, "--on_resume_error", "fresh")
-    assert loaded is None and "Starting fresh" in remarks[0]
+    assert loaded is None and "starts fresh" in remarks[-1]
 
 
 def test_training_goes_on_from_the_older_checkpoint_and_replaces_the_damaged_one(run, tmp_path, capsys):

@@ -124,7 +124,28 @@ def test_an_older_layout_loads_and_says_what_it_lacks(build, step, has_optimizer
         assert torch.equal(loaded.weights[name], weights[name])
 
 
-@pytest.mark.parametrize("build", [step_directory("step-00000100"), epoch_and_step])
+def with_metadata_of_its_own(root, weights, optimizer):
+    """As the plan's curriculum trainer writes it: a checkpoint_metadata.json that is no manifest."""
+    folder = root / "checkpoints" / "checkpoint-step100-loss0.0385-20251130_014518"
+    folder.mkdir(parents=True)
+    save_file(short(weights), folder / "adapter_model.safetensors")
+    torch.save({"epoch": 0, "step": 100, "optimizer_state_dict": optimizer}, folder / "trainer_state.pt")
+    summary = {"batch_size": 2, "learning_rate": 2e-05, "max_seq_length": 4000}
+    metadata = {"epoch": 0, "step": 100, "loss": 0.0385, "timestamp": "2025-11-30T01:44:54", "is_best": True}
+    (folder / "checkpoint_metadata.json").write_text(json.dumps(metadata | {"config_summary": summary}))
+    return folder
+
+
+def test_metadata_without_our_manifest_is_another_programs_and_not_damage(trained, tmp_path):
+    folder = with_metadata_of_its_own(tmp_path, *trained)
+    (info,) = store.list_checkpoints(tmp_path)
+    assert (info.problem, info.step, info.loss, info.saved_at) == (None, 100, 0.0385, "2025-11-30T01:44:54")
+    assert store.is_legacy(folder) and store.resolve(tmp_path) == folder
+    (folder / "trainer_state.json").write_text('{"format": 1}')  # one of ours that has lost its manifest
+    assert "damaged" in store.list_checkpoints(tmp_path)[0].problem
+
+
+@pytest.mark.parametrize("build", [step_directory("step-00000100"), epoch_and_step, with_metadata_of_its_own])
 def test_auto_takes_an_older_layout_and_trains_on(build, trained, run, tmp_path, capsys):
     build(tmp_path, *trained)
     assert run("action", tmp_path, "--max_steps", "101").step == 101
@@ -164,6 +185,43 @@ def test_an_optimizer_for_other_parameters_starts_fresh(trained, tmp_path):
     folder = step_directory("step-00000100")(tmp_path, weights, optimizer)
     _, _, state, remarks = legacy.load(folder, {name: value.shape for name, value in weights.items()})
     assert state is None and "other parameters" in remarks[0]
+
+
+def find_fresh(arguments, path, output, weights):
+    config = parse("action", arguments("action", output, "--resume_from", str(path), "--on_resume_error", "fresh"))
+    return resume.find(config, "action", {name: value.shape for name, value in weights.items()})
+
+
+def test_fresh_keeps_all_weights_and_the_step_where_only_the_optimizer_cannot_load(trained, arguments, tmp_path):
+    folder = step_directory("step-00000100")(tmp_path, *trained)
+    (folder / "optimizer.pt").write_bytes(b"half")
+    loaded, (_, said) = find_fresh(arguments, folder, tmp_path / "run", trained[0])
+    count = len(trained[0])
+    assert f"{count} of {count} weights are kept" in said and "the optimizer starts fresh" in said
+    assert loaded.step == 100 and loaded.optimizer is None
+    assert all(torch.equal(loaded.weights[name], value) for name, value in trained[0].items())
+
+
+def test_fresh_keeps_the_weights_that_fit_and_begins_at_step_0(trained, arguments, run, tmp_path):
+    weights = dict(trained[0])
+    changed, *rest = weights
+    folder = step_directory("step-00000100")(tmp_path, weights | {changed: torch.zeros(3, 3)}, trained[1])
+    loaded, (*_, said) = find_fresh(arguments, folder, tmp_path / "run", trained[0])
+    assert loaded.step == 0 and loaded.weights.keys() == set(rest)
+    assert f"{len(rest)} of {len(weights)} weights are kept" in said and changed in said
+    trainer = run("action", tmp_path / "run", "--resume_from", str(folder), "--on_resume_error", "fresh",
+                  "--max_steps", "1", "--learning_rate", "1e-12", "--weight_decay", "0")  # fmt: skip
+    assert trainer.step == 1
+    for name in rest:
+        torch.testing.assert_close(trainer.parameters[name].detach(), weights[name])
+
+
+def test_fresh_keeps_nothing_that_is_not_finite_or_not_there(trained, arguments, tmp_path):
+    weights = {name: value.fill_(float("nan")) for name, value in dict(trained[0]).items() for value in [value.clone()]}
+    folder = step_directory("step-00000100")(tmp_path, weights, trained[1])
+    (folder / "optimizer.pt").write_bytes(b"half")
+    loaded, remarks = find_fresh(arguments, folder, tmp_path / "run", trained[0])
+    assert loaded is None and "no weight" in remarks[-1]
 
 
 def test_a_pickled_optimizer_is_refused_with_a_sentence(trained, tmp_path):

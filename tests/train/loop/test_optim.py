@@ -79,6 +79,8 @@ def test_rates_warm_up_and_come_down_on_a_line_or_a_cosine():
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
     assert rates[-1] == pytest.approx(0.01)
+    in_steps = OptimConfig(learning_rate=1.0, lr_min_lr=0.01, lr_warmup_steps=10, lr_schedule="linear")
+    assert [learning_rate(step, 100, in_steps) for step in range(100)] == rates
     falls = [a - b for a, b in zip(rates[10:], rates[11:], strict=False)]
     assert max(falls) == pytest.approx(min(falls))
     cosine = OptimConfig(learning_rate=1.0, lr_warmup_ratio=0.0)
