@@ -16,8 +16,9 @@ import reprlib
 import secrets
 import shutil
 import socket
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,6 +38,33 @@ Model = TypeVar("Model", bound="BaseModel")
 
 class CheckpointError(UserError):
     """A run or checkpoint that cannot be used; the message names the file."""
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+# What file managers leave beside everything, and no program means: macOS' resource forks are `._NAME`.
+_CLUTTER = {".DS_Store", "desktop.ini", "Desktop.ini", "Thumbs.db"}
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Those of the paths that somebody meant, in order: without what file managers leave behind."""
+    return [path for path in paths if not path.name.startswith("._") and path.name not in _CLUTTER]
+
+
+def pointer_problem(path: Path) -> str | None:
+    """A sentence if a file is only a Git LFS pointer to what should be there, else None."""
+    try:
+        with open(path, "rb") as file:
+            found = file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return None
+    return f"{path} is a Git LFS pointer; fetch the file with git lfs pull" if found else None
+
+
+def _refuse_pointer(path: Path) -> None:
+    problem = pointer_problem(path)
+    if problem:
+        raise CheckpointError(problem)
 
 
 def sha256(path: Path) -> str:
@@ -80,8 +108,9 @@ def parse_json(path: Path, data: bytes) -> dict[str, Any]:
         CheckpointError: if it is no JSON object.
     """
     try:
-        content = json.loads(data)
+        content = json.loads(data)  # of bytes it passes over a byte order mark
     except (ValueError, RecursionError) as error:
+        _refuse_pointer(path)
         raise CheckpointError(f"{path} is damaged: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds {type(content).__name__}, expected a JSON object")
@@ -298,6 +327,7 @@ def check_safetensors(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the header is too large, no JSON, or names bytes that the file has not.
     """
+    _refuse_pointer(path)
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -327,6 +357,7 @@ def load_state(path: Path, mmap: bool = False) -> Any:
 
     import torch
 
+    _refuse_pointer(path)
     try:
         with open(path, "rb") as file:
             begin = file.read(2)

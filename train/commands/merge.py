@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wanact.errors import TakenError
-from wanact.files import CheckpointError, check_safetensors, replacing_folder, sha256
+from wanact.files import CheckpointError, check_safetensors, replacing_folder, sha256, visible
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.runs import store
 from wanact.runs.ref import CHECKPOINTS
@@ -100,7 +100,7 @@ def scaled(file: Path, alpha: float) -> dict[str, Tensor]:
 def stored_dtype(directory: Path) -> str:
     """Type of most weights in the largest .safetensors file of the transformer, float32 if that is unknown."""
     folder = directory / "transformer"
-    files = [p for p in (folder if folder.is_dir() else directory).rglob("diffusion_pytorch_model*.safetensors")]
+    files = visible((folder if folder.is_dir() else directory).rglob("diffusion_pytorch_model*.safetensors"))
     if not files:
         return "float32"
     header = check_safetensors(max(files, key=lambda p: p.stat().st_size))

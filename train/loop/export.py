@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wanact.errors import TakenError
-from wanact.files import CheckpointError, load_weights, read_json, replacing_folder, write_json
+from wanact.files import CheckpointError, load_weights, read_json, replacing_folder, visible, write_json
 from wanact.weights import model_dir
 
 ORIGIN = "exported_from.json"
@@ -41,7 +41,7 @@ def exported_from(folder: Path) -> dict[str, Any] | None:
 
 def require_free(folder: Path, run: str) -> None:
     """Raise TakenError if something is there that this run did not export."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not visible(folder.iterdir())):
         return
     if (exported_from(folder) or {}).get("run") != run:
         raise TakenError(f"{folder} holds a model already, or other files; choose another folder or remove it")

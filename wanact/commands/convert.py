@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from wanact.files import visible
 from wanact.models.components import CONFIG_CLASSES, NETWORKS, PIPELINE_INDEX, library_class
 from wanact.models.presets import LATENTS_MEAN, LATENTS_STD
 from wanact.weights import layouts, model_dir
@@ -76,7 +77,7 @@ def convert_dir(
     """
     source = layouts.resolve(source)
     layout, metadata = layouts.locate(source), model_dir.read_metadata(source)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and (not target.is_dir() or visible(target.iterdir())):
         raise ModelDirError(f"{target} exists already; give a new directory")
     networks = [_plan(part, layout, metadata, to) for part in NETWORKS if part in layout.sources]
     _require_room(networks, target, dtype)
@@ -91,6 +92,9 @@ def convert_dir(
             report(f"{network.part}: {len(network.plan.names)} weights, {network.plan.source} -> {names}")
         _write_rest(layout, metadata, networks, unfinished, to)
         if target.exists():
+            for left in target.iterdir():  # by a file manager; anything else would make rmdir fail
+                if not visible([left]):
+                    left.unlink()
             target.rmdir()
         os.replace(unfinished, target)
     finally:
@@ -129,7 +133,7 @@ def convert_file(source: Path, target: Path, to: str, *, key: str | None = None)
 
 def _plan(part: str, layout: Layout, metadata: dict[str, Any], to: str) -> _Network:
     source = layout.sources[part]
-    files = source.weights or tuple(sorted(source.folder.glob("*.safetensors")))
+    files = source.weights or tuple(sorted(visible(source.folder.glob("*.safetensors"))))
     if not files:
         raise ModelDirError(f"{source.folder} holds no .safetensors files")
     weights = WeightFiles(files)

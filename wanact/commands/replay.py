@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from wanact.control_card.clip import measure_clip
-from wanact.files import CheckpointError, write_json
+from wanact.files import CheckpointError, visible, write_json
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.record import FlightError, FlightRecord
 from wanact.flying.replay import replay
@@ -95,7 +95,7 @@ def read_records(path: Path) -> list[tuple[str, FlightRecord]]:
     Raises:
         FlightError: if there is none, or one of them cannot be used; the file is named.
     """
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = sorted(visible(path.glob("*.json"))) if path.is_dir() else [path]
     if not files:
         raise FlightError(f"{path} holds no flight records (*.json)")
     records = []

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wanact.errors import UserError
-from wanact.files import disk_errors, replacing
+from wanact.files import disk_errors, replacing, visible
 from wanact.models.text import encode_prompts, prompt_clean
 from wanact.weights import layouts
 
@@ -151,6 +151,6 @@ def encoder_identity(path: Path, length: int, dtype: torch.dtype) -> str:
     Files are told apart by name, size and time; reading 11 GB to hash them would take longer than encoding.
     """
     source = layouts.locate(path).sources.get("text_encoder")
-    files = () if source is None else source.weights or tuple(sorted(source.folder.glob("*")))
+    files = () if source is None else source.weights or tuple(sorted(visible(source.folder.glob("*"))))
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return f"{stamps} {length} {dtype}"

@@ -6,8 +6,12 @@ an error instead of random numbers.
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,6 +25,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from wanact.errors import UserError
+from wanact.files import pointer_problem, visible
 from wanact.models.lapped import AutoencoderLapped
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.models.vae import CLASSES as VAE_CLASSES
@@ -67,7 +72,35 @@ def load_component(part: str, folder: Path, dtype: torch.dtype) -> Any:
         ComponentError: if the configuration is of another class, or weights are missing or left over.
         OSError, RuntimeError, ValueError: from the libraries, for missing or damaged files.
     """
-    return _LOADERS[part](folder, dtype)
+    for file in sorted(visible(folder.iterdir())) if folder.is_dir() else ():
+        problem = pointer_problem(file) if file.is_file() else None
+        if problem:
+            raise ComponentError(problem)
+    with _without_marks(folder) as readable:
+        try:
+            return _LOADERS[part](readable, dtype)
+        except Exception as error:
+            if readable is folder or str(readable) not in str(error):
+                raise
+            raise ComponentError(str(error).replace(str(readable), str(folder))) from error
+
+
+@contextlib.contextmanager
+def _without_marks(folder: Path) -> Iterator[Path]:
+    """The folder, or one of links in which no JSON file begins with a byte order mark, which the libraries refuse."""
+    marked = [file for file in visible(folder.glob("*.json")) if file.read_bytes()[:3] == codecs.BOM_UTF8]
+    if not marked:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="wanact-") as name:
+        copy = Path(name) / folder.name
+        copy.mkdir()
+        for file in visible(folder.iterdir()):
+            if file in marked:
+                (copy / file.name).write_bytes(file.read_bytes().removeprefix(codecs.BOM_UTF8))
+            else:
+                os.symlink(file.resolve(), copy / file.name)
+        yield copy
 
 
 def default_scheduler(flow_shift: float) -> UniPCMultistepScheduler:
@@ -88,7 +121,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     if not file.is_file():
         raise ComponentError(f"{file} is missing")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ComponentError(f"{file} is not valid JSON ({error})") from error
     if not isinstance(config, dict):

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from wanact.files import pointer_problem
 from wanact.weights.names import ConvertError, listing
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -48,6 +49,9 @@ class WeightFiles(Mapping[str, Tensor]):
         for file in self.files:
             if not file.is_file():
                 raise ConvertError(f"{file} is missing")
+            problem = pointer_problem(file)
+            if problem:
+                raise ConvertError(problem)
             if file.suffix == ".safetensors":
                 self._add_safetensors(file)
             else:

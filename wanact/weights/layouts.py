@@ -3,10 +3,11 @@
 Told apart by what is inside:
 
 - diffusers: `model_index.json` with `_class_name`, and one folder a component;
-- a manifest: `model_index.json` with `model_name` and `components`, which names for each component a folder, a file, a
-  glob or a list of them, relative to the directory;
+- a manifest: `model_index.json` or `diffsynth_model_index.json` with `model_name` and `components`, which names for each
+  component a folder, a file, a glob or a list of them, relative to the directory;
 - the original release: no `model_index.json`, but `diffusion_pytorch_model*.safetensors`, `Wan2.2_VAE.pth`,
-  `models_t5_umt5-xxl-enc-bf16.pth` and the tokenizer in `google/umt5-xxl/`.
+  `models_t5_umt5-xxl-enc-bf16.pth` and the tokenizer in `google/umt5-xxl/`; a network that is not there may lie in a
+  folder `dit`, `vae`, `text_encoder` or `t5`.
 
 A name on the Hugging Face Hub stands for the directory of its files in the Hub's cache.
 """
@@ -23,10 +24,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 
 from wanact.errors import UserError
-from wanact.files import read_model, says, text
-from wanact.models.components import PARTS
+from wanact.files import pointer_problem, read_model, says, text, visible
+from wanact.models.components import CONFIG_CLASSES, PARTS
 
 INDEX, METADATA = "model_index.json", "metadata.json"
+MANIFEST_INDEX = "diffsynth_model_index.json"  # a manifest beside files of another layout, as DiffSynth's forks call it
 DIFFUSERS, MANIFEST, ORIGINAL = "diffusers", "manifest", "original"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -44,6 +46,8 @@ ORIGINAL_FILES = {
     "vae": ("Wan2.2_VAE.pth", "Wan2.2_VAE.safetensors"),
     "text_encoder": ("models_t5_umt5-xxl-enc-bf16.pth", "models_t5_umt5-xxl-enc-bf16.safetensors"),
 }
+# Where each network lies in a directory of folders without an index.
+FOLDERS = {"transformer": ("dit", "transformer"), "vae": ("vae",), "text_encoder": ("text_encoder", "t5")}
 TOKENIZER_FOLDERS = ("tokenizer", "google/umt5-xxl", "umt5-xxl")
 
 HUB_PREFIX = "hf://"
@@ -87,14 +91,15 @@ def locate(path: Path) -> Layout:
         ModelDirError: if it has none of the layouts, or names what is not there.
     """
     require_directory(path)
-    if not (path / INDEX).is_file():
+    file = next((path / name for name in (INDEX, MANIFEST_INDEX) if (path / name).is_file()), None)
+    if file is None:
         return Layout(ORIGINAL, path, _locate_original(path))
-    index = read_json(path / INDEX)
+    index = read_json(file)
     if "components" in index:
-        return Layout(MANIFEST, path, _locate_manifest(path, index["components"]))
+        return Layout(MANIFEST, path, _locate_manifest(path, index["components"], file))
     if "_class_name" in index:
         return Layout(DIFFUSERS, path, _locate_diffusers(path, index))
-    raise ModelDirError(f'{path / INDEX} has neither "components" (a manifest) nor "_class_name" (diffusers)')
+    raise ModelDirError(f'{file} has neither "components" (a manifest) nor "_class_name" (diffusers)')
 
 
 def resolve(name: str | os.PathLike, patterns: list[str] | None = None) -> Path:
@@ -158,7 +163,7 @@ def resolve_runs(name: str | os.PathLike) -> Path:
     try:
         return _fetch(hub_id, ["*.json", "*.jsonl", "*.safetensors"], folder)
     except ModelDirError:
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and visible(folder.iterdir()):
             return folder
         raise
 
@@ -219,34 +224,32 @@ def _locate_diffusers(path: Path, index: dict[str, Any]) -> dict[str, Source]:
     return {part: Source(path / part) for part in named}
 
 
-def _locate_manifest(path: Path, components: Any) -> dict[str, Source]:
+def _locate_manifest(path: Path, components: Any, index: Path) -> dict[str, Source]:
     manifest = read_model(
-        _Manifest, {"components": components}, lambda problem: ModelDirError(f"in {path / INDEX}, {problem}")
+        _Manifest, {"components": components}, lambda problem: ModelDirError(f"in {index}, {problem}")
     )
     sources: dict[str, Source] = {}
     for name, value in manifest.components.items():
         part = COMPONENT_NAMES.get(name)
         if part is None:
-            raise ModelDirError(
-                f"{path / INDEX} names the unknown component {name!r}; known are {', '.join(COMPONENT_NAMES)}"
-            )
+            raise ModelDirError(f"{index} names the unknown component {name!r}; known are {', '.join(COMPONENT_NAMES)}")
         if part in sources:
-            raise ModelDirError(f"{path / INDEX} names the {part} twice, under {name!r} and another name")
-        sources[part] = _source(name, _expand(path, name, value))
+            raise ModelDirError(f"{index} names the {part} twice, under {name!r} and another name")
+        sources[part] = _source(name, _expand(path, name, value, index))
     return sources if "tokenizer" in sources else sources | _tokenizer(path)
 
 
-def _expand(path: Path, name: str, patterns: list[str]) -> list[Path]:
+def _expand(path: Path, name: str, patterns: list[str], index: Path) -> list[Path]:
     """The files or the one folder that a manifest's entry stands for, in order."""
     found: list[Path] = []
     for pattern in patterns:
         relative = PurePosixPath(pattern)
         if relative.is_absolute() or ".." in relative.parts:
-            raise ModelDirError(f"component {name!r} in {path / INDEX} points outside the directory: {pattern}")
-        matches = sorted(path.glob(pattern)) if any(c in pattern for c in "*?[") else [path / relative]
+            raise ModelDirError(f"component {name!r} in {index} points outside the directory: {pattern}")
+        matches = sorted(visible(path.glob(pattern))) if any(c in pattern for c in "*?[") else [path / relative]
         matches = [match for match in matches if match.exists()]
         if not matches:
-            raise ModelDirError(f"component {name!r} in {path / INDEX}: {pattern} matches no file in {path}")
+            raise ModelDirError(f"component {name!r} in {index}: {pattern} matches no file in {path}")
         found += [match for match in matches if match not in found]
     return found
 
@@ -267,21 +270,37 @@ def _source(name: str, found: list[Path]) -> Source:
 def _locate_original(path: Path) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     for part, patterns in ORIGINAL_FILES.items():
-        found = next((files for files in (sorted(path.glob(pattern)) for pattern in patterns) if files), [])
+        found = next((files for files in (sorted(visible(path.glob(pattern))) for pattern in patterns) if files), [])
         if found:
             _require_all_shards(found)
             sources[part] = Source(path, tuple(found))
+        elif folder := next((path / name for name in FOLDERS[part] if (path / name).is_dir()), None):
+            sources |= _in_folder(part, folder)
     if not sources:
         raise ModelDirError(
-            f"{path} is no model directory: it has no {INDEX}, and none of the files of the original release "
-            f"({', '.join(patterns[0] for patterns in ORIGINAL_FILES.values())})"
+            f"{path} is no model directory: it has no {INDEX}, none of the files of the original release "
+            f"({', '.join(patterns[0] for patterns in ORIGINAL_FILES.values())}), and no folders dit, vae, text_encoder"
         )
-    older = sorted(path.glob("Wan2.1_VAE.*"))
+    older = sorted(visible(path.glob("Wan2.1_VAE.*")))
     if "vae" not in sources and older:
         raise ModelDirError(f"{older[0]} is the VAE of Wan 2.1; Wan2.2-TI2V-5B needs Wan2.2_VAE.pth")
     if (path / "scheduler").is_dir():  # the release has none; what `wanact.weights.convert` writes has
         sources["scheduler"] = Source(path / "scheduler")
     return sources | _tokenizer(path)
+
+
+def _in_folder(part: str, folder: Path) -> dict[str, Source]:
+    """A network in a folder of its own that no index names: in diffusers' names, or weight files in any."""
+    if (folder / "config.json").is_file() and read_json(folder / "config.json").keys() & {"_class_name", "model_type"}:
+        kind = read_json(folder / "config.json")
+        if CONFIG_CLASSES[part] in (kind.get("_class_name"), kind.get("model_type")):
+            return {part: Source(folder)}
+    files = sorted(file for file in visible(folder.iterdir()) if file.suffix in WEIGHT_SUFFIXES)
+    files = [file for file in files if file.suffix == ".safetensors"] or files
+    if not files:
+        return {}
+    _require_all_shards(files)
+    return {part: Source(folder, tuple(files))}
 
 
 def _tokenizer(path: Path) -> dict[str, Source]:
@@ -313,8 +332,11 @@ def require_directory(path: Path) -> None:
 def read_json(file: Path) -> dict[str, Any]:
     """Content of a JSON file; ModelDirError if it is none, or no object."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
+        problem = pointer_problem(file)
+        if problem:
+            raise ModelDirError(problem) from error
         raise ModelDirError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelDirError(f"{file} must hold a JSON object, not {type(content).__name__}")

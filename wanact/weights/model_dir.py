@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from wanact import shapes
+from wanact.files import visible
 from wanact.flow import SigmaGrid
 from wanact.models.components import (
     CONFIG_CLASSES,
@@ -165,7 +166,7 @@ def fingerprint(path: str | os.PathLike) -> str:
     """
     path = layouts.resolve(path)
     source = layouts.locate(path).sources.get("transformer")
-    files = () if source is None else source.weights or sorted(source.folder.glob("*.safetensors"))
+    files = () if source is None else source.weights or sorted(visible(source.folder.glob("*.safetensors")))
     if not files:
         raise ModelDirError(f"{path} holds no transformer weights (.safetensors)")
     digest = hashlib.sha256()

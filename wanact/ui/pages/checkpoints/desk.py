@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel
 
 from wanact.errors import UserError
-from wanact.files import CheckpointError, otherwise
+from wanact.files import CheckpointError, otherwise, visible
 from wanact.runs.index import Entry, Run
 from wanact.runs.log import read_curve
 from wanact.runs.notes import NoteError, read_notes, write_note
@@ -135,7 +135,7 @@ class Shelf:
         """Metadata, configuration and files of a checkpoint, and whether it can be flown here and live."""
         found = self._find(message.id)
         if isinstance(found, Upload):
-            settings, num_files = found.config, len(list(found.path.iterdir()))
+            settings, num_files = found.config, len(visible(found.path.iterdir()))
             return _facts(settings) | {
                 "config": _shown(settings),
                 "metadata": None,
