@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import threading
@@ -13,7 +14,7 @@ from torch.testing import assert_close
 
 from tests.tiny_model import DEFAULTS, on_wans_grid
 from wanact.actions import ActionError, ActionTrack, channel_track
-from wanact.files import CheckpointError
+from wanact.files import CheckpointError, sha256
 from wanact.flying.pipeline import Cancelled, OutOfMemory, Progress, WanActPipeline
 from wanact.flying.placement_options import FitOptions
 from wanact.flying.request import ClipRequest, Request, RequestError, clean_prompt
@@ -21,7 +22,7 @@ from wanact.media.video import fit_image
 from wanact.models.controller import WanActionController
 from wanact.models.small_decoder import SmallDecoder
 from wanact.weights.layouts import ModelDirError
-from wanact.weights.model_dir import fingerprint
+from wanact.weights.model_dir import fingerprint, former_fingerprint
 
 H, W, F = 32, 64, 9  # smaller than the model's defaults, because decoding takes most of a test
 SMALL = {"height": H, "width": W, "num_frames": F}
@@ -440,6 +441,11 @@ def test_fine_tuned_weights_change_the_clip_and_the_fingerprint(pipe, image, tin
     assert tuned.notes[0].startswith("tuned.pt (generator_ema): weights for 1 of")
     assert not np.array_equal(fly(tuned, image), fly(pipe, image))
     assert tuned.fingerprint() != pipe.fingerprint() == fingerprint(tiny_model_dir)
+    former = former_fingerprint(tiny_model_dir)
+    assert former != fingerprint(tiny_model_dir)
+    assert pipe.is_recorded_as(former) and pipe.is_recorded_as(pipe.fingerprint())
+    assert not tuned.is_recorded_as(former) and not pipe.is_recorded_as(tuned.fingerprint())
+    assert tuned.is_recorded_as(hashlib.sha256((former + sha256(tmp_path / "tuned.pt")).encode()).hexdigest())
 
 
 def test_the_step_loop_never_waits_for_the_device(tiny_model_dir, image):

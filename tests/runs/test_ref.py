@@ -20,6 +20,9 @@ def test_an_id_leads_back_to_its_folder(tmp_path):
 def test_a_folder_may_have_the_sign_of_a_step_in_its_name(tmp_path):
     assert split_name("runs/drone@552") == (Path("runs/drone"), "552")
     assert split_name("runs/drone") == (Path("runs/drone"), None)
+    for text in ("runs/drone@", "runs/drone@ "):
+        with pytest.raises(CheckpointError, match="names no checkpoint behind the @; give runs/drone@STEP"):
+            split_name(text)
     (tmp_path / "a@b").mkdir()
     assert split_name(str(tmp_path / "a@b")) == (tmp_path / "a@b", None)
     assert split_name(f"{tmp_path / 'a@b'}@best") == (tmp_path / "a@b", "best")

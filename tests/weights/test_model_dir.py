@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from tests.tiny_model import DEFAULTS as TINY_DEFAULTS
+from tests.tiny_model import LATENT_CHANNELS
 from wanact.weights.layouts import INDEX, METADATA, ModelDirError
 from wanact.weights.model_dir import DEFAULTS, fingerprint, load_components, read_metadata, save_components
 
@@ -124,11 +125,15 @@ def test_the_fingerprint_follows_the_weights_not_the_place(model_dir, tmp_path):
     copy = Path(shutil.copytree(model_dir, tmp_path / "copy"))
     write_manifest(copy)
     assert fingerprint(copy) == before
-    file = copy / "transformer" / WEIGHTS
-    state = load_file(file)
-    state["proj_out.bias"] += 1
-    save_file(state, file)
-    assert fingerprint(copy) != before
+    for part, name in (("transformer", "proj_out.bias"), ("vae", "quant_conv.bias")):
+        file = copy / part / WEIGHTS
+        state = load_file(file)
+        save_file(state | {name: state[name] + 1}, file)
+        changed = fingerprint(copy)
+        assert changed != before, part
+        save_file(state, file)
+    edit(copy / "vae" / "config.json", latents_mean=[0.5] * LATENT_CHANNELS)
+    assert fingerprint(copy) not in (before, changed), "the latents' statistics are in no weight file"
 
 
 def test_a_missing_directory_is_refused(tmp_path):

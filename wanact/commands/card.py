@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def _measure(args: argparse.Namespace) -> list[ControlCard]:
             places.insert(0, (None, (folder or card_path(run, None).parent) / BASE))
         of_run = []
         for path, file in places:
-            card = None if args.again else read_card(file)
+            card = None if args.again else _by_todays_name(read_card(file), pipe)
             if card is None or not _serves(card, args, fingerprint, len(starts), doses):
                 pipe.load_controller(path)
                 card = _measure_one(pipe, args, starts, doses, idm, f"{run.name} {file.stem}")
@@ -144,6 +145,13 @@ def _measure_one(
             bar.update(done - bar.n)
 
         return measure_card(pipe, starts, doses, args.num_frames, args.steps, args.guidance, idm=idm, on_clip=show)
+
+
+def _by_todays_name(card: ControlCard | None, pipe: WanActPipeline) -> ControlCard | None:
+    """A card whose model may be recorded by its former fingerprint, by the one of today."""
+    if card is None or not pipe.is_recorded_as(card.model.get("fingerprint")):
+        return card
+    return replace(card, model=card.model | {"fingerprint": pipe.fingerprint()})
 
 
 def _serves(card: ControlCard, args: argparse.Namespace, fingerprint: str, first_frames: int, doses: int) -> bool:

@@ -65,11 +65,10 @@ def replay_all(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Fly every record on every checkpoint; the numbers of one flight at a time."""
     records = read_records(args.records)
     pipe = WanActPipeline.from_model_dir(args.model_dir, args.device)
-    fingerprint = pipe.fingerprint()
     for name, record in records:
         record = record if args.until is None else record.until(args.until)
         recorded = record.model.get("fingerprint")
-        if recorded and recorded != fingerprint:
+        if recorded and not pipe.is_recorded_as(recorded):
             print(
                 f"{name}: recorded on another model ({record.model.get('name')}); frames will differ", file=sys.stderr
             )

@@ -47,7 +47,7 @@ from wanact.runs.store import FlightWeights
 from wanact.weights.convert import convert
 from wanact.weights.finetuned import files_of, lay_on
 from wanact.weights.lora import convert_lora
-from wanact.weights.model_dir import Components, fingerprint, load_components
+from wanact.weights.model_dir import Components, fingerprint, former_fingerprint, load_components
 from wanact.weights.names import ConvertError
 
 # Clips with frames up to this size are decoded in one pass, which takes a third less time (nano, 96x160: 1.8 s of one
@@ -194,7 +194,13 @@ class WanActPipeline:
 
     def fingerprint(self) -> str:
         """What tells this model from others: of its directory, and of the fine-tuned weights on top."""
-        base = fingerprint(self.path)
+        return self._with_fine_tuned(fingerprint(self.path))
+
+    def is_recorded_as(self, recorded: object) -> bool:
+        """Whether a fingerprint that was recorded is this model's, also if it was before it covered the VAE."""
+        return recorded in (self.fingerprint(), self._with_fine_tuned(former_fingerprint(self.path)))
+
+    def _with_fine_tuned(self, base: str) -> str:
         if not self._fine_tuned:
             return base
         files = [sha256(file) for file in self._fine_tuned]

@@ -98,9 +98,17 @@ def folder_of(runs: Path, checkpoint_id: str) -> Path:
 
 
 def split_name(text: str) -> tuple[Path, str | None]:
-    """RUN@WHICH apart: the folder, and which of its checkpoints; None if the folder alone is named."""
+    """RUN@WHICH apart: the folder, and which of its checkpoints; None if the folder alone is named.
+
+    Raises:
+        CheckpointError: if nothing stands behind the @.
+    """
     run, at, which = text.rpartition("@")
-    return (Path(run), which) if at and not Path(text).is_dir() else (Path(text), None)
+    if not at or Path(text).is_dir():
+        return Path(text), None
+    if not which.strip():
+        raise CheckpointError(f"{text} names no checkpoint behind the @; give {run}@STEP, {run}@best or {run}@latest")
+    return Path(run), which
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 Told apart by what is inside:
 
 - diffusers: `model_index.json` with `_class_name`, and one folder a component;
-- a manifest: `model_index.json` or `diffsynth_model_index.json` with `model_name` and `components`, which names for each
-  component a folder, a file, a glob or a list of them, relative to the directory;
+- a manifest: `model_index.json` or `diffsynth_model_index.json` with `model_name` and `components`, which names for
+  each component a folder, a file, a glob or a list of them, relative to the directory;
 - the original release: no `model_index.json`, but `diffusion_pytorch_model*.safetensors`, `Wan2.2_VAE.pth`,
   `models_t5_umt5-xxl-enc-bf16.pth` and the tokenizer in `google/umt5-xxl/`; a network that is not there may lie in a
   folder `dit`, `vae`, `text_encoder` or `t5`.

@@ -7,6 +7,7 @@ Nothing goes online when a directory is given; a name on the Hugging Face Hub is
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from collections.abc import Iterable
@@ -156,7 +157,8 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def fingerprint(path: str | os.PathLike) -> str:
-    """What tells two worlds apart: a hash of the transformer's weight files, 64 hexadecimal digits.
+    """What tells two worlds apart: a hash of the weight files of transformer and VAE, and of the latents' statistics
+    where the directory has its own; 64 hexadecimal digits.
 
     It is the same wherever the directory lies. Files are read at about 1 GB/s the first time and remembered until
     their size or time changes.
@@ -165,15 +167,28 @@ def fingerprint(path: str | os.PathLike) -> str:
         ModelDirError: if there is no transformer.
     """
     path = layouts.resolve(path)
-    source = layouts.locate(path).sources.get("transformer")
-    files = () if source is None else source.weights or sorted(visible(source.folder.glob("*.safetensors")))
-    if not files:
-        raise ModelDirError(f"{path} holds no transformer weights (.safetensors)")
-    digest = hashlib.sha256()
-    for file in files:
-        stat = file.stat()
-        digest.update(_sha256(str(file.resolve()), stat.st_size, stat.st_mtime_ns).encode())
+    digest = hashlib.sha256(_sums(path, "transformer").encode())
+    digest.update(_sums(path, "vae").encode())
     return digest.hexdigest()
+
+
+def former_fingerprint(path: str | os.PathLike) -> str:
+    """The fingerprint as it was before it covered the VAE: runs, cards and flights of that time have recorded it."""
+    return hashlib.sha256(_sums(layouts.resolve(path), "transformer").encode()).hexdigest()
+
+
+def _sums(path: Path, part: str) -> str:
+    """Checksums of a network's weight files, one behind the other, and what else its pictures depend on."""
+    source = layouts.locate(path).sources.get(part)
+    files = () if source is None else source.weights or sorted(visible(source.folder.glob("*.safetensors")))
+    if not files and part == "transformer":
+        raise ModelDirError(f"{path} holds no transformer weights (.safetensors)")
+    sums = [_sha256(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    if source is None or part == "transformer":
+        return "".join(sums)
+    config, hints = read_configs(part, source.folder, read_metadata(path))
+    said = config or hints
+    return "".join([*sums, json.dumps([said.get("latents_mean"), said.get("latents_std")])])
 
 
 def save_components(components: Components, path: str | os.PathLike) -> Path:

@@ -150,7 +150,7 @@ class Shelf:
             "metadata": _shown(metadata) if metadata else None,
             "config": _shown(config),
             "files": [{"name": str(name)[:200], "bytes": file["bytes"]} for name, file in list(files.items())[:200]],
-            "fits": None if not isinstance(base, str) else base == self.engine.fingerprint(),
+            "fits": None if not isinstance(base, str) else self.engine.pipe.is_recorded_as(base),
             "here": self.engine.name,
         }
 
