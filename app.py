@@ -44,6 +44,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--lora", action="append", default=[], metavar="FILE", help="LoRA on top: a file, or peft's folder"
     )
+    parser.add_argument(
+        "--causal",
+        type=int,
+        metavar="WINDOW",
+        help="the base draws each latent frame from so many before it, and flies live; 0 draws all frames at once. "
+        "Without it a file of --pt_dir is causal if it says so (vidarc.pt)",
+    )
     host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"  # a Space sets it
     parser.add_argument("--host", default=host, help="address to serve on; 0.0.0.0 for every one")
     parser.add_argument("--port", type=int, default=None, help="port; 7860 or the next free one if not given")
@@ -85,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             dtype=getattr(torch, args.dtype) if args.dtype else "fastest",
             fit=options_of(args),
             fine_tuned=[*args.pt_dir, *args.lora],
+            causal=args.causal,
         )
         for note in pipe.notes:
             print(note, flush=True)

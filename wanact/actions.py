@@ -164,7 +164,12 @@ class Mended:
     raised: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.filled or self.raised)
+        return self.number > 0
+
+    @property
+    def number(self) -> int:
+        """How many flags differ."""
+        return self.filled + self.raised
 
     def __add__(self, other: Mended) -> Mended:
         return Mended(self.filled + other.filled, self.raised + other.raised)

@@ -285,5 +285,5 @@ def test_a_model_with_two_transformers_is_refused(copies):
 
 
 def test_an_empty_directory_is_told_what_it_lacks(tmp_path):
-    with pytest.raises(ModelDirError, match=f"it has no {INDEX}, and none of the files of the original release"):
+    with pytest.raises(ModelDirError, match=f"it has no {INDEX}, none of the files of the original release"):
         load_components(tmp_path)

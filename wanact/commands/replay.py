@@ -136,7 +136,7 @@ def own_checkpoint(record: FlightRecord, runs: Path) -> CheckpointRef:
     Raises:
         CheckpointError: if it is not there.
     """
-    if record.checkpoint is None:
+    if record.checkpoint is None or record.checkpoint.get("id") == BASE:
         return BASE_MODEL
     name, step = record.checkpoint.get("run"), record.checkpoint.get("step")
     for run in store.list_runs(runs):

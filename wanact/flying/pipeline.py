@@ -34,7 +34,7 @@ from wanact.flying.placement import (
 from wanact.flying.placement_options import NOTHING_SPECIAL, FitOptions
 from wanact.flying.prompts import Prompts, PromptStore, encoder_identity
 from wanact.flying.request import ClipRequest, Picture, Request, RequestError, check_request
-from wanact.flying.rollout import CausalRollout, CausalSettings
+from wanact.flying.rollout import CausalRollout, CausalSettings, causal_settings
 from wanact.media import video
 from wanact.models import vae as vae_ops
 from wanact.models.components import PARTS
@@ -45,7 +45,7 @@ from wanact.runs import store
 from wanact.runs.ref import RUN_CONFIG, CheckpointRef, is_in_run, run_of
 from wanact.runs.store import FlightWeights
 from wanact.weights.convert import convert
-from wanact.weights.finetuned import files_of, lay_on
+from wanact.weights.finetuned import files_of, lay_on, says_causal
 from wanact.weights.lora import convert_lora
 from wanact.weights.model_dir import Components, fingerprint, former_fingerprint, load_components
 from wanact.weights.names import ConvertError
@@ -99,6 +99,7 @@ class WanActPipeline:
         checkpoint: the checkpoint flown, None for the base.
         controller: its action controller, None for the base.
         causal: how it is flown frame by frame, None for a checkpoint that draws all frames of a clip together.
+        base_causal: the same of the base, and so of checkpoints that leave its transformer as it is.
         timings: seconds that each stage of the last clip took.
         lock: held during a call, reentrant.
         notes: sentences for whoever started it: which fine-tuned weights fitted, which options could not be had.
@@ -117,6 +118,7 @@ class WanActPipeline:
         self.notes = list(self.placement.notes)
         self.controller: WanActionController | None = None
         self.checkpoint: CheckpointRef | None = None
+        self.base_causal: CausalSettings | None = None
         self.causal: CausalSettings | None = None
         self.timings: dict[str, float] = {}
         self.lock = threading.RLock()
@@ -135,6 +137,7 @@ class WanActPipeline:
         *,
         fit: FitOptions = NOTHING_SPECIAL,
         fine_tuned: Sequence[str | os.PathLike] = (),
+        causal: int | None = None,
     ) -> WanActPipeline:
         """A pipeline on everything a model directory holds.
 
@@ -145,6 +148,8 @@ class WanActPipeline:
                 both on a CPU, see `fastest_dtype`: two processors may then differ in the last digits of a clip.
             fit: how a large model is made to fit the device.
             fine_tuned: files of weights or LoRA, or folders of a LoRA, that change the base, in this order.
+            causal: window of a base that draws each latent frame from those before it; 0 for one that draws all
+                frames of a clip together, None for what the fine-tuned weights say of themselves.
 
         Raises:
             ModelDirError: if the directory or one of the files cannot be used.
@@ -165,7 +170,16 @@ class WanActPipeline:
         pipe = cls(components, device, fit)
         pipe.notes[:0] = reports
         pipe._fine_tuned = files
+        pipe._set_base_causal(causal, files)
         return pipe
+
+    def _set_base_causal(self, window: int | None, files: Sequence[Path]) -> None:
+        named = [file.name for file in files if says_causal(file)]
+        said = window if window is not None else bool(named)
+        self.base_causal = self.causal = causal_settings(said or None, self.defaults["num_inference_steps"])
+        if self.base_causal is not None:
+            why = f"as {named[0]} says" if window is None else "as --causal says"
+            self.notes.append(f"the base is flown frame by frame, {why}, with a window of {self.base_causal.window}")
 
     @property
     def path(self) -> Path:
@@ -221,7 +235,7 @@ class WanActPipeline:
             if run_or_checkpoint is None:
                 with self.placement.changing_weights():
                     self._overlay.remove()
-                self.controller, self.checkpoint, self.causal, self._loaded = None, None, None, None
+                self.controller, self.checkpoint, self.causal, self._loaded = None, None, self.base_causal, None
                 return
             folder = store.resolve(run_or_checkpoint)
             stamp = (folder.resolve(), *_file_stamps(folder))
@@ -229,7 +243,7 @@ class WanActPipeline:
                 return
             weights = store.load_flight_weights(folder)
             controller, scale = self._build_controller(weights, folder)
-            causal = _causal_settings(weights, folder)
+            causal = self._causal_settings(weights, folder)
             self.load_controller(None)
             try:
                 replaced = convert("transformer", weights.transformer or {}, partial=True)
@@ -470,9 +484,14 @@ class WanActPipeline:
         return latents
 
     def _draw_first(self, request: Request, context: Tensor) -> Tensor:
-        """The first latent frame [1, C, 1, h, w] as the base draws it from words; the checkpoint is put on again."""
-        assert self.checkpoint is not None, "only a causal checkpoint has its first frame drawn by another"
+        """The first latent frame [1, C, 1, h, w] as the base draws it from words; the checkpoint is put on again.
+
+        A base that is causal itself draws it alone: it has never seen a clip's frames together.
+        """
         asked = replace(request, track=None, num_inference_steps=self.defaults["num_inference_steps"])
+        if self.base_causal is not None:
+            return self._denoise(replace(asked, num_frames=1), context, None, None, None)
+        assert self.checkpoint is not None, "only a causal checkpoint has its first frame drawn by another"
         own = self.checkpoint.path
         self.load_controller(None)
         try:
@@ -546,6 +565,14 @@ class WanActPipeline:
             raise CheckpointError(f"the action controller of {folder} cannot be used here: {reason}") from error
         return controller.to(self.device, transformer.dtype).eval(), scale
 
+    def _causal_settings(self, weights: FlightWeights, folder: Path) -> CausalSettings | None:
+        """How a checkpoint is flown: as it says, else as the base whose transformer it leaves alone."""
+        try:
+            own = causal_settings(weights.config.get("causal"), self.defaults["num_inference_steps"])
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"the causal settings of {folder} cannot be used: {error}") from error
+        return self.base_causal if own is None and weights.transformer is None else own
+
     @contextlib.contextmanager
     def _explaining_shortage(self, request: Request) -> Iterator[None]:
         """Turn running out of memory into a sentence, and leave the device as it was before."""
@@ -568,16 +595,6 @@ class WanActPipeline:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.timings[stage] = time.perf_counter() - start
-
-
-def _causal_settings(weights: FlightWeights, folder: Path) -> CausalSettings | None:
-    settings = weights.config.get("causal")
-    if settings is None:
-        return None
-    try:
-        return CausalSettings(**settings)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the causal settings of {folder} cannot be used: {error}") from error
 
 
 def clip_of(request: Request) -> Clip:

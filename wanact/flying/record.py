@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from wanact.actions import MAX_ACTIONS, ActionError, ActionTrack
+from wanact.actions import MAX_ACTIONS, ActionError, ActionTrack, read_track
 from wanact.errors import UserError
 from wanact.files import number, plain, read_model, says, text, whole
 from wanact.flying.request import MAX_STEPS, ClipRequest, Request
@@ -138,7 +138,8 @@ class FlightRecord:
             guidance_scale=1.0,
             fps=float(stream.pipe.defaults["fps"]),
             model={"name": str(stream.pipe.metadata.get("name", "")), "fingerprint": stream.pipe.fingerprint()},
-            checkpoint=checkpoint or {"run": flown.run, "step": flown.step},
+            checkpoint=checkpoint
+            or (flown.to_json() if flown.path is None else {"run": flown.run, "step": flown.step}),
             sampler={"flow_shift": stream.pipe.defaults["flow_shift"], "name": stream.sampler, "rest": stream.rest},
             kind="live",
         )
@@ -270,9 +271,11 @@ class FlightRecord:
         """
         record = read_model(_Record, _decode(source), lambda problem: FlightError(f"The flight is damaged: {problem}."))
         try:
-            track = ActionTrack.parse(record.actions)
+            track, mended = read_track(record.actions)
         except ActionError as error:
             raise FlightError(f"The flight's actions cannot be flown: {error}.") from error
+        if mended:  # we write no such flags, so somebody has changed the record
+            raise FlightError(f"The flight's actions cannot be flown as they were: {mended.number} flags were changed.")
         return cls(
             image=_image(record.image, record.size, folder),
             prompt=record.prompt,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -43,6 +43,31 @@ class CausalSettings:
                 raise UserError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
         if self.sampler not in get_args(Sampler):
             raise UserError(f"sampler={self.sampler!r} must be one of {', '.join(get_args(Sampler))}")
+
+
+DEFAULT_WINDOW = 20  # latent frames: a whole clip of 81 frames
+
+
+def says_causal(config: Mapping[str, Any]) -> bool:
+    """Whether a run's configuration says that it is flown frame by frame."""
+    return isinstance(config.get("causal"), dict) or config.get("causal") is True
+
+
+def causal_settings(said: Any, num_inference_steps: int) -> CausalSettings | None:
+    """What a run's `causal` or a window means: None for neither.
+
+    Args:
+        said: settings, True for the usual ones, or a window in latent frames.
+        num_inference_steps: of a frame, where it is not said.
+
+    Raises:
+        TypeError, ValueError: for settings that cannot be flown.
+    """
+    if said is None or said is False:
+        return None
+    usual: dict[str, Any] = {"window": DEFAULT_WINDOW, "num_inference_steps": num_inference_steps}
+    own = said if isinstance(said, dict) else {} if said is True else {"window": said}
+    return CausalSettings(**usual | own)
 
 
 class CausalRollout:

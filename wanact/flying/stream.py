@@ -43,6 +43,7 @@ from wanact.flying.rollout import CausalRollout
 from wanact.media import video
 from wanact.models import vae as vae_ops
 from wanact.models.transformer import PreparedText
+from wanact.runs.ref import BASE_MODEL
 from wanact.weights.model_dir import Rest
 
 MAX_HISTORY = 1200  # latent frames that can be rolled back: five minutes at 16 frames a second
@@ -197,13 +198,13 @@ class WanActStream:
         width: int | None = None,
         rest: Rest | None = None,
     ):
-        if pipe.causal is None or pipe.checkpoint is None:
+        if pipe.causal is None:
             raise RequestError("this checkpoint draws all frames of a clip together; a live flight needs a causal one")
         self.rest: Rest = pipe.defaults["rest"] if rest is None else rest
         if self.rest not in get_args(Rest):
             raise RequestError(f"rest={str(rest)[:40]!r} must be one of {', '.join(get_args(Rest))}")
         self.pipe = pipe
-        self._settings, self.checkpoint = pipe.causal, pipe.checkpoint
+        self._settings, self.checkpoint = pipe.causal, pipe.checkpoint or BASE_MODEL
         request = check_request(
             pipe.defaults,
             1 + shapes.TEMPORAL_STRIDE,

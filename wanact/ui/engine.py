@@ -6,9 +6,10 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from wanact.flying.prompts import negative_prompts
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay
 from wanact.flying.request import ClipRequest
+from wanact.flying.rollout import says_causal
 from wanact.runs.index import MAX_UNASKED_BYTES, Entry, RunIndex
 from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef
+from wanact.runs.store import TRANSFORMER
 from wanact.ui.uploads import PREFIX, Uploads
 
 
@@ -94,6 +97,11 @@ class Engine:
             choices += [entry for entry in reversed(run.entries) if entry.flyable]
             damaged += sum(entry.state == "damaged" for entry in run.entries) + (run.problem is not None)
         return [*choices, BASE_MODEL], damaged
+
+    def flies_live(self, config: Mapping[str, Any], path: Path | None) -> bool:
+        """Whether a checkpoint is flown frame by frame: it says so, or leaves a base alone that is."""
+        alone = path is None or not (path / TRANSFORMER).exists()
+        return says_causal(config) or (alone and self.pipe.base_causal is not None)
 
     def default_checkpoint(self) -> str:
         """The model directory's own recommendation, else the best checkpoint of the run that was saved to last."""

@@ -8,6 +8,7 @@ file of which nothing fits is an error.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from wanact.weights.files import WeightFiles
 from wanact.weights.layouts import ModelDirError
 from wanact.weights.lora import convert_lora, is_adapter, lora_file, lora_settings, passed_over, settings_beside
 from wanact.weights.names import ConvertError, listing
+
+# `vidarc.pt`, `self_forcing_causal.pt`, `wan-causal.safetensors`; not `noncausal`.
+_CAUSAL = re.compile(r"(?<![a-z])(?:causal|vidarc)(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,19 @@ def files_of(path: Path) -> list[Path]:
     except ConvertError as error:
         raise ModelDirError(str(error)) from error
     return [file, *settings_beside(file)]
+
+
+def says_causal(path: Path) -> bool:
+    """Whether a file of weights says that each latent frame is drawn from those before it.
+
+    It does by its name (`causal`, or Vidarc's own) or in its header; the weights themselves do not tell.
+    """
+    if _CAUSAL.search(path.name.lower()):
+        return True
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    said = WeightFiles([path]).metadata
+    return str(said.get("causal", "")).lower() in ("true", "1") or "causal" in said.get("model_class", "").lower()
 
 
 def read_weights(weights: WeightFiles) -> tuple[dict[str, Tensor], tuple[str, ...]]:

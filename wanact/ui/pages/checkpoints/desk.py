@@ -137,6 +137,7 @@ class Shelf:
         if isinstance(found, Upload):
             settings, num_files = found.config, len(visible(found.path.iterdir()))
             return _facts(settings) | {
+                "live": self.engine.flies_live(settings, found.path),
                 "config": _shown(settings),
                 "metadata": None,
                 "files": [],
@@ -147,6 +148,7 @@ class Shelf:
         files = found.metadata.get("files", {})
         base = config.get("base_fingerprint")
         return _facts(config) | {
+            "live": self.engine.flies_live(config, found.path),
             "metadata": _shown(metadata) if metadata else None,
             "config": _shown(config),
             "files": [{"name": str(name)[:200], "bytes": file["bytes"]} for name, file in list(files.items())[:200]],
@@ -248,7 +250,6 @@ def _facts(config: dict[str, Any]) -> dict[str, Any]:
         "injection": injection_of(config),
         "base": base_of(config)[:60],
         "stage": str(config.get("stage") or "")[:20],
-        "live": isinstance(config.get("causal"), dict),
     }
 
 

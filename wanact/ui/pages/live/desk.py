@@ -38,7 +38,7 @@ from wanact.flying.replay import resume
 from wanact.flying.request import RequestError
 from wanact.flying.stream import WanActStream
 from wanact.runs.index import Entry
-from wanact.runs.ref import CheckpointRef
+from wanact.runs.ref import BASE_MODEL, CheckpointRef
 from wanact.shapes import TEMPORAL_STRIDE
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent
@@ -196,14 +196,22 @@ class LiveDesk:
 
     # ---- checkpoints ---------------------------------------------------------------------------------------
 
-    def choices(self) -> list[Entry]:
-        """The checkpoints that can be flown live, the recommended one first."""
+    def choices(self) -> list[CheckpointRef]:
+        """The checkpoints that can be flown live, the recommended one first; last a base that is causal itself."""
         choices, _ = self.engine.checkpoints()
-        causal = [choice for choice in choices if isinstance(choice, Entry) and _is_causal(choice)]
+        causal = [choice for choice in choices if isinstance(choice, Entry) and self._is_live(choice)]
         wanted = self.engine.defaults.get("live_checkpoint")
         newest = max((choice.saved_at for choice in causal), default="")
         run = next((choice.run for choice in causal if choice.saved_at == newest), None)
-        return sorted(causal, key=lambda c: (c.id != wanted, c.run != run, not c.is_best))
+        causal.sort(key=lambda c: (c.id != wanted, c.run != run, not c.is_best))
+        return [*causal, *([BASE_MODEL] if self._is_live(BASE_MODEL) else [])]
+
+    def _is_live(self, choice: CheckpointRef) -> bool:
+        """Whether a checkpoint's settings, its run's, or the base's say how it is flown frame by frame."""
+        try:
+            return self.engine.flies_live(choice.config, choice.path)
+        except CheckpointError:
+            return False
 
     def listing(self) -> dict[str, Any]:
         """The same for the page's list."""
@@ -553,11 +561,3 @@ def _degrees(flight: LiveFlight, latent_frame: int) -> list[float]:
 def _slug(choice: CheckpointRef) -> str:
     text = "-".join([choice.run, f"step{choice.step}" if choice.step is not None else "exported"])
     return "".join(char if char.isalnum() or char == "-" else "_" for char in text)[:60]
-
-
-def _is_causal(choice: CheckpointRef) -> bool:
-    """Whether a checkpoint's settings, or its run's, say how it is flown frame by frame."""
-    try:
-        return isinstance(choice.config.get("causal"), dict)
-    except CheckpointError:
-        return False
