@@ -120,6 +120,19 @@ def test_what_metadata_leaves_out_is_filled_in(model_dir):
     assert read_metadata(model_dir)["defaults"] == DEFAULTS | {"height": 96, "width": 160}
 
 
+def test_a_world_of_ours_from_before_there_was_a_choice_keeps_its_sampling_grid(model_dir):
+    grids = {}
+    for name in ("tiny", "nano", "painted"):
+        edit(model_dir / METADATA, name=name, defaults={})
+        grids[name] = read_metadata(model_dir)["defaults"]["sigma_grid"]
+    assert grids == {"tiny": "wan", "nano": "from_one", "painted": "from_one"}
+    edit(model_dir / METADATA, name="nano", defaults={"sigma_grid": "wan"})
+    assert read_metadata(model_dir)["defaults"]["sigma_grid"] == "wan"
+    edit(model_dir / METADATA, defaults={"sigma_grid": "other"})
+    with pytest.raises(ModelDirError, match="sigma_grid.*'other', expected wan, from_one"):
+        read_metadata(model_dir)
+
+
 def test_the_fingerprint_follows_the_weights_not_the_place(model_dir, tmp_path):
     before = fingerprint(model_dir)
     copy = Path(shutil.copytree(model_dir, tmp_path / "copy"))

@@ -56,6 +56,9 @@ DEFAULTS: dict[str, Any] = {
     "rest": "draw",
 }
 
+# The names that `python -m train init` writes.
+OUR_WORLDS = ("nano", "painted")
+
 # What a live flight does after a second without a key. None of the first two is committed, so that nothing drifts:
 # `hold` shows the last view still, `draw` goes on drawing what may come next. `commit` makes no difference of rest.
 Rest = Literal["hold", "draw", "commit"]
@@ -148,7 +151,9 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     defaults = metadata.get("defaults", {})
     if not isinstance(defaults, dict):
         raise ModelDirError(f'"defaults" in {file} must be an object')
-    metadata["defaults"] = DEFAULTS | defaults
+    # A world of ours that says nothing was made before there was a choice, and trained on the schedulers' own grid.
+    before = {"sigma_grid": "from_one"} if metadata.get("name") in OUR_WORLDS else {}
+    metadata["defaults"] = DEFAULTS | before | defaults
     check_defaults(metadata["defaults"], file)
     _check_latent_rgb(metadata.get("latent_rgb"), file)
     if not isinstance(metadata.get("vae", {}), dict):
