@@ -16,7 +16,6 @@ import reprlib
 import secrets
 import shutil
 import socket
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime

@@ -292,12 +292,19 @@ def test_a_pickle_is_refused_with_a_sentence_and_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "", "[" * 100_000, "\x00", '{"a":' * 400 + "0" + "}" * 400])
+@pytest.mark.parametrize("text", ["[]", "{", "", "[" * 100_000, "\x00"])
 def test_a_hostile_metadata_file_is_a_problem_and_not_a_crash(tmp_path, text):
     path = save(tmp_path, 1)
     (path / store.METADATA).write_text(text)
     (info,) = store.list_checkpoints(tmp_path)
     assert info.problem and store.METADATA in info.problem
+
+
+def test_deeply_nested_metadata_of_another_program_says_nothing(tmp_path):
+    path = save(tmp_path, 1)
+    (path / store.METADATA).write_text('{"a":' * 400 + "0" + "}" * 400)
+    (info,) = store.list_checkpoints(tmp_path)
+    assert (info.step, info.problem, info.metadata) == (1, None, {})
 
 
 def test_metadata_of_a_wrong_kind_is_a_problem_and_not_a_crash(tmp_path):

@@ -95,8 +95,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "text_encoder": {"d_model": 64, "d_kv": 32, "d_ff": 128, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0},
     },
-    # The next nano, at 192x320: patches of 2x2 latents as in the 5B, 60 tokens a latent frame. It predicts velocities as
-    # the 5B does: a network that predicts clean latents learns coarse things a little sooner and fine ones far later.
+    # The next nano, at 192x320: patches of 2x2 latents as in the 5B, 60 tokens a latent frame. It predicts velocities,
+    # too: a network that predicts clean latents learns coarse things a little sooner and fine ones far later.
     "painted": {
         "transformer": {
             "num_attention_heads": 6,
