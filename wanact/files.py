@@ -362,7 +362,7 @@ def load_state(path: Path, mmap: bool = False) -> Any:
             begin = file.read(2)
         if begin[:1] != b"\x80" and begin != b"PK":
             raise CheckpointError(
-                f"{path} is no file of tensors (.pt, .safetensors); a pickle of other kinds is not loaded either: a "
+                f"{path} cannot be read as tensors (.pt, .safetensors); a pickle of other kinds is not loaded: a "
                 "pickle can run code"
             )
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wanact.files import pointer_problem
+from wanact.files import CheckpointError, load_state, pointer_problem
 from wanact.weights.names import ConvertError, listing
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -110,15 +109,9 @@ class WeightFiles(Mapping[str, Tensor]):
 def _load_torch(file: Path) -> Any:
     try:
         # Files of the layout before torch 1.6 cannot be mapped; they are read whole.
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except pickle.UnpicklingError as error:
-        raise ConvertError(
-            f"{file} holds pickled objects and not only tensors, so it is not loaded: a pickle can run code; "
-            "save its state_dict as .safetensors instead"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()
-        raise ConvertError(f"{file} cannot be read: {reason[0] if reason else 'it is empty'}") from error
+        return load_state(file, mmap=zipfile.is_zipfile(file))
+    except CheckpointError as error:
+        raise ConvertError(str(error)) from error
 
 
 def _unwrap(content: Any, key: str | None, file: Path) -> tuple[dict[str, Tensor], str]:

@@ -25,16 +25,18 @@ def folder(tmp_path, model):
     (tmp_path / "video.csv").write_text("video\na.mp4\n")
     save_file({"something": torch.ones(2)}, tmp_path / "other.safetensors")
     torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "end.pt").write_bytes(b"\x80\x02.")  # the unpickler's own IndexError
     return tmp_path
 
 
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ((*MERGE, "{tmp}/text.txt"), "text.txt is no file of tensors"),
-        ((*MERGE, "{tmp}/text.safetensors"), "text.safetensors is truncated or no safetensors file"),
+        ((*MERGE, "{tmp}/text.txt"), "text.txt cannot be read as tensors"),
+        ((*MERGE, "{tmp}/text.safetensors"), "text.safetensors cannot be read as safetensors"),
         ((*MERGE, "{tmp}/other.safetensors"), "other.safetensors"),
         ((*MERGE, "{tmp}/list.pt"), "list.pt does not hold named tensors"),
+        ((*MERGE, "{tmp}/end.pt"), "end.pt cannot be read: it is damaged"),
         ((*MERGE, "{tmp}/nothing"), "nothing is missing"),
         ((*INIT, "--captions", "{tmp}"), "Is a directory"),
         ((*INIT, "--captions", "{tmp}/binary.csv"), "binary.csv is damaged"),
