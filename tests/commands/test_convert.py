@@ -12,6 +12,7 @@ from wanact.__main__ import main
 from wanact.commands.convert import convert_dir
 from wanact.weights import layouts
 from wanact.weights.layouts import ModelDirError
+from wanact.weights.lora import read_lora
 from wanact.weights.model_dir import fingerprint, load_components
 
 NETWORKS = ("transformer", "vae", "text_encoder")
@@ -121,3 +122,21 @@ def test_a_disk_without_room_is_said_before_anything_is_written(tiny_model_dir, 
     with pytest.raises(ModelDirError, match="needs 0.0 GB, but only 0.0 GB are free"):
         convert_dir(tiny_model_dir, tmp_path / "new", "original")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("to", ["original", "diffusers", "manifest"])
+def test_a_converted_lora_is_as_strong_as_it_was(to, tmp_path):
+    """Its strength stands in a header, or beside the file, that the converted one does not have."""
+    generator = torch.Generator().manual_seed(0)
+    names = (f"base_model.model.blocks.0.attn1.to_q.lora_{side}.weight" for side in "AB")
+    matrices = (torch.randn(4, 48, generator=generator), torch.randn(48, 4, generator=generator))
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file(dict(zip(names, matrices, strict=True)), folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 16}')
+    assert main(["convert", str(folder), str(tmp_path / "converted.safetensors"), "--to", to]) == 0
+    ours, theirs = read_lora(tmp_path / "converted.safetensors"), read_lora(folder)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    up, down = (theirs[f"transformer.blocks.0.attn1.to_q.lora_{side}.weight"] for side in "BA")
+    assert_close(up @ down, 4 * matrices[1] @ matrices[0])
