@@ -191,8 +191,9 @@ def _sums(path: Path, part: str) -> str:
     sums = [_sha256(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     if source is None or part == "transformer":
         return "".join(sums)
-    config, hints = read_configs(part, source.folder, read_metadata(path))
-    said = config or hints
+    said = read_config(source.folder) if (source.folder / "config.json").is_file() else {}
+    if "latents_mean" not in said:  # of another kind, or the transformer's beside it
+        said = read_metadata(path).get("vae", {})
     return "".join([*sums, json.dumps([said.get("latents_mean"), said.get("latents_std")])])
 
 
