@@ -14,6 +14,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from wanact.media import video
+from wanact.media.footage import read_video
 from wanact.media.video import ImageError, VideoError
 
 
@@ -257,14 +258,14 @@ def test_frames_of_another_kind_are_refused(frames, tmp_path):
 def test_a_lossless_clip_keeps_every_bit(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
     video.write_mp4(frames, tmp_path / "clip.mp4", lossless=True)
-    np.testing.assert_array_equal(video.read_video(tmp_path / "clip.mp4"), frames)
+    np.testing.assert_array_equal(read_video(tmp_path / "clip.mp4"), frames)
 
 
 def test_a_clip_for_the_browser_keeps_its_look_length_and_rate(tmp_path):
     path = tmp_path / "clip.mp4"
     frames = moving_frames(81)[:, :, :64]
     video.write_mp4(frames, path, fps=16)
-    assert np.abs(video.read_video(path).astype(float) - frames).mean() < 4
+    assert np.abs(read_video(path).astype(float) - frames).mean() < 4
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt, stream.frames) == ("h264", "yuv420p", 81)
@@ -277,7 +278,7 @@ def test_pure_colours_survive(tmp_path):
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (20, 200, 40), (255, 255, 255), (0, 0, 0)]
     frames = np.stack([np.full((32, 32, 3), colour, np.uint8) for colour in colours])
     video.write_mp4(frames, tmp_path / "clip.mp4")
-    assert np.abs(video.read_video(tmp_path / "clip.mp4").astype(int) - frames).max() <= 4
+    assert np.abs(read_video(tmp_path / "clip.mp4").astype(int) - frames).max() <= 4
 
 
 @pytest.mark.parametrize("fps", [23.976, Fraction(30000, 1001), 12])
@@ -295,16 +296,16 @@ def test_odd_sizes_are_refused_for_the_browser(tmp_path):
 def test_a_part_of_a_clip_is_the_same_frames(tmp_path):
     frames = moving_frames(12)
     video.write_mp4(frames, tmp_path / "clip.mp4", lossless=True)
-    np.testing.assert_array_equal(video.read_video(tmp_path / "clip.mp4", num_frames=5, start=4), frames[4:9])
-    np.testing.assert_array_equal(video.read_video(tmp_path / "clip.mp4", start=10), frames[10:])
+    np.testing.assert_array_equal(read_video(tmp_path / "clip.mp4", num_frames=5, start=4), frames[4:9])
+    np.testing.assert_array_equal(read_video(tmp_path / "clip.mp4", start=10), frames[10:])
 
 
 def test_a_clip_that_is_too_short_is_named_with_both_lengths(tmp_path):
     video.write_mp4(moving_frames(9), tmp_path / "short.mp4")
     with pytest.raises(VideoError, match="short.mp4 has 9 frames, but 81 frames from frame 0"):
-        video.read_video(tmp_path / "short.mp4", num_frames=81)
+        read_video(tmp_path / "short.mp4", num_frames=81)
     with pytest.raises(VideoError, match="short.mp4 has 9 frames, but a frame from frame 9"):
-        video.read_video(tmp_path / "short.mp4", start=9)
+        read_video(tmp_path / "short.mp4", start=9)
 
 
 def test_a_file_that_is_no_clip_is_named(tmp_path):
@@ -314,7 +315,7 @@ def test_a_file_that_is_no_clip_is_named(tmp_path):
         (tmp_path / f"{name}.mp4").write_bytes(data)
     for name in ("empty", "text", "cut", "missing"):
         with pytest.raises(VideoError, match=f"{name}.mp4"):
-            video.read_video(tmp_path / f"{name}.mp4")
+            read_video(tmp_path / f"{name}.mp4")
 
 
 def test_sound_alone_is_no_clip(tmp_path):
@@ -325,7 +326,7 @@ def test_sound_alone_is_no_clip(tmp_path):
         container.mux(stream.encode(silence))
         container.mux(stream.encode(None))
     with pytest.raises(VideoError, match="sound.mp4 holds no video"):
-        video.read_video(tmp_path / "sound.mp4")
+        read_video(tmp_path / "sound.mp4")
 
 
 @contextmanager
@@ -366,3 +367,46 @@ def test_a_full_disk_is_named_as_such(tmp_path, monkeypatch):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(OSError, match="clip.mp4 was not written: No such file"):
         video.write_mp4(moving_frames(), tmp_path / "gone" / "clip.mp4")
+
+
+def display_p3() -> bytes:
+    """A profile of Display P3, made by hand: primaries of SMPTE EG 432-1 adapted to D50, and a gamma of 2.2."""
+
+    def number(value):
+        return struct.pack(">i", round(value * 65536))
+
+    def xyz(*values):
+        return b"XYZ " + bytes(4) + b"".join(map(number, values))
+
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(2.2 * 256)) + bytes(2)
+    text = b"desc" + bytes(4) + struct.pack(">I", 3) + b"P3\0" + bytes(78)
+    tags = {
+        b"desc": text,
+        b"wtpt": xyz(0.9642, 1, 0.8249),
+        b"rXYZ": xyz(0.51512, 0.24120, -0.00105),
+        b"gXYZ": xyz(0.29198, 0.69225, 0.04189),
+        b"bXYZ": xyz(0.15710, 0.06657, 0.78407),
+        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
+        b"cprt": b"text" + bytes(4) + b"-\0\0\0",
+    }
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        content += bytes(-len(content) % 4)
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(content))
+        body += content
+    size = 128 + len(table) + len(body)
+    header = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ ") + bytes(12)
+    header += b"acsp" + bytes(28) + b"".join(map(number, (0.9642, 1, 0.8249)))
+    return header.ljust(128, b"\0") + table + body
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "PNG with alpha", "WEBP"])
+def test_photographs_with_a_profile_become_srgb(form):
+    brick = Image.new("RGBA" if "alpha" in form else "RGB", (64, 48), (200, 98, 70))
+    found = video.open_image(encoded(brick, format=form.split()[0], icc_profile=display_p3(), quality=95))
+    assert np.abs(np.asarray(found, int)[20, 30] - [215, 90, 60]).max() <= 4
+
+
+def test_a_damaged_profile_leaves_a_photograph_as_it_is():
+    found = video.open_image(encoded(gradient(), icc_profile=b"this is no profile"))
+    assert distance(found, gradient()) == 0

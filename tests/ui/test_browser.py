@@ -12,7 +12,7 @@ import pytest
 from tests.ui.conftest import write_run
 from wanact.actions import CHANNELS, PRESETS, ActionTrack, plan_path
 from wanact.flying.record import FlightRecord
-from wanact.media.video import read_video
+from wanact.media.footage import read_video
 from wanact.ui.samples import SAMPLES
 
 pytestmark = pytest.mark.browser

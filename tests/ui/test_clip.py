@@ -14,7 +14,7 @@ from PIL import Image
 from tests.ui.conftest import write_run
 from wanact.actions import ActionTrack, channel_track
 from wanact.flying.record import FlightRecord
-from wanact.media.video import read_video
+from wanact.media.footage import read_video
 from wanact.runs.ref import BASE
 from wanact.ui.engine import Engine
 from wanact.ui.pages.fly.desk import FlyDesk, preview_url, read_prompt, size_choices

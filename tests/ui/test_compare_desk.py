@@ -10,7 +10,8 @@ from tests.ui.conftest import write_run
 from wanact.actions import ActionTrack, channel_track
 from wanact.flying.comparison import Comparison, Lane, Link
 from wanact.flying.record import FlightRecord
-from wanact.media.video import fit_image, open_image, read_video
+from wanact.media.footage import read_video
+from wanact.media.video import fit_image, open_image
 from wanact.ui.engine import Engine
 from wanact.ui.pages.compare.desk import CompareDesk, CompareForm
 from wanact.ui.pages.fly.desk import FlyForm

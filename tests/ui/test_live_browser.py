@@ -14,7 +14,7 @@ from tests.ui.line import line_to
 from tests.ui.live_desks import make_desk, nobody_flies
 from tests.ui.test_browser import serious_violations
 from wanact.flying.record import FlightRecord
-from wanact.media.video import read_video
+from wanact.media.footage import read_video
 from wanact.ui.mailbox import Mailbox
 from wanact.ui.page import launch_options
 from wanact.ui.pages.live.desk import LiveDesk

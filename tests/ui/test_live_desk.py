@@ -14,7 +14,7 @@ from tests.ui.live_desks import FORWARD, NONE, RIGHT, Visitor, make_desk, nobody
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay
 from wanact.flying.request import RequestError
-from wanact.media.video import read_video
+from wanact.media.footage import read_video
 from wanact.ui.pages.live import flight as live_flight
 from wanact.ui.pages.live.desk import LiveDesk
 from wanact.ui.pages.live.flight import LiveFlight, action_of, decode_jpeg, encode_jpeg

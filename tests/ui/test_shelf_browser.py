@@ -13,7 +13,7 @@ from tests.ui.conftest import write_run
 from tests.ui.test_browser import Visits, serious_violations
 from wanact.files import write_json
 from wanact.flying.comparison import Comparison
-from wanact.media.video import read_video
+from wanact.media.footage import read_video
 from wanact.runs import store
 from wanact.runs.notes import read_notes
 from wanact.runs.ref import RUN_CONFIG

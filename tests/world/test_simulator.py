@@ -9,7 +9,7 @@ import pytest
 
 from train.commands import simulate
 from wanact.actions import CHANNELS, FULL_DEFLECTION, ActionTrack, channel_track
-from wanact.media.video import read_video
+from wanact.media.footage import read_video
 from wanact.world import simulator
 from wanact.world.palettes import BIOMES, TIMES
 from wanact.world.poses import pose_matrix

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wanact.files import CheckpointError, check_safetensors, disk_errors, replacing, sha256, write_text
+from wanact.media.footage import picture_files
 
 VERSION = "1"  # change when the meaning of an entry changes
 
@@ -82,7 +83,9 @@ class Cache:
         return load_file(self.path(key))
 
     def content_key(self, path: Path) -> str:
-        """Checksum of a file's content, remembered by its path, size and time of change."""
+        """Checksum of a file's content, remembered by its path, size and time of change; of a folder, its pictures'."""
+        if path.is_dir():
+            return key_of("folder", *map(self.content_key, picture_files(path)))
         stat = path.stat()
         name = key_of("content", path.resolve(), stat.st_size, stat.st_mtime_ns)
         note = self.folder / "content" / name[:2] / name

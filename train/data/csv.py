@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from wanact import shapes
 from wanact.actions import ActionError, ActionTrack, Mended, read_track
 from wanact.errors import UserError
 from wanact.files import replacing
-from wanact.media import video
+from wanact.media.footage import read_video
+
+FPS = 16.0  # frames a second of a clip, unless a run says otherwise
 
 
 class DataError(UserError):
@@ -39,6 +40,7 @@ class Row:
         track: its actions, or None.
         input_image: a first frame to use instead of the clip's own, or None.
         mended: flags of its actions that did not say what the magnitudes say.
+        start: the clip's first frame, in frames of the video at the rate of training.
     """
 
     number: int
@@ -47,6 +49,7 @@ class Row:
     track: ActionTrack | None
     input_image: Path | None
     mended: Mended = Mended()
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,8 @@ def parse_row(
     if not isinstance(name, str) or not name.strip():
         raise RowError("column video is empty")
     path = base / name.strip()
-    if not path.is_file():
-        raise RowError("file is missing" if not path.exists() else "is not a file")
+    if not path.exists():
+        raise RowError("file is missing")
     prompt = record.get("prompt") or ""
     if not isinstance(prompt, str):
         raise RowError(f"prompt is {type(prompt).__name__}, expected text")
@@ -157,16 +160,15 @@ def _track(action: Any, num_frames: int, needed: bool) -> tuple[ActionTrack | No
     return track.with_length(count), mended
 
 
-def clip_frames(row: Row, num_frames: int, height: int, width: int, fit: Literal["crop", "pad"]) -> np.ndarray:
-    """The first frames of a row's clip at the size of training: uint8 [F, H, W, 3].
+def clip_frames(
+    row: Row, num_frames: int, height: int, width: int, fit: Literal["crop", "pad"], fps: float = FPS
+) -> np.ndarray:
+    """A row's clip at the rate and size of training: uint8 [F, H, W, 3].
 
     Raises:
         wanact.media.video.VideoError: if the clip is damaged or too short.
     """
-    frames = video.read_video(row.video, num_frames)
-    if frames.shape[1:3] == (height, width):
-        return frames
-    return np.stack([np.asarray(video.fit_image(Image.fromarray(frame), height, width, fit)) for frame in frames])
+    return read_video(row.video, num_frames, row.start, fps, (height, width), fit)
 
 
 def write_skipped(path: Path, skipped: list[Skipped]) -> None:

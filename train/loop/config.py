@@ -65,6 +65,7 @@ class DataConfig:
     width: int | None = flag(default=None, help="pixels, a multiple of 32; the model directory's own if not given")
     max_pixels: int | None = flag(default=None, help="shrink height and width, keeping their ratio, to at most this")
     num_frames: int | None = flag(default=None, help="pixel frames of a clip, 4k+1; the model's own if not given")
+    fps: float = flag(default=16.0, help="frames a second of a clip: footage is resampled to it by its time stamps")
     num_latent_frames_choices: list[int] | None = flag(
         default=None, help="train on prefixes of a clip: each step draws one of these numbers of latent frames"
     )
@@ -103,6 +104,7 @@ class DataConfig:
             if choice < 2:
                 raise ConfigError(f"--num_latent_frames_choices {choice} must be at least 2: the first is given")
         _positive(self, "dataset_repeat")
+        _positive(self, "fps")
         _fraction(self, "max_skipped")
 
 

@@ -25,7 +25,7 @@ from train.stages import refuse_unused, samples
 from train.stages.losses import SigmaSampler, flow_matching_loss
 from train.stages.rows import RowReader
 from wanact import flow, shapes
-from wanact.media import video
+from wanact.media import footage, video
 from wanact.models import vae as wan_vae
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.weights import layouts, model_dir
@@ -151,14 +151,8 @@ class FlowStage(Stage):
         def load(row: csv.Row, mirrored: bool) -> tuple[str, np.ndarray | None]:
             image = cache.content_key(row.input_image) if row.input_image else ""
             made_from = (cache.content_key(row.video), image, self.height, self.width, self.num_frames, config.fit)
-            key = key_of(
-                "latents",
-                network,
-                config.cache_dtype,
-                *made_from,
-                *["mirrored"] * mirrored,
-                *["starts"] * config.random_start,
-            )
+            way = [*self._reading(row), *["mirrored"] * mirrored, *["starts"] * config.random_start]
+            key = key_of("latents", network, config.cache_dtype, *made_from, *way)
             frames = None if cache.has(key) else self._frames(row)
             return key, np.ascontiguousarray(frames[:, :, ::-1]) if mirrored and frames is not None else frames
 
@@ -186,10 +180,18 @@ class FlowStage(Stage):
             digest.update(f"{key}\x1f{row.prompt}\x1f".encode() + track)
         self._data_fingerprint = digest.hexdigest()
 
+    def _reading(self, row: csv.Row) -> list[Any]:
+        """What an entry of the cache depends on beside the file: nothing where every frame is taken as it is.
+
+        So the entries of simulated flights stay what they were when footage was read frame by frame.
+        """
+        fps = self.config.data.fps
+        return [] if row.start == 0 and footage.is_as_written(row.video, fps) else ["footage", fps, row.start]
+
     def _frames(self, row: csv.Row) -> np.ndarray:
         """A row's clip, uint8 [F, H, W, 3]; with its input image in front if it has one."""
         fit = self.config.data.fit
-        frames = csv.clip_frames(row, self.num_frames, self.height, self.width, fit)
+        frames = csv.clip_frames(row, self.num_frames, self.height, self.width, fit, self.config.data.fps)
         if row.input_image is None:
             return frames
         image = video.fit_image(video.open_image(row.input_image), self.height, self.width, fit)
@@ -356,7 +358,7 @@ class FlowStage(Stage):
             if self.processes.is_main:
                 frames = wan_vae.decode(self._sample_vae, latents.to(self._sample_vae.device))
                 with going_on(f"sample {index} of step {step}"):
-                    video.write_mp4(video.to_uint8(frames[0]), folder / f"clip{index}.mp4", fps=self.defaults["fps"])
+                    video.write_mp4(video.to_uint8(frames[0]), folder / f"clip{index}.mp4", fps=self.config.data.fps)
 
     def _sample_latents(self, index: int) -> Tensor:
         draw = Draw(index, index, 0, self.config.optim.seed, "sample")

@@ -58,7 +58,7 @@ class IDMStage(Stage):
 
     name = "idm"
     options = IDMOptions
-    uses = ("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fit", "max_skipped")
+    uses = ("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fps", "fit", "max_skipped")
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:
@@ -139,7 +139,7 @@ def read_clips(config: TrainConfig, processes: Processes) -> tuple[list[np.ndarr
     num_frames, height, width = config.data.clip_shape()
 
     def load(row: csv.Row, mirrored: bool) -> np.ndarray:
-        frames = csv.clip_frames(row, num_frames, height, width, config.data.fit)
+        frames = csv.clip_frames(row, num_frames, height, width, config.data.fit, config.data.fps)
         return np.rint(255 * grey_frames(frames, height, width)).astype(np.uint8)
 
     kept = RowReader(config, processes, num_frames, needs_actions=True).read(load, lambda *both: both)

@@ -15,6 +15,7 @@ from train.data.cache import ahead, key_of
 from train.loop.config import TrainConfig
 from train.loop.dist import Processes
 from wanact.actions import Mended
+from wanact.media.footage import picture_files
 
 Read = TypeVar("Read")
 Kept = TypeVar("Kept")
@@ -124,5 +125,10 @@ class RowReader:
 
 
 def files_fingerprint(rows: Iterable[csv.Row]) -> str:
-    """Changes when the files of these rows or their order change; told by names and sizes."""
-    return hashlib.sha256(key_of([(row.video.name, row.video.stat().st_size) for row in rows]).encode()).hexdigest()
+    """Changes when the files of these rows or their order change; told by names, sizes and where clips begin."""
+    told = [(row.video.name, _size(row.video), *([row.start] if row.start else [])) for row in rows]
+    return hashlib.sha256(key_of(told).encode()).hexdigest()
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in picture_files(path)) if path.is_dir() else path.stat().st_size

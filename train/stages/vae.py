@@ -125,7 +125,7 @@ class VAEStage(Stage):
     name = "vae"
     options = VAEOptions
     uses = (
-        *("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fit", "max_skipped"),
+        *("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fps", "fit", "max_skipped"),
         *("cache_memory_gb", "model_dir", "sample_steps", "sample_count"),
     )
 
@@ -197,7 +197,7 @@ class VAEStage(Stage):
 
     def _frames(self, row: csv.Row) -> np.ndarray:
         data = self.config.data
-        return csv.clip_frames(row, *data.clip_shape(), data.fit)
+        return csv.clip_frames(row, *data.clip_shape(), data.fit, data.fps)
 
     # Data
 
@@ -324,8 +324,9 @@ class VAEStage(Stage):
             frames = self.clip(number)
             latents = wan_vae.encode(self.vae, video.to_tensor(frames)[None].to(self.device))
             again = video.to_uint8(wan_vae.decode(self.vae, latents)[0])
+            both = np.concatenate([frames, again], axis=1)
             with going_on(f"sample {number} of step {step}"):
-                video.write_mp4(np.concatenate([frames, again], axis=1), folder / f"reconstruction-{number}.mp4")
+                video.write_mp4(both, folder / f"reconstruction-{number}.mp4", fps=self.config.data.fps)
 
 
 def _colour_differences(video_error: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from einops import rearrange
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from wanact.errors import UserError
@@ -29,6 +29,9 @@ MAX_IMAGE_BYTES = 64 * 2**20
 
 # Formats that Pillow decodes itself: no EPS or PDF, which would start other programs.
 IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
+
+
+_SRGB = ImageCms.createProfile("sRGB")
 
 
 class ImageError(UserError):
@@ -104,13 +107,33 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if getattr(image, "is_animated", False):
         image.seek(0)
     image.load()
-    image = ImageOps.exif_transpose(image)
+    image = _to_srgb(ImageOps.exif_transpose(image))
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8bit(np.asarray(image, np.float64))).convert("RGB")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Colours of the profile that a photograph carries (Display P3 of phones, Adobe RGB, a printer's CMYK) in sRGB.
+
+    A profile that is damaged or for another kind of picture is left alone, as browsers do.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    if converted is None:
+        return image
+    converted.info.pop("icc_profile", None)
+    return converted
 
 
 def _to_8bit(values: np.ndarray) -> np.ndarray:
@@ -224,31 +247,3 @@ def _encode(frames: Iterator[np.ndarray], path: str, fps: Fraction, lossless: bo
                 frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-def read_video(path: str | os.PathLike, num_frames: int | None = None, start: int = 0) -> np.ndarray:
-    """Frames of a clip, from `start` on, all or exactly `num_frames` of them: uint8 [F, H, W, 3].
-
-    Raises:
-        VideoError: if the file is missing, damaged, holds no video or fewer frames than asked for.
-    """
-    frames: list[np.ndarray] = []
-    seen = 0
-    try:
-        with av.open(os.fspath(path)) as container:
-            if not container.streams.video:
-                raise VideoError(f"{path} holds no video")
-            container.streams.video[0].thread_type = "AUTO"
-            for frame in container.decode(video=0):
-                seen += 1
-                if seen <= start:
-                    continue
-                if len(frames) == num_frames:
-                    break
-                frames.append(frame.to_ndarray(format="rgb24"))
-    except (OSError, av.error.FFmpegError) as error:
-        raise VideoError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not frames or (num_frames is not None and len(frames) < num_frames):
-        wanted = f"{num_frames} frames" if num_frames is not None else "a frame"
-        raise VideoError(f"{path} has {seen} frames, but {wanted} from frame {start} were asked for")
-    return np.stack(frames)

@@ -13,7 +13,8 @@ from train.__main__ import main
 from train.data import csv, importers
 from train.data.csv import DataError
 from wanact.actions import ActionTrack
-from wanact.media.video import read_video, write_mp4
+from wanact.media.footage import read_video
+from wanact.media.video import write_mp4
 from wanact.world import simulator
 from wanact.world.poses import PATH_UNITS, actions_from_poses
 

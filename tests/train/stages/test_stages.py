@@ -18,7 +18,7 @@ from train.commands import bench
 from train.data.csv import read_records
 from wanact.actions import PRESETS, ActionTrack
 from wanact.files import read_json
-from wanact.media.video import read_video
+from wanact.media.footage import read_video
 from wanact.runs import store
 from wanact.runs.ref import RUN_CONFIG
 from wanact.weights import model_dir

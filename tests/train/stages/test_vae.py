@@ -21,6 +21,7 @@ from train.stages.principal import Basis
 from train.stages.vae import CropKind, VAEOptions, VAEStage, set_latent_statistics
 from wanact.files import load_state, load_weights
 from wanact.media import video
+from wanact.media.footage import read_video
 from wanact.models import presets
 from wanact.models import vae as wan_vae
 from wanact.models.components import load_component
@@ -98,7 +99,7 @@ def test_export_holds_the_averaged_weights_and_unit_latents(train_vae, tmp_path,
     loaded = model_dir.load_components(tmp_path / "model")
     for name, value in loaded.vae.state_dict().items():
         assert torch.equal(value, trainer.ema[f"vae.{name}"]), name
-    clips = [video.read_video(path) for path in sorted(dataset.glob("*.mp4"))]
+    clips = [read_video(path) for path in sorted(dataset.glob("*.mp4"))]
     latents = torch.cat([wan_vae.encode(loaded.vae, video.to_tensor(clip)[None]) for clip in clips])
     channels = latents.transpose(0, 1).flatten(1)
     torch.testing.assert_close(channels.mean(dim=1), torch.zeros(48), atol=1e-3, rtol=0)
@@ -114,7 +115,7 @@ def test_a_decoder_can_be_trained_alone_and_the_latents_stay(train_vae, model, d
     run = tmp_path / "run"
     train_vae(run, "--max_steps", "3", "--learning_rate", "1e-2", "--decoder_only", "--export_model_dir", str(out))
     before, after = (model_dir.load_components(path, parts=("vae",)).vae for path in (model, out))
-    clip = video.to_tensor(video.read_video(next(dataset.glob("*.mp4"))))[None]
+    clip = video.to_tensor(read_video(next(dataset.glob("*.mp4"))))[None]
     latents = wan_vae.encode(before, clip)
     assert torch.equal(wan_vae.encode(after, clip), latents)
     assert not torch.equal(wan_vae.decode(after, latents), wan_vae.decode(before, latents))
@@ -186,7 +187,7 @@ def test_a_lapped_vae_is_exported_with_one_deviation_for_all_latents(train_lappe
     vae = load_component("vae", out, torch.float32)
     assert type(vae).__name__ == "AutoencoderLapped"
     assert len(set(vae.config.latents_std)) == 1
-    clips = [video.read_video(path) for path in sorted(dataset.glob("*.mp4"))]
+    clips = [read_video(path) for path in sorted(dataset.glob("*.mp4"))]
     latents = torch.cat([wan_vae.encode(vae, video.to_tensor(clip)[None]) for clip in clips])
     channels = latents.transpose(0, 1).flatten(1)
     torch.testing.assert_close(channels.mean(dim=1), torch.zeros(48), atol=1e-3, rtol=0)
@@ -202,7 +203,7 @@ def test_the_decoder_of_a_lapped_vae_can_be_trained_alone(train_lapped, tmp_path
 def test_samples_show_clips_above_their_reconstructions(train_vae, tmp_path):
     train_vae(tmp_path, "--max_steps", "1", "--sample_steps", "1", "--sample_count", "1")
     (file,) = tmp_path.glob("samples/*/reconstruction-0.mp4")
-    assert video.read_video(file).shape == (NUM_FRAMES, 2 * SIZE, SIZE, 3)
+    assert read_video(file).shape == (NUM_FRAMES, 2 * SIZE, SIZE, 3)
 
 
 def test_a_step_draws_one_kind_and_the_same_crops_whenever_it_is_asked(train_vae, tmp_path):
@@ -226,7 +227,7 @@ def test_clips_beyond_the_memory_budget_are_read_again(train_vae, tmp_path):
     stage = train_vae(tmp_path, "--max_steps", "1", "--cache_memory_gb", "0.00004").stage
     assert 0 < len(stage._held) < len(stage.rows)
     last = len(stage.rows) - 1
-    np.testing.assert_array_equal(stage.clip(last), video.read_video(stage.rows[last].video))
+    np.testing.assert_array_equal(stage.clip(last), read_video(stage.rows[last].video))
 
 
 def test_latent_colours_fit_where_the_latents_hold_them():

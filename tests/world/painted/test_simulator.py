@@ -11,7 +11,7 @@ import pytest
 
 from train.commands import simulate
 from wanact.actions import CHANNELS, FULL_DEFLECTION, ActionTrack, channel_track
-from wanact.media.video import read_video
+from wanact.media.footage import read_video
 from wanact.world.painted import landmarks, simulator
 from wanact.world.painted.exact_flow import inside, ray_depths
 from wanact.world.painted.palettes import BIOMES, TIMES, WEATHERS

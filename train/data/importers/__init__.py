@@ -7,21 +7,20 @@ camera-to-world in OpenCV axes, cut into clips whose actions the plan's rule rea
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-import av
 import numpy as np
-from av.error import FFmpegError
-from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
 
 from train.data.csv import DataError, Skipped, write_skipped
 from wanact.actions import CHANNELS, ActionTrack
-from wanact.media.video import VideoError, fit_image, write_mp4
+from wanact.media.footage import frames_of
+from wanact.media.video import VideoError, write_mp4
 from wanact.shapes import num_latent_frames
 from wanact.world.poses import actions_from_poses
 
@@ -136,30 +135,9 @@ def _clips(
     """Frames and poses of each clip that video and poses both cover."""
     frames: list[np.ndarray] = []
     first = 0
-    for frame in _frames_at(found.video, fps, float(found.seconds[-1]), size):
+    covered = int(float(found.seconds[-1]) * fps + 1e-6) + 1
+    for frame in itertools.islice(frames_of(found.video, 0, fps, size), covered):
         frames.append(frame)
         if len(frames) == num_frames:
             yield np.stack(frames), found.at((first + np.arange(num_frames)) / fps)
             frames, first = [], first + num_frames
-
-
-def _frames_at(path: Path, fps: float, until: float, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """The frame that is on the screen at each multiple of 1/fps seconds, fitted, up to `until`."""
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise VideoError(f"{path} holds no video")
-            stream = container.streams.video[0]
-            taken, shown, begin = 0, None, None
-            for frame in container.decode(stream):
-                if frame.time is None:
-                    raise VideoError(f"{path} has a frame without a time")
-                begin = frame.time if begin is None else begin
-                while shown is not None and taken / fps < frame.time - begin - 1e-6 and taken / fps <= until + 1e-6:
-                    yield shown
-                    taken += 1
-                shown = np.asarray(fit_image(Image.fromarray(frame.to_ndarray(format="rgb24")), *size))
-            if shown is not None and taken / fps <= until + 1e-6:
-                yield shown
-    except (OSError, FFmpegError) as error:
-        raise VideoError(f"{path} cannot be read: {error.strerror or error}") from error
