@@ -388,3 +388,45 @@ def test_clips_are_fitted_as_pictures_are(tmp_path, fit, size):
     write_mp4(soft[None].repeat(2, 0), tmp_path / "clip.mp4", lossless=True)
     expected = np.asarray(video.fit_image(Image.fromarray(soft), *size, fit), float)
     assert np.abs(read_video(tmp_path / "clip.mp4", size=size, fit=fit)[1] - expected).mean() < 3
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("form", ["gif", "webp", "png"])
+@pytest.mark.parametrize("milliseconds", [60, 120])
+def test_animated_pictures_are_clips_at_their_own_speed(tmp_path, form, milliseconds):
+    pictures = [Image.fromarray(frame) for frame in numbered(10)]
+    path = tmp_path / f"clip.{form}"
+    options = {"lossless": True} if form == "webp" else {}
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, **options)
+    assert numbers(read_video(path)) == list(range(10))
+    taken = read_video(path, fps=16)
+    expected = [min(int((1000 * k / 16 + 2) / milliseconds), 9) for k in range(len(taken))]
+    assert numbers(taken) == expected and len(taken) == num_frames_of(path, 16) >= 160 * milliseconds // 1000
+    assert read_video(path, 3, 2, 16, (64, 64)).shape == (3, 64, 64, 3)
+
+
+def test_a_folder_of_pictures_is_a_clip_in_the_order_of_its_numbers(tmp_path):
+    for index, frame in enumerate(numbered(12)):
+        Image.fromarray(frame).save(tmp_path / f"frame{index}.png")
+    for other in ("._frame0.png", ".DS_Store", "Thumbs.db", "notes.txt"):
+        (tmp_path / other).write_bytes(b"no picture")
+    assert numbers(read_video(tmp_path, fps=16)) == list(range(12))
+    assert numbers(read_video(tmp_path, 4, 8, 16, (32, 32))) == [8, 9, 10, 11]
+    assert num_frames_of(tmp_path) == 12
+    Image.new("RGB", (10, 10)).save(tmp_path / "frame6.png")
+    with pytest.raises(VideoError, match=r"changes at frame6.png \(0.38 s\): its size was 64x32 and becomes 10x10"):
+        read_video(tmp_path, fps=16)
+    (tmp_path / "frame6.png").write_bytes(b"no picture")
+    with pytest.raises(VideoError, match="frame6.png is not an image"):
+        read_video(tmp_path, fps=16)
+
+
+def test_what_is_no_animation_says_so(tmp_path):
+    (tmp_path / "clip.gif").write_bytes(b"GIF89a and then nothing")
+    with pytest.raises(VideoError, match="clip.gif cannot be read"):
+        read_video(tmp_path / "clip.gif")
+    Image.new("RGB", (8, 8)).save(tmp_path / "still.png")
+    with pytest.raises(VideoError, match="still.png has 2 frames at 16 a second, but 9 frames from frame 0"):
+        read_video(tmp_path / "still.png", 9, fps=16)

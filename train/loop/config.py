@@ -66,6 +66,11 @@ class DataConfig:
     max_pixels: int | None = flag(default=None, help="shrink height and width, keeping their ratio, to at most this")
     num_frames: int | None = flag(default=None, help="pixel frames of a clip, 4k+1; the model's own if not given")
     fps: float = flag(default=16.0, help="frames a second of a clip: footage is resampled to it by its time stamps")
+    window_stride: int | None = flag(
+        default=None,
+        help="learn from all of a long video: frames between the beginnings of its clips, a multiple of 4; "
+        "its first clip alone if not given",
+    )
     num_latent_frames_choices: list[int] | None = flag(
         default=None, help="train on prefixes of a clip: each step draws one of these numbers of latent frames"
     )
@@ -105,6 +110,11 @@ class DataConfig:
                 raise ConfigError(f"--num_latent_frames_choices {choice} must be at least 2: the first is given")
         _positive(self, "dataset_repeat")
         _positive(self, "fps")
+        if self.window_stride is not None and (self.window_stride < 1 or self.window_stride % shapes.TEMPORAL_STRIDE):
+            raise ConfigError(
+                f"--window_stride {self.window_stride} must be a multiple of {shapes.TEMPORAL_STRIDE}, "
+                "the frames that an action steers"
+            )
         _fraction(self, "max_skipped")
 
 

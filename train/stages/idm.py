@@ -58,7 +58,10 @@ class IDMStage(Stage):
 
     name = "idm"
     options = IDMOptions
-    uses = ("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fps", "fit", "max_skipped")
+    uses = (
+        *("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fps", "window_stride", "fit"),
+        "max_skipped",
+    )
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:

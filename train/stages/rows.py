@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from wanact.media.footage import picture_files
 
 Read = TypeVar("Read")
 Kept = TypeVar("Kept")
-Place = tuple[int, bool]  # number of a row in its file, and whether it is mirrored
+Place = tuple[int, int, bool]  # number of a row in its file, first frame of the clip, and whether it is mirrored
 
 
 @dataclass
@@ -55,31 +55,34 @@ class RowReader:
         Raises:
             train.data.csv.DataError: if more rows than `--max_skipped` cannot be used, or none can.
         """
-        data, processes = self.config.data, self.processes
-        records = list(enumerate(csv.read_records(Path(data.dataset_metadata_path)), start=1))
-        mine = records[processes.rank :: processes.count] if self.shared else records
+        processes = self.processes
+        records = csv.read_records(Path(self.config.data.dataset_metadata_path), self.needs_actions)
+        clips = list(self._clips(records))
+        mine = clips[processes.rank :: processes.count] if self.shared else clips
         ways = (False, True) if self.mirror else (False,)
-        items = [((number, mirrored), record) for number, record in mine for mirrored in ways]
+        items = [((*place, mirrored), record) for place, record in mine for mirrored in ways]
         kept: dict[Place, Kept] = {}
-        skipped: dict[int, csv.Skipped] = {}
+        skipped: dict[tuple[int, int], csv.Skipped] = {}  # by row and first frame
         mended: list[Mended] = []
         bar = tqdm(total=len(items), desc=self.title, unit="clip", disable=not processes.is_main, mininterval=2.0)
-        for ((number, mirrored), record), result in ahead(lambda item: self._load(load, *item), items, self._workers):
+        for (place, record), result in ahead(lambda item: self._load(load, *item), items, self._workers):
             bar.update(1)
+            number, start, mirrored = place
             if not isinstance(result, Exception):
-                kept[number, mirrored] = keep(*result)
+                kept[place] = keep(*result)
                 if not mirrored and result[0].mended:
                     mended.append(result[0].mended)
-            elif number not in skipped:  # a row and its mirror image are said once
+            elif (number, start) not in skipped:  # a clip and its mirror image are said once
                 name = str(record.get("video")) if isinstance(record, dict) else ""
-                skipped[number] = csv.Skipped(number, name, str(result))
+                part = f"clip from {start / self.config.data.fps:.2f} s: " if start else ""
+                skipped[number, start] = csv.Skipped(number, name, f"{part}{result}")
                 if self.shared or processes.is_main:
-                    print(f"skipped row {number} ({name}): {result}", flush=True)
+                    print(f"skipped row {number} ({name}): {part}{result}", flush=True)
         bar.close()
-        self._say_what_was_mended(mended, [record for _, record in records])
-        # Half of a mirrored pair would tilt what is learnt to one side: a row is kept both ways or not at all.
-        whole = {place: entry for place, entry in kept.items() if place[0] not in skipped}
-        return self._all(whole, list(skipped.values()), len(records))
+        self._say_what_was_mended(mended, records)
+        # Half of a mirrored pair would tilt what is learnt to one side: a clip is kept both ways or not at all.
+        whole = {place: entry for place, entry in kept.items() if place[:2] not in skipped}
+        return self._all(whole, list(skipped.values()), len(clips), len(records))
 
     def _say_what_was_mended(self, mended: list[Mended], records: list[Any]) -> None:
         """One line for all rows: of flags that differ from magnitudes, and of first frames that are left alone."""
@@ -97,16 +100,34 @@ class RowReader:
     def _workers(self) -> int:
         return self.config.data.dataset_num_workers
 
+    def _clips(self, records: list[Any]) -> Iterator[tuple[tuple[int, int], Any]]:
+        """Number of a row and first frame of a clip for each clip, with the row: several of long videos.
+
+        A function of the files alone, so that all processes and every resume see the same clips in the same order.
+        """
+        data = self.config.data
+        base = Path(data.dataset_base_path)
+
+        def windows(record: Any) -> list[int]:
+            return csv.windows(record, base, self.num_frames, data.fps, data.window_stride)
+
+        for number, (record, starts) in enumerate(ahead(windows, records, self._workers), start=1):
+            if isinstance(starts, Exception):
+                yield (number, 0), csv.RowError(str(starts))
+            else:
+                later = record | {"input_image": None} if len(starts) > 1 else record  # it belongs to the first
+                yield from (((number, start), record if start == starts[0] else later) for start in starts)
+
     def _load(self, load: Callable[[csv.Row, bool], Read], place: Place, record: Any) -> tuple[csv.Row, Read]:
-        number, mirrored = place
+        number, start, mirrored = place
         base = Path(self.config.data.dataset_base_path)
         keys = self.config.data.file_keys()
-        row = csv.parse_row(record, number, base, self.num_frames, self.needs_actions, keys)
+        row = csv.parse_row(record, number, base, self.num_frames, self.needs_actions, keys, start)
         if mirrored and row.track is not None:
             row = replace(row, track=row.track.mirrored())
         return row, load(row, mirrored)
 
-    def _all(self, kept: dict[Place, Kept], skipped: list[csv.Skipped], total: int) -> list[Kept]:
+    def _all(self, kept: dict[Place, Kept], skipped: list[csv.Skipped], total: int, rows: int) -> list[Kept]:
         """What all processes kept, once it is known what they left out and whether that is little enough."""
         processes, limit = self.processes, self.config.data.max_skipped
         if self.shared:
@@ -114,13 +135,16 @@ class RowReader:
             skipped = sorted((s for part in processes.gather(skipped) for s in part), key=lambda s: s.row)
         if processes.is_main:
             csv.write_skipped(Path(self.config.checkpoint.output_path) / "skipped.csv", skipped)
+        what = "rows" if total == rows else "clips"
         if len(skipped) > limit * total or not kept:
             raise csv.DataError(
-                f"{len(skipped)} of {total} rows cannot be used, more than --max_skipped {limit:g}; "
+                f"{len(skipped)} of {total} {what} cannot be used, more than --max_skipped {limit:g}; "
                 f"skipped.csv lists them, the first is: {skipped[0].reason}"
             )
         if skipped:
-            processes.print(f"{len(skipped)} of {total} rows are left out; skipped.csv lists them")
+            processes.print(f"{len(skipped)} of {total} {what} are left out; skipped.csv lists them")
+        if total != rows:
+            processes.print(f"{rows} rows give {len(kept)} clips")
         return [kept[place] for place in sorted(kept)]
 
 

@@ -125,8 +125,8 @@ class VAEStage(Stage):
     name = "vae"
     options = VAEOptions
     uses = (
-        *("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fps", "fit", "max_skipped"),
-        *("cache_memory_gb", "model_dir", "sample_steps", "sample_count"),
+        *("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fps", "window_stride", "fit"),
+        *("max_skipped", "cache_memory_gb", "model_dir", "sample_steps", "sample_count"),
     )
 
     @classmethod
@@ -181,13 +181,13 @@ class VAEStage(Stage):
     def _read_rows(self) -> None:
         """Keep the rows whose clips can be read; clips stay in memory as far as the budget goes."""
         data = self.config.data
-        self._held: dict[int, np.ndarray] = {}  # by the row's number in its file
+        self._held: dict[tuple[int, int], np.ndarray] = {}  # by the row's number in its file, and its first frame
         budget = data.cache_memory_gb * 2**30
 
         def keep(row: csv.Row, frames: np.ndarray) -> csv.Row:
             nonlocal budget
             if budget >= frames.nbytes:
-                self._held[row.number] = frames
+                self._held[row.number, row.start] = frames
                 budget -= frames.nbytes
             return row
 
@@ -243,7 +243,8 @@ class VAEStage(Stage):
     def clip(self, index: int) -> np.ndarray:
         """Frames of one row, uint8 [F, H, W, 3]."""
         row = self.rows[index]
-        return self._held[row.number] if row.number in self._held else self._frames(row)
+        held = self._held.get((row.number, row.start))
+        return self._frames(row) if held is None else held
 
     # Loss
 

@@ -115,7 +115,7 @@ def test_a_longer_track_is_cut_to_the_clip(dataset):
         ("a.csv", "video,prompt,action\n", "no rows"),
         ("a.json", "{}", "list of rows"),
         ("a.json", "[", "damaged"),
-        ("a.csv", b"\xff\xfe\x00\x01", "damaged"),
+        ("a.csv", b"\xff\x00\x01", "not UTF-8: line 1"),
     ],
 )
 def test_a_metadata_file_that_cannot_be_used_says_why(tmp_path, name, content, message):
