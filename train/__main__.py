@@ -50,6 +50,15 @@ def _reporting(run: Callable[[], int | None]) -> int:
         except (UserError, OSError) as error:
             print(f"error: {in_words(error)}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:  # before the first step; during steps it saves and ends
+            print("interrupted", file=sys.stderr)
+            return 130
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's own
+                raise
+            remedy = "lower --batch_size, --num_frames, --height and --width, or --use_gradient_checkpointing true"
+            print(f"error: there is not enough memory; {remedy}", file=sys.stderr)
+            return 1
 
 
 class _Patient:

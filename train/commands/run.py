@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from train.loop.config import NO_EFFECT, TrainConfig, parse
+from train.loop.config import NO_EFFECT, TrainConfig, parse, require_writable
 from train.loop.dist import Processes
 from train.loop.export import require_free
 from train.loop.progress import available_tracker
@@ -37,6 +37,9 @@ def train(name: str, argv: list[str]) -> Trainer:
 def run(config: TrainConfig) -> Trainer:
     """Train with these settings, which have been checked."""
     config.log.tracker = available_tracker(config.log.tracker)
+    require_writable("output_path", Path(config.checkpoint.output_path))
+    if config.data.cache_dir:
+        require_writable("cache_dir", Path(config.data.cache_dir))
     target = config.checkpoint.export_model_dir
     if target:  # now, and not after the last step
         require_free(Path(target), str(Path(config.checkpoint.output_path).resolve()))

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wanact.models.text import prompt_clean
+from wanact.models.text import cleaned
 
 
 def tokenise(tokenizer: Any, prompts: Sequence[str], max_length: int) -> list[Tensor]:
     """Token ids of every prompt, end mark included, cut at `max_length`: int64 [n] each, not padded."""
     encoded = tokenizer(
-        [prompt_clean(prompt) for prompt in prompts],
+        [cleaned(prompt) for prompt in prompts],
         max_length=max_length,
         truncation=True,
         padding=False,

@@ -7,9 +7,13 @@ with either spelling mean the same.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
+import os
+import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -405,13 +409,15 @@ def parse(
     parser.add_argument("--config", action="append", default=[], help="YAML file of settings; may be given repeatedly")
     arguments = _split_lists(parser, _without_dots(argv, types))
     files = parser.config_files(arguments)
-    from_files = [token for path in files for token in _file_arguments(Path(path), types, parser)]
+    from_files = [token for path in files for token in _file_arguments(Path(expanded(path)), types, parser)]
     *parts, _, unknown = parser.parse_args_into_dataclasses(
         from_files + arguments, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
         raise ConfigError(_unknown(unknown[0], parser))
     given = parser.given(from_files + arguments)
+    for part in parts:
+        _expand_paths(part)
     config = TrainConfig(stage_name, **dict(zip(types, parts, strict=True)), given=given)
     refuse(config)
     _check_combinations(config)
@@ -445,6 +451,60 @@ def _check_combinations(config: TrainConfig) -> None:
             f"--num_latent_frames_choices {max(choices)} is more than the {shapes.num_latent_frames(num_frames)} "
             f"latent frames of --num_frames {num_frames}"
         )
+
+
+# Settings that are places on a disk; `--model_paths` is a JSON list of them.
+PATHS = (
+    *("dataset_base_path", "dataset_metadata_path", "cache_dir", "model_dir", "model_paths", "tokenizer_path"),
+    *("action_controller_checkpoint", "lora_checkpoint", "output_path", "resume_from", "init_from"),
+    *("export_model_dir", "teacher_run"),
+)
+
+
+def expanded(path: str, flag_name: str = "") -> str:
+    """A path with `~` and environment variables replaced, as a shell does it outside of quotes.
+
+    Raises:
+        ConfigError: for a variable that is not set, unless something of that very name is there.
+    """
+    full = os.path.expandvars(os.path.expanduser(path))
+    missing = re.search(r"\$(\w+|\{\w+\})", full)
+    if missing and not Path(full).exists():
+        raise ConfigError(f"{flag_name}{path}: the variable {missing[0]} is not set")
+    return full
+
+
+def _expand_paths(part: Any) -> None:
+    for name in PATHS:
+        value = getattr(part, name, None)
+        if not isinstance(value, str) or not value:
+            continue
+        if value.lstrip().startswith("["):
+            with contextlib.suppress(ValueError):  # whoever reads the list says what is wrong with it
+                value = json.dumps(_expanded_list(json.loads(value)))
+        else:
+            value = expanded(value, f"--{name} ")
+        setattr(part, name, value)
+
+
+def _expanded_list(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded_list(item) for item in value]
+    return expanded(value) if isinstance(value, str) else value
+
+
+def require_writable(name: str, path: Path) -> None:
+    """Make a folder if it is not there and see that something can be written in it, before anything loads.
+
+    Raises:
+        ConfigError: if not.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--{name} {path} cannot be written: {error.strerror or error}; choose another") from error
 
 
 class _Parser(HfArgumentParser):
@@ -510,11 +570,13 @@ def _split_lists(parser: _Parser, argv: list[str]) -> list[str]:
 def _file_arguments(path: Path, types: dict[str, type], parser: _Parser) -> list[str]:
     """The settings in a YAML file as command-line arguments."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(_utf8(path), _Yaml)
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path} must hold names and values, not {type(content).__name__}")
     flat: dict[str, Any] = {}
@@ -531,15 +593,45 @@ def _file_arguments(path: Path, types: dict[str, type], parser: _Parser) -> list
     for name, value in flat.items():
         if f"--{name}" not in parser.option_strings():
             raise ConfigError(f"{path}: {_unknown(f'--{name}', parser)}")
-        tokens += _value_arguments(name, value)
+        action = parser.option_strings()[f"--{name}"]
+        tokens += _value_arguments(name, value, isinstance(action.const, bool))
     return tokens
 
 
-def _value_arguments(name: str, value: Any) -> list[str]:
+def _utf8(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"--config {path} is not UTF-8: line {line} has the byte 0x{data[error.start]:02x}; save it as UTF-8"
+        ) from error
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2's plain words: `no`, `off` and `on` are text, 010 and 12:30 no numbers, and dates no dates."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # filled below, not inherited
+
+
+for _tag, _words, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("merge", r"<<", "<"),
+):
+    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_words})$"), list(_first))
+
+
+def _value_arguments(name: str, value: Any, is_switch: bool) -> list[str]:
     if value is None:
         return []
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
+    if is_switch and str(value).lower() in ("on", "off"):  # transformers knows yes and no, not these
+        value = str(value).lower() == "on"
     return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
 
 

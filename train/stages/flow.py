@@ -27,6 +27,7 @@ from train.stages.rows import RowReader
 from wanact import flow, shapes
 from wanact.media import footage, video
 from wanact.models import vae as wan_vae
+from wanact.models.text import unread
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.weights import layouts, model_dir
 
@@ -223,6 +224,7 @@ class FlowStage(Stage):
         self.no_prompt = place[""]
         tokenizer = self._tokenizer()
         self.token_ids = text.tokenise(tokenizer, prompts, self.text_length)
+        self._say_what_is_cut(tokenizer, prompts)
         if self.text_trained:
             return
         cache = Cache(self.cache_dir / "text")
@@ -239,6 +241,19 @@ class FlowStage(Stage):
             cache.put(keys[i], {"embedding": embedding.to("cpu", getattr(torch, dtype))})
         self.processes.barrier()
         self.embeddings = CachedEntries(cache, keys, self.config.data.cache_memory_gb * 2**30)
+
+    def _say_what_is_cut(self, tokenizer: Any, prompts: list[str]) -> None:
+        """Words that nobody reads are no secret: a prompt beyond the encoder's length, or no prompt anywhere."""
+        if prompts == [""]:
+            self.processes.print("no row has a prompt: the model learns without words")
+        full = [p for p, ids in zip(prompts, self.token_ids, strict=True) if len(ids) == self.text_length]
+        cut = [(prompt, end) for prompt in full if (end := unread(tokenizer, prompt, self.text_length))]
+        if cut:
+            prompt, end = cut[0]
+            self.processes.print(
+                f"{len(cut)} of {len(prompts)} prompts have more than the {self.text_length} tokens that are read; "
+                f"of “{prompt[:40]}…” this is not: “{end}”"
+            )
 
     def _tokenizer(self) -> Any:
         if self.config.model.tokenizer_path:

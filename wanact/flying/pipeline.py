@@ -386,6 +386,10 @@ class WanActPipeline:
         """The noise levels that a latent frame is drawn through where frames are drawn in turn."""
         return flow.inference_sigmas(num_steps, self.defaults["flow_shift"], self.defaults["sigma_grid"]).tolist()
 
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that is cut off, because the text encoder reads only so many tokens; "" if none is."""
+        return self._prompts.unread(prompt)
+
     def forget_prompts(self) -> None:
         """Empty the cache of text embeddings, so that the next call encodes its prompts again."""
         with self.lock:

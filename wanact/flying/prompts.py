@@ -22,7 +22,7 @@ from torch import Tensor
 
 from wanact.errors import UserError
 from wanact.files import disk_errors, replacing, visible
-from wanact.models.text import encode_prompts, prompt_clean
+from wanact.models.text import cleaned, encode_prompts, unread
 from wanact.weights import layouts
 
 IN_MEMORY = 32
@@ -75,7 +75,7 @@ class PromptStore:
             save_file({"text": text, "length": torch.tensor(embedding.shape[1])}, temporary)
 
     def _file(self, prompt: str) -> Path:
-        name = hashlib.sha256(f"{self.identity}\x1f{prompt_clean(prompt)}".encode()).hexdigest()
+        name = hashlib.sha256(f"{self.identity}\x1f{cleaned(prompt)}".encode()).hexdigest()
         return self.folder / f"{name[:40]}.safetensors"
 
 
@@ -122,6 +122,10 @@ class Prompts:
         while len(self._memory) > IN_MEMORY:
             self._memory.popitem(last=False)
         return embeddings
+
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that the text encoder does not read, "" if it reads all of it."""
+        return unread(self.tokenizer, prompt, self.length)
 
     def forget(self) -> None:
         """Empty the memory; what is on disk stays."""

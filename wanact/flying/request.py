@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from wanact.actions import ActionTrack
 from wanact.errors import UserError
 from wanact.files import number, read_model, whole
 from wanact.media import video
+from wanact.models.text import readable
 
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_SEED = 2**31 - 1  # as in a flight record
@@ -153,4 +153,4 @@ def clean_prompt(prompt: str, name: str = "prompt") -> str:
         raise RequestError(
             f"the {name} has {len(prompt):,} characters, at most {MAX_PROMPT_CHARACTERS:,} are taken; shorten it"
         )
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", prompt).strip()
+    return readable(prompt)

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+
+
+def readable(prompt: str) -> str:
+    """A prompt without control characters and lone surrogates, which no tokenizer has; line breaks become spaces."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", prompt).strip()
+
+
+def cleaned(prompt: str) -> str:
+    """What of a prompt reaches the tokenizer, in training and in flight: readable, without markup and double spaces."""
+    return prompt_clean(readable(prompt))
+
+
+def unread(tokenizer: Any, prompt: str, max_sequence_length: int) -> str:
+    """The end of a prompt that is cut off because the text encoder reads only so many tokens; "" if it reads all."""
+    text = cleaned(prompt)
+    tokens = tokenizer(text, add_special_tokens=True, return_offsets_mapping=True)
+    if len(tokens["input_ids"]) <= max_sequence_length:
+        return ""
+    begin, _ = tokens["offset_mapping"][max_sequence_length - 1]  # the last place that is read is the end mark's
+    return text[begin:].strip()
 
 
 @torch.no_grad()
@@ -28,7 +50,7 @@ def encode_prompts(
         [B, S, text_dim] in the encoder's dtype, zero beyond each prompt's own tokens.
     """
     batch = tokenizer(
-        [prompt_clean(prompt) for prompt in prompts],
+        [cleaned(prompt) for prompt in prompts],
         padding="max_length",
         max_length=max_sequence_length,
         truncation=True,

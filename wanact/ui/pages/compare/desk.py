@@ -31,7 +31,16 @@ from wanact.media.tiles import TileLayout, tile_clips
 from wanact.media.video import fit_image, open_image, write_mp4
 from wanact.ui.engine import Decoded, Denoised, Engine
 from wanact.ui.gpu import LONGEST, clip_seconds, on_gpu
-from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, ClipForm, FlyDesk, read_first_frame, read_prompt, sentence
+from wanact.ui.pages.fly.desk import (
+    MAX_GUIDANCE,
+    MAX_STEPS,
+    ClipForm,
+    FlyDesk,
+    read_first_frame,
+    read_prompt,
+    say_what_is_cut,
+    sentence,
+)
 from wanact.ui.samples import Sample, load_samples
 
 MAX_ACTIONS = 240  # of a live flight that is compared: a minute
@@ -185,6 +194,7 @@ class CompareDesk:
             guidance_scale=numbers.guidance,
             model={"name": self.engine.name, "fingerprint": self.engine.fingerprint()},
         )
+        say_what_is_cut(self.engine, flight.prompt)
         return Comparison(flight, chosen)
 
     def _read_flight(self, form: CompareForm) -> FlightRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import html
 import io
 import logging
 import math
@@ -52,6 +53,14 @@ def read_prompt(text: Any, name: str = "prompt") -> str:
             f"the {name} has {len(text):,} characters, at most {MAX_PROMPT_CHARACTERS:,} are read; shorten it"
         )
     return clean_prompt(text or "", name)
+
+
+def say_what_is_cut(engine: Engine, prompt: str) -> None:
+    """Tell the visitor which words at the end of a prompt the text encoder does not read."""
+    end = engine.pipe.unread(prompt)
+    if end:
+        shown = html.escape(end if len(end) <= 80 else f"{end[:80]}…")  # toasts render HTML
+        gr.Warning(f"The prompt is longer than this model reads; these words at its end have no effect: “{shown}”.")
 
 
 def read_first_frame(path: str | None) -> Image.Image:
@@ -222,6 +231,7 @@ class FlyDesk:
         num_frames = self.engine.defaults["num_frames"]
         message, progress = "Reading the frame and the prompt", 0.02
         yield ClipState(status="working", message=message, progress=progress), gr.skip()
+        say_what_is_cut(self.engine, flight.prompt)
         for event in self.engine.fly(flight):
             preview = None
             if isinstance(event, np.ndarray):

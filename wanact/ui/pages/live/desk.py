@@ -43,7 +43,7 @@ from wanact.shapes import TEMPORAL_STRIDE
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent
 from wanact.ui.mailbox import Mailbox, Told, new_flight
-from wanact.ui.pages.fly.desk import read_first_frame, read_prompt, sentence
+from wanact.ui.pages.fly.desk import read_first_frame, read_prompt, say_what_is_cut, sentence
 from wanact.ui.pages.live.flight import Hangar, LiveFlight, action_of
 from wanact.ui.turns import Line, Turns
 
@@ -366,6 +366,7 @@ class LiveDesk:
                 flight = LiveFlight(resume(self.engine.pipe, before, at), choice)
             else:
                 assert image is not None
+                say_what_is_cut(self.engine, prompt)
                 flight = self._new_flight(image, prompt, choice, seed)
         finally:
             self.turns.done(flight_id)
@@ -482,6 +483,7 @@ class LiveDesk:
                 flight.roll_back(told.rewind[1])
             if told.prompt[0] > wishes[1]:
                 flight.stream.prompt = read_prompt(told.prompt[1])
+                say_what_is_cut(self.engine, flight.stream.prompt)
         except RequestError as error:
             problem = sentence(error)
         finally:
