@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wanact.errors import UserError, in_words
+from wanact.files import expanded
 from wanact.flying.placement_options import add_arguments, options_of
 
 ROOT = Path(__file__).resolve().parent
@@ -82,12 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(len(os.sched_getaffinity(0)))  # of a shared machine, the cores that are ours
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        runs = [resolve_runs(name) for name in args.runs]
+        runs = [resolve_runs(expanded(name)) for name in args.runs]
         for folder in runs:
             if not folder.is_dir():
                 print(f"{folder} is no folder of runs: nothing from there is offered.", file=sys.stderr)
         pipe = WanActPipeline.from_model_dir(
-            args.model_dir,
+            expanded(args.model_dir),
             device=device,
             dtype=getattr(torch, args.dtype) if args.dtype else "fastest",
             fit=options_of(args),

@@ -1,13 +1,15 @@
 """Files are written whole, or not at all, and read without trust."""
 
+import argparse
 import io
 import random
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
-from wanact.files import CheckpointError, load_weights, replacing
+from wanact.files import CheckpointError, load_weights, place, replacing
 
 
 def test_processes_with_the_same_number_do_not_take_each_others(tmp_path):
@@ -70,3 +72,11 @@ def test_damaged_tensors_and_other_files_are_refused_in_one_sentence_whatever_th
             assert str(file) in str(error) and "\n" not in str(error)
             refused += 1
     assert refused > 200
+
+
+def test_paths_of_command_lines_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RUNS", "/runs")
+    assert place("~/a") == tmp_path / "a" and place("$RUNS/b") == Path("/runs/b") and place("c d") == Path("c d")
+    with pytest.raises(argparse.ArgumentTypeError, match=r"\$NOWHERE/a: the variable \$NOWHERE is not set"):
+        place("$NOWHERE/a")

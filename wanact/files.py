@@ -5,6 +5,7 @@ Nothing is unpickled, headers are held against the size of their file, and JSON 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import hashlib
@@ -64,6 +65,27 @@ def _refuse_pointer(path: Path) -> None:
     problem = pointer_problem(path)
     if problem:
         raise CheckpointError(problem)
+
+
+def expanded(path: str) -> str:
+    """A path with `~` and environment variables replaced, as a shell does it outside of quotes.
+
+    Raises:
+        UserError: for a variable that is not set, unless something of that very name is there.
+    """
+    full = os.path.expandvars(os.path.expanduser(path))
+    missing = re.search(r"\$(\w+|\{\w+\})", full)
+    if missing and not Path(full).exists():
+        raise UserError(f"{path}: the variable {missing[0]} is not set")
+    return full
+
+
+def place(text: str) -> Path:
+    """A path on a command line, for argparse."""
+    try:
+        return Path(expanded(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def sha256(path: Path) -> str:

@@ -19,7 +19,7 @@ from train.loop.config import parse
 from train.loop.dist import Processes
 from train.loop.trainer import Trainer
 from train.stages.synthetic import SyntheticStage
-from wanact.files import write_json
+from wanact.files import place, write_json
 from wanact.models.controller import ACTION_CONTROLLER_CONFIGS, WanActionController
 from wanact.runs import store
 
@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     """Measure one save and one resume."""
     parser = argparse.ArgumentParser(prog="python -m train bench", description=main.__doc__)
     parser.add_argument("--config", default="wan_ti2v_5b", choices=list(ACTION_CONTROLLER_CONFIGS))
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--work_dir", type=Path, help="where to save; a temporary folder if not given")
+    parser.add_argument("--json", type=place, help="write the figures here")
+    parser.add_argument("--work_dir", type=place, help="where to save; a temporary folder if not given")
     args = parser.parse_args(argv)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=args.work_dir))
     try:

@@ -32,7 +32,7 @@ from train.loop.dist import Processes
 from train.loop.trainer import Trainer, library_versions
 from train.stages.synthetic import SyntheticStage
 from wanact.errors import UserError
-from wanact.files import CheckpointError, load_state, load_weights, write_json
+from wanact.files import CheckpointError, load_state, load_weights, place, write_json
 from wanact.runs import store
 from wanact.runs.ref import CHECKPOINTS
 
@@ -64,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train crash_test", description=main.__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--work_dir", type=Path, help="keep the runs here instead of a temporary folder")
+    parser.add_argument("--json", type=place, help="write the figures here")
+    parser.add_argument("--work_dir", type=place, help="keep the runs here instead of a temporary folder")
     args = parser.parse_args(argv)
     if args.kills < 1:
         raise UserError(f"--kills {args.kills} must be at least 1")

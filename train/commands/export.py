@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from train.loop.export import new_folder, require_free, trained_networks, write_model_dir
-from wanact.files import CheckpointError, read_json
+from wanact.files import CheckpointError, place, read_json
 from wanact.runs import store
 from wanact.runs.publish import write_flight_files
 from wanact.runs.ref import run_of
@@ -17,10 +17,10 @@ DTYPES = ("float32", "float16", "bfloat16")
 def main(argv: list[str] | None = None) -> int:
     """Write what a run or checkpoint adds to its base model, or the base model with it."""
     parser = argparse.ArgumentParser(prog="python -m train export", description=main.__doc__)
-    parser.add_argument("path", type=Path, help="run (its newest checkpoint) or checkpoint")
-    parser.add_argument("--output_dir", type=Path, help="for files to fly with; the run's folder if not given")
-    parser.add_argument("--export_model_dir", type=Path, help="write a model directory instead, transformer included")
-    parser.add_argument("--model_dir", type=Path, help="its base; the one that the run was trained on if not given")
+    parser.add_argument("path", type=place, help="run (its newest checkpoint) or checkpoint")
+    parser.add_argument("--output_dir", type=place, help="for files to fly with; the run's folder if not given")
+    parser.add_argument("--export_model_dir", type=place, help="write a model directory instead, transformer included")
+    parser.add_argument("--model_dir", type=place, help="its base; the one that the run was trained on if not given")
     parser.add_argument("--export_dtype", choices=DTYPES, default="bfloat16", help="of the model directory's weights")
     args = parser.parse_args(argv)
     checkpoint = store.resolve(args.path)

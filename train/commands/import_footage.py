@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from train.data.importers import IMPORTERS, import_footage
+from wanact.files import place
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,8 +17,8 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("kind", choices=IMPORTERS, metavar="KIND", help=", ".join(IMPORTERS))
-    parser.add_argument("source", type=Path, help="folder to read")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("source", type=place, help="folder to read")
+    parser.add_argument("--out", type=place, required=True, help="folder to write")
     parser.add_argument("--num_frames", type=int, default=81, help="pixel frames of a clip, 4k+1")
     parser.add_argument("--fps", type=float, default=16.0, help="frames a second of the clips")
     parser.add_argument("--height", type=int, default=480)

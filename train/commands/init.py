@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from wanact.errors import TakenError, UserError
-from wanact.files import replacing_folder, write_json
+from wanact.files import place, replacing_folder, write_json
 from wanact.flow import SigmaGrid
 from wanact.models import presets
 from wanact.weights.layouts import METADATA
@@ -62,9 +62,9 @@ def main(argv: list[str] | None = None) -> None:
     """Write a model directory with random weights (and a trained VAE, if one is given)."""
     parser = argparse.ArgumentParser(prog="python -m train init", description=main.__doc__)
     parser.add_argument("--preset", choices=sorted(presets.PRESETS), default="nano")
-    parser.add_argument("--out", type=Path, required=True, help="model directory to write")
-    parser.add_argument("--captions", type=Path, required=True, help="metadata file of the data: a CSV with prompt")
-    parser.add_argument("--vae", type=Path, help="folder of a trained VAE; random weights if not given")
+    parser.add_argument("--out", type=place, required=True, help="model directory to write")
+    parser.add_argument("--captions", type=place, required=True, help="metadata file of the data: a CSV with prompt")
+    parser.add_argument("--vae", type=place, help="folder of a trained VAE; random weights if not given")
     parser.add_argument("--vocab_size", type=int, default=640)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--height", type=int, default=96)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wanact.errors import TakenError
-from wanact.files import CheckpointError, check_safetensors, replacing_folder, sha256, visible
+from wanact.files import CheckpointError, check_safetensors, place, replacing_folder, sha256, visible
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.runs import store
 from wanact.runs.ref import CHECKPOINTS
@@ -24,12 +24,12 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 def main(argv: list[str] | None = None) -> int:
     """Fuse a LoRA into the transformer of a model directory and write a new one."""
     parser = argparse.ArgumentParser(prog="python -m train merge-lora", description=main.__doc__)
-    parser.add_argument("--model_dir", type=Path, required=True, help="the base model")
+    parser.add_argument("--model_dir", type=place, required=True, help="the base model")
     parser.add_argument(
-        "--lora_path", type=Path, required=True, help="file of a LoRA, folder as peft writes it, run or checkpoint"
+        "--lora_path", type=place, required=True, help="file of a LoRA, folder as peft writes it, run or checkpoint"
     )
     parser.add_argument("--alpha", type=float, default=1.0, help="strength of the LoRA, times its own")
-    parser.add_argument("--output_dir", type=Path, help="models/merged/<base>_merged if not given")
+    parser.add_argument("--output_dir", type=place, help="models/merged/<base>_merged if not given")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--dtype", choices=list(DTYPES.values()), help="of the new weights; the base's if not given")
     args = parser.parse_args(argv)

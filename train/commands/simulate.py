@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from wanact.errors import UserError
-from wanact.files import CheckpointError, read_json, replacing, write_text
+from wanact.files import CheckpointError, place, read_json, replacing, write_text
 from wanact.media.video import write_mp4
 from wanact.shapes import num_actions
 from wanact.world import simulator
@@ -30,8 +30,8 @@ WORLDS: dict[str, Any] = {"first": simulator, "painted": painted_simulator}
 def main(argv: list[str] | None = None) -> None:
     """Write random flights: clips.csv, lossless mp4 and poses. What is there is kept, so that it can go on."""
     parser = argparse.ArgumentParser(prog="python -m train simulate", description=main.__doc__)
-    parser.add_argument("--out", type=Path, help="folder to write; existing clips are kept")
-    parser.add_argument("--sheet", type=Path, help="write one picture of all painted biomes and hours instead")
+    parser.add_argument("--out", type=place, help="folder to write; existing clips are kept")
+    parser.add_argument("--sheet", type=place, help="write one picture of all painted biomes and hours instead")
     parser.add_argument("--world", choices=WORLDS, default="first", help="first is the bundled model's")
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--clips_per_world", type=int, default=4)

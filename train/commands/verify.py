@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wanact.files import CheckpointError
+from wanact.files import CheckpointError, place
 from wanact.runs import store
 from wanact.runs.ref import CHECKPOINTS
 
@@ -13,7 +13,7 @@ from wanact.runs.ref import CHECKPOINTS
 def main(argv: list[str] | None = None) -> int:
     """Check runs or checkpoints; the exit status is 1 if anything is damaged."""
     parser = argparse.ArgumentParser(prog="python -m train verify", description=main.__doc__)
-    parser.add_argument("paths", nargs="+", type=Path, help="runs or checkpoints")
+    parser.add_argument("paths", nargs="+", type=place, help="runs or checkpoints")
     args = parser.parse_args(argv)
     damaged = 0
     for path in args.paths:

@@ -7,11 +7,9 @@ with either spelling mean the same.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from transformers.hf_argparser import HfArg, HfArgumentParser
 from wanact import shapes
 from wanact.actions import DEFAULT_MAGNITUDE_SCALE
 from wanact.errors import UserError
+from wanact.files import expanded
 from wanact.models.injection import INJECTION_TYPES
 
 Tracker = Literal["none", "wandb", "trackio", "tensorboard"]
@@ -461,30 +460,22 @@ PATHS = (
 )
 
 
-def expanded(path: str, flag_name: str = "") -> str:
-    """A path with `~` and environment variables replaced, as a shell does it outside of quotes.
-
-    Raises:
-        ConfigError: for a variable that is not set, unless something of that very name is there.
-    """
-    full = os.path.expandvars(os.path.expanduser(path))
-    missing = re.search(r"\$(\w+|\{\w+\})", full)
-    if missing and not Path(full).exists():
-        raise ConfigError(f"{flag_name}{path}: the variable {missing[0]} is not set")
-    return full
-
-
 def _expand_paths(part: Any) -> None:
     for name in PATHS:
         value = getattr(part, name, None)
         if not isinstance(value, str) or not value:
             continue
-        if value.lstrip().startswith("["):
-            with contextlib.suppress(ValueError):  # whoever reads the list says what is wrong with it
-                value = json.dumps(_expanded_list(json.loads(value)))
-        else:
-            value = expanded(value, f"--{name} ")
-        setattr(part, name, value)
+        try:
+            setattr(part, name, _expanded_json(value) if value.lstrip().startswith("[") else expanded(value))
+        except UserError as error:
+            raise ConfigError(f"--{name} {error}") from error
+
+
+def _expanded_json(text: str) -> str:
+    try:
+        return json.dumps(_expanded_list(json.loads(text)))
+    except json.JSONDecodeError:
+        return text  # whoever reads the list says what is wrong with it
 
 
 def _expanded_list(value: Any) -> Any:

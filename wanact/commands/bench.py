@@ -23,7 +23,7 @@ from wanact.bench.plot import speed_plot
 from wanact.bench.random_model import random_pipeline
 from wanact.bench.versus import bench_versus
 from wanact.errors import UserError
-from wanact.files import write_json, write_text
+from wanact.files import place, write_json, write_text
 from wanact.flying import placement_options
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.placement import Clip
@@ -141,23 +141,23 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--seconds", type=float, default=60.0, help="of flight")
     live.add_argument("--browser", action="store_true", help="then again through the page, in headless Chromium")
     live.add_argument("--minutes", type=float, help="of flight; what has changed by its end shows drift")
-    live.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    live.add_argument("--json", type=place, metavar="FILE", help="also write the numbers there")
     clip.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
     clip.add_argument("--frames", type=_count, help="pixel frames, 4k+1; default: the model's")
     clip.add_argument("--vs-diffusers", action="store_true", help="draw in turns with stock diffusers and compare")
     clip.add_argument("--floor", action="store_true", help="count the work, measure the device, give the floor")
     clip.add_argument("--runs", type=_count, default=3, help="clips that are timed, after one that warms up")
-    clip.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
-    clip.add_argument("--plot", type=Path, metavar="FILE", help="also draw the stages as bars there, an SVG")
+    clip.add_argument("--json", type=place, metavar="FILE", help="also write the numbers there")
+    clip.add_argument("--plot", type=place, metavar="FILE", help="also draw the stages as bars there, an SVG")
     block = what.add_parser("block", help="one layer of a large model at a clip's real size, on a CPU")
     block.add_argument("--preset", choices=("nano", "ti2v_5b"), default="ti2v_5b")
     block.add_argument("--size", type=_size, metavar="HxW", default=(480, 832), help="in pixels")
     block.add_argument("--frames", type=_count, default=81, help="pixel frames, 4k+1")
     block.add_argument("--threads", type=_count, help="CPU threads; default: torch's choice")
-    block.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    block.add_argument("--json", type=place, metavar="FILE", help="also write the numbers there")
     cache = what.add_parser("cache", help="what a live flight of a large model remembers, without running it")
     cache.add_argument("--preset", choices=("nano", "ti2v_5b"), default="ti2v_5b")
-    cache.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    cache.add_argument("--json", type=place, metavar="FILE", help="also write the numbers there")
     return parser
 
 
@@ -168,7 +168,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--random", choices=("nano", "ti2v_5b"), help="random weights of this size instead")
     parser.add_argument(
-        "--run", type=Path, help="run or checkpoint to fly; default: the bundled one for nano, else the base"
+        "--run", type=place, help="run or checkpoint to fly; default: the bundled one for nano, else the base"
     )
     parser.add_argument("--steps", type=_count, help="denoising steps; default: the model's, or the checkpoint's")
     parser.add_argument("--size", type=_size, metavar="HxW", help="in pixels; default: the model's")

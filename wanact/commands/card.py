@@ -25,7 +25,7 @@ from wanact.control_card.fly import NUM_FRAMES, measure_card, num_clips
 from wanact.control_card.picture import draw_card
 from wanact.control_card.probes import FirstFrame, fixed_first_frames, own_first_frames
 from wanact.errors import UserError
-from wanact.files import CheckpointError, write_json
+from wanact.files import CheckpointError, place, write_json
 from wanact.flying.pipeline import WanActPipeline
 from wanact.models.idm import load_idm
 from wanact.runs import store
@@ -56,16 +56,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m wanact card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="*", metavar="RUN[@STEP]", help="a run (all its steps), or one step of it")
-    parser.add_argument("--model_dir", type=Path, default=NANO, help="the base model")
+    parser.add_argument("--model_dir", type=place, default=NANO, help="the base model")
     parser.add_argument("--base", action="store_true", help="measure the base model too, which takes no actions")
-    parser.add_argument("--out", type=Path, help="folder for cards and pictures instead of RUN/control_card")
-    parser.add_argument("--json", type=Path, help="file for all numbers")
+    parser.add_argument("--out", type=place, help="folder for cards and pictures instead of RUN/control_card")
+    parser.add_argument("--json", type=place, help="file for all numbers")
     parser.add_argument("--validate", action="store_true", help="hold the measuring to the simulator's exact motion")
     parser.add_argument("--again", action="store_true", help="measure anew what has been measured")
     parser.add_argument("--quick", action="store_true", help="2 first frames and doses from 1: a look, no figure")
     parser.add_argument("--first_frames", type=int, help=f"where flights begin: {NORMAL[0]}, of 12")
     parser.add_argument("--dose_frames", type=int, help=f"how many of them at five magnitudes: {NORMAL[1]}")
-    parser.add_argument("--images", type=Path, nargs="+", default=[], help="first frames of your own instead")
+    parser.add_argument("--images", type=place, nargs="+", default=[], help="first frames of your own instead")
     parser.add_argument("--prompt", default="", help="what they show")
     parser.add_argument("--num_frames", type=int, default=NUM_FRAMES, help="of a held channel")
     parser.add_argument("--steps", type=int, help="denoising steps; the model's own if not given")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from wanact.files import visible
+from wanact.files import place, visible
 from wanact.models.components import CONFIG_CLASSES, NETWORKS, PIPELINE_INDEX, library_class
 from wanact.models.presets import LATENTS_MEAN, LATENTS_STD
 from wanact.weights import layouts, model_dir
@@ -241,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m wanact convert", description="Convert a model directory, or a file of fine-tuned weights."
     )
     parser.add_argument("source", help="model directory in any layout, a name on the Hub, or a file of weights")
-    parser.add_argument("target", type=Path, help="new directory, or a .safetensors file")
+    parser.add_argument("target", type=place, help="new directory, or a .safetensors file")
     parser.add_argument("--to", required=True, choices=(MANIFEST, DIFFUSERS, ORIGINAL), help="layout, and names")
     parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; default: as they are")
     parser.add_argument("--max_shard_gb", type=float, default=5.0, help="size of a shard, and of the memory in use")

@@ -18,7 +18,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from wanact.errors import UserError
-from wanact.files import write_json
+from wanact.files import place, write_json
 from wanact.runs import store
 from wanact.runs.publish import publish
 from wanact.runs.ref import CHECKPOINTS, RUN_CONFIG, base_of
@@ -117,11 +117,11 @@ def _number(value: float | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Upload a run; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m wanact push", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=place, help="run folder")
     parser.add_argument("hub_id", help="org/name of the repository")
     parser.add_argument("--steps", type=int, nargs="+", help="which checkpoints; all if not given")
     parser.add_argument("--private", action="store_true", help="make a private repository if there is none")
-    parser.add_argument("--dry_run", type=Path, metavar="FOLDER", help="write there what would be uploaded, and stop")
+    parser.add_argument("--dry_run", type=place, metavar="FOLDER", help="write there what would be uploaded, and stop")
     args = parser.parse_args(arguments)
     if args.dry_run:
         args.dry_run.mkdir(parents=True)

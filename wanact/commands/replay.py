@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from wanact.control_card.clip import measure_clip
-from wanact.files import CheckpointError, visible, write_json
+from wanact.files import CheckpointError, place, visible, write_json
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.record import FlightError, FlightRecord
 from wanact.flying.replay import replay
@@ -39,15 +39,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m wanact replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("records", type=Path, metavar="FILE", help="a flight record, or a folder of them")
+    parser.add_argument("records", type=place, metavar="FILE", help="a flight record, or a folder of them")
     parser.add_argument("--checkpoints", nargs="+", metavar="RUN[@STEP]", help="what to fly them on; base for none")
-    parser.add_argument("--runs", type=Path, default=ASSETS / "runs", help="where a record's own checkpoint is found")
-    parser.add_argument("--model_dir", type=Path, default=ASSETS / "nano", help="the base model")
-    parser.add_argument("--out", type=Path, help="folder for one mp4 a record and checkpoint")
+    parser.add_argument("--runs", type=place, default=ASSETS / "runs", help="where a record's own checkpoint is found")
+    parser.add_argument("--model_dir", type=place, default=ASSETS / "nano", help="the base model")
+    parser.add_argument("--out", type=place, help="folder for one mp4 a record and checkpoint")
     parser.add_argument("--from", dest="until", type=int, metavar="N", help="only up to latent frame N")
     parser.add_argument("--frames", action="store_true", help="write every frame as lossless PNG too")
     parser.add_argument("--table", action="store_true", help="print the control numbers of each checkpoint")
-    parser.add_argument("--json", type=Path, help="file for all numbers")
+    parser.add_argument("--json", type=place, help="file for all numbers")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     if args.out is None and not args.table and args.json is None:

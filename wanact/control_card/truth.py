@@ -34,7 +34,7 @@ from wanact.control_card.measures import NEAR, Observation, all_measures, key, o
 from wanact.control_card.motion import texture
 from wanact.control_card.probes import DOSES, FULL_DOSE, LIST, FirstFrame, out_and_back, probes
 from wanact.errors import UserError
-from wanact.files import write_json
+from wanact.files import place, write_json
 from wanact.shapes import TEMPORAL_STRIDE, num_actions, num_pixel_frames
 from wanact.world import simulator
 from wanact.world.exact_flow import exact_flow
@@ -261,7 +261,7 @@ def _shuffled(flown: list) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> None:
     """Draw the fixed first frames of the control card, with what the simulator looks like from there."""
     parser = argparse.ArgumentParser(prog="python -m wanact.control_card.truth", description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=place, required=True)
     parser.add_argument("--count", type=int, default=COUNT)
     args = parser.parse_args(argv)
     make_first_frames(args.out, args.count)

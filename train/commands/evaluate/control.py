@@ -16,6 +16,7 @@ from wanact import shapes
 from wanact.actions import CHANNELS, channel_track
 from wanact.control_card.control import Control, measure_control
 from wanact.control_card.motion import motion_track
+from wanact.files import place
 from wanact.flying.pipeline import WanActPipeline
 from wanact.runs import store
 from wanact.world import simulator
@@ -25,14 +26,14 @@ def add(commands: Any) -> None:
     parser = add_common(
         commands.add_parser("control", help="whether the picture moves as the keys say"), _evaluate_control
     )
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="runs or checkpoints")
+    parser.add_argument("--runs", type=place, nargs="+", default=[], help="runs or checkpoints")
     parser.add_argument("--checkpoints", choices=("all", "best", "latest"), default="all", help="which of a run's")
     parser.add_argument("--first_frames", type=int, default=20)
     parser.add_argument("--steps", type=int, help="denoising steps; the model's own if not given")
     parser.add_argument("--guidance", type=float, help="guidance scale; the model's own if not given")
     parser.add_argument("--num_frames", type=int, default=41, help="of each clip")
     parser.add_argument("--simulator", action="store_true", help="measure the simulator's own flights as well")
-    parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--json", type=place, help="file for the numbers")
 
 
 def _evaluate_control(args: argparse.Namespace) -> None:

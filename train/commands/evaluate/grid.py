@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from train.commands.evaluate.tables import add_common
 from wanact import shapes
 from wanact.actions import ActionTrack, channel_track
 from wanact.errors import UserError
+from wanact.files import place
 from wanact.flying.pipeline import WanActPipeline
 from wanact.media import video
 
@@ -32,10 +32,10 @@ GRID_COLUMNS = 5
 
 def add(commands: Any) -> None:
     parser = add_common(commands.add_parser("grid", help="a picture of what four controls do"), _evaluate_grid)
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--run_dir", type=Path, help="run or checkpoint; the base if not given")
+    parser.add_argument("--out", type=place, required=True, help="PNG to write")
+    parser.add_argument("--run_dir", type=place, help="run or checkpoint; the base if not given")
     parser.add_argument("--world", type=int, default=0, help="held-out world, from 0")
-    parser.add_argument("--image", type=Path, help="first frame instead of a world's")
+    parser.add_argument("--image", type=place, help="first frame instead of a world's")
     parser.add_argument("--prompt", default="", help="its description")
     parser.add_argument("--num_frames", type=int, default=81)
     parser.add_argument("--steps", type=int, help="denoising steps; the model's own if not given")

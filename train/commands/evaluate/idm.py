@@ -12,16 +12,17 @@ from tqdm import tqdm
 from train.commands.evaluate.tables import print_table, write_numbers
 from train.data import csv
 from wanact.control_card.camera import AXES
+from wanact.files import place
 from wanact.models.idm import FOLDER, FULL, IDMError, InverseDynamics, load_idm, signed_axes
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser("idm", help="how well actions are read from frames")
-    parser.add_argument("--idm", type=Path, default=FOLDER, help="folder with the model")
-    parser.add_argument("--dataset", type=Path, required=True, help="folder that `train simulate` wrote, held out")
+    parser.add_argument("--idm", type=place, default=FOLDER, help="folder with the model")
+    parser.add_argument("--dataset", type=place, required=True, help="folder that `train simulate` wrote, held out")
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--num_frames", type=int, default=81)
-    parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--json", type=place, help="file for the numbers")
 
     def run(args: argparse.Namespace) -> None:
         model = load_idm(args.idm)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -12,16 +11,17 @@ from train.commands.evaluate.starts import first_frames
 from train.commands.evaluate.tables import add_common, print_table, write_numbers
 from wanact.actions import CHANNELS
 from wanact.control_card.live import measure_live
+from wanact.files import place
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.stream import WanActStream
 
 
 def add(commands: Any) -> None:
     parser = add_common(commands.add_parser("live", help="whether long flights go as the keys say"), _evaluate_live)
-    parser.add_argument("--run_dir", type=Path, required=True, help="causal run or checkpoint")
+    parser.add_argument("--run_dir", type=place, required=True, help="causal run or checkpoint")
     parser.add_argument("--first_frames", type=int, default=20)
     parser.add_argument("--latent_frames", type=int, default=200, help="of each flight")
-    parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--json", type=place, help="file for the numbers")
 
 
 def _evaluate_live(args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from train.commands.evaluate.tables import add_common, checkpoint_named, print_t
 from train.commands.simulate import WORLDS
 from wanact.actions import CHANNELS, FULL_DEFLECTION, NUM_CHANNELS, OPPOSITE, PRESETS, ActionTrack, channel_track
 from wanact.control_card.live import HOLD, OUTWARD, fly_held
+from wanact.files import place
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.stream import WanActStream
 from wanact.media.likeness import blockiness, colour_distance, gradient_length, horizon, psnr_db
@@ -76,8 +77,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--seconds", type=int, nargs="+", default=SECONDS, help="of live flights, that are compared")
     parser.add_argument("--steps", type=int, help="denoising steps of clips; the model's own if not given")
     parser.add_argument("--guidance", type=float, help="guidance scale; the model's own if not given")
-    parser.add_argument("--json", type=Path, help="file for the numbers")
-    parser.add_argument("--frames", type=Path, metavar="DIR", help="folder for pictures of the worst cases")
+    parser.add_argument("--json", type=place, help="file for the numbers")
+    parser.add_argument("--frames", type=place, metavar="DIR", help="folder for pictures of the worst cases")
 
 
 @dataclass(frozen=True)

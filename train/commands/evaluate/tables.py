@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from wanact.files import CheckpointError, write_json
+from wanact.files import CheckpointError, place, write_json
 from wanact.runs import store
 from wanact.runs.ref import split_name
 
 
 def add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
-    parser.add_argument("--model_dir", type=Path, required=True, help="model directory, or for vae the VAE's folder")
+    parser.add_argument("--model_dir", type=place, required=True, help="model directory, or for vae the VAE's folder")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.set_defaults(run=run)
     return parser

@@ -17,6 +17,7 @@ from train.commands.evaluate.starts import HELD_OUT_SEED
 from train.commands.evaluate.tables import add_common, print_table, write_numbers
 from train.data import csv
 from wanact import shapes
+from wanact.files import place
 from wanact.media import video
 from wanact.media.likeness import blockiness, gradient_length, psnr_db, ssim
 from wanact.models import vae as wan_vae
@@ -31,11 +32,11 @@ PHOTOGRAPH_MOVES = 3
 def add(commands: Any) -> None:
     parser = add_common(commands.add_parser("vae", help="how well clips survive encoding and decoding"), _evaluate_vae)
     parser.add_argument("--worlds", type=int, default=24, help="held-out flights, one a world")
-    parser.add_argument("--dataset", type=Path, help="folder written by `train simulate` instead of new worlds")
+    parser.add_argument("--dataset", type=place, help="folder written by `train simulate` instead of new worlds")
     parser.add_argument("--num_frames", type=int, default=81)
     parser.add_argument("--height", type=int, default=96)
     parser.add_argument("--width", type=int, default=160)
-    parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--json", type=place, help="file for the numbers")
 
 
 def _evaluate_vae(args: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ import argparse
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,6 +18,7 @@ from train.commands.evaluate.picture import Place
 from train.commands.evaluate.tables import add_common, checkpoint_named, print_table, write_numbers
 from train.commands.simulate import WORLDS
 from wanact.actions import ActionTrack
+from wanact.files import place
 from wanact.flying.pipeline import WanActPipeline
 from wanact.media.likeness import colour_quantiles
 from wanact.shapes import num_actions
@@ -46,8 +46,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--steps", type=int, help="denoising steps; the model's own if not given")
     parser.add_argument("--guidance", type=float, help="guidance scale; the model's own if not given")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
-    parser.add_argument("--json", type=Path, help="file for the numbers")
-    parser.add_argument("--sheet", type=Path, metavar="PNG", help="picture of everything that was drawn")
+    parser.add_argument("--json", type=place, help="file for the numbers")
+    parser.add_argument("--sheet", type=place, metavar="PNG", help="picture of everything that was drawn")
 
 
 def statistics(picture: np.ndarray) -> np.ndarray:
