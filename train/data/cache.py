@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from wanact.files import CheckpointError, check_safetensors, disk_errors, replacing, sha256, write_text
 from wanact.media.footage import picture_files
 
+AHEAD_BYTES = 200_000_000  # two clips of 81 frames of 480x832
 VERSION = "1"  # change when the meaning of an entry changes
 
 T = TypeVar("T")
@@ -116,24 +117,34 @@ class CachedEntries:
         return self.cache.get(key) if self._held is None else self._held[key]
 
 
-def ahead(function: Callable[[Any], T], items: Iterable[Any], workers: int) -> Iterator[tuple[Any, T | Exception]]:
+def ahead(
+    function: Callable[[Any], T], items: Iterable[Any], workers: int, result_bytes: int = 0
+) -> Iterator[tuple[Any, T | Exception]]:
     """Each item with `function(item)`, in order, computed by threads a little ahead; errors are handed over as values.
 
     With 0 workers everything happens in the caller's thread.
+
+    Args:
+        result_bytes: size of a result; no more results are there at once, the caller's among them, than `AHEAD_BYTES`.
     """
     if workers < 1:
         for item in items:
             yield item, _result(function, item)
         return
-    with ThreadPoolExecutor(workers) as pool:
+    at_once = min(workers + 2, max(2, AHEAD_BYTES // result_bytes)) if result_bytes else workers + 2
+    with ThreadPoolExecutor(min(workers, at_once)) as pool:
         waiting = []
         for item in items:
             waiting.append((item, pool.submit(_result, function, item)))
-            if len(waiting) > workers + 1:  # a decoded clip of 480x832 takes 97 MB
-                first, future = waiting.pop(0)
-                yield first, future.result()
-        for item, future in waiting:
-            yield item, future.result()
+            if len(waiting) >= at_once:
+                yield _first(waiting)
+        while waiting:
+            yield _first(waiting)
+
+
+def _first(waiting: list[tuple[Any, Future[T | Exception]]]) -> tuple[Any, T | Exception]:
+    item, future = waiting.pop(0)
+    return item, future.result()
 
 
 def _result(function: Callable[[Any], T], item: Any) -> T | Exception:

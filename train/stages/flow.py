@@ -170,6 +170,7 @@ class FlowStage(Stage):
             self.needs_actions,
             mirror=config.mirror,
             shared=True,
+            clip_bytes=3 * self.num_frames * self.height * self.width,
             title="encoding clips",
         )
         made = reader.read(load, keep)

@@ -33,6 +33,7 @@ class RowReader:
         needs_actions: whether a row without actions cannot be used.
         mirror: read every row twice: as it is, and with its actions mirrored.
         shared: whether the processes share the rows out and tell each other what they kept, or each reads all of them.
+        clip_bytes: size of a clip, so that not too many are held at once.
         title: of the bar that shows how far it is.
     """
 
@@ -42,6 +43,7 @@ class RowReader:
     needs_actions: bool = False
     mirror: bool = False
     shared: bool = False
+    clip_bytes: int = 0
     title: str = "reading clips"
 
     def read(self, load: Callable[[csv.Row, bool], Read], keep: Callable[[csv.Row, Read], Kept]) -> list[Kept]:
@@ -65,7 +67,8 @@ class RowReader:
         skipped: dict[tuple[int, int], csv.Skipped] = {}  # by row and first frame
         mended: list[Mended] = []
         bar = tqdm(total=len(items), desc=self.title, unit="clip", disable=not processes.is_main, mininterval=2.0)
-        for (place, record), result in ahead(lambda item: self._load(load, *item), items, self._workers):
+        loaded = ahead(lambda item: self._load(load, *item), items, self._workers, self.clip_bytes)
+        for (place, record), result in loaded:
             bar.update(1)
             number, start, mirrored = place
             if not isinstance(result, Exception):
@@ -78,6 +81,7 @@ class RowReader:
                 skipped[number, start] = csv.Skipped(number, name, f"{part}{result}")
                 if self.shared or processes.is_main:
                     print(f"skipped row {number} ({name}): {part}{result}", flush=True)
+            del result  # a clip may take 100 MB, and the next is waited for
         bar.close()
         self._say_what_was_mended(mended, records)
         # Half of a mirrored pair would tilt what is learnt to one side: a clip is kept both ways or not at all.

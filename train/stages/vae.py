@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -191,9 +192,9 @@ class VAEStage(Stage):
                 budget -= frames.nbytes
             return row
 
-        self.rows = RowReader(self.config, self.processes, data.clip_shape()[0]).read(
-            lambda row, _: self._frames(row), keep
-        )
+        shape = data.clip_shape()
+        reader = RowReader(self.config, self.processes, shape[0], clip_bytes=3 * math.prod(shape))
+        self.rows = reader.read(lambda row, _: self._frames(row), keep)
 
     def _frames(self, row: csv.Row) -> np.ndarray:
         data = self.config.data
