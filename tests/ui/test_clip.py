@@ -58,7 +58,8 @@ def refused(desk, fields) -> str:
 
 def test_a_flight_ends_with_a_clip_and_its_record(flown):
     states, last, clip = flown
-    assert {state.status for state in states[:-1]} == {"working"} and states[-1].status == "done"
+    assert [state.status for state in states[-3:]] == ["working", "done", "done"], "GIF and WebP follow the clip"
+    assert {state.status for state in states[:-2]} == {"working"} and states[-1].gif and states[-1].webp
     assert [state.progress for state in states] == sorted(state.progress for state in states)
     assert any(state.preview for state in states) and "step 2 of 2" in " ".join(state.message for state in states)
     assert clip.shape == (17, 32, 64, 3) and last.shape == (32, 64, 3)

@@ -127,7 +127,7 @@ class ClipState(GradioModel):
     """What the viewer shows.
 
     `status` is one of idle, queued, working, done, cancelled, failed; `progress` is a share from 0 to 1; `preview` a
-    data URL; `video`, `record` and `track` belong to a finished clip.
+    data URL; `video`, `record` and `track` belong to a finished clip, `gif` and `webp` follow when they are written.
     """
 
     status: str = "idle"
@@ -135,6 +135,8 @@ class ClipState(GradioModel):
     progress: float = 0.0
     preview: str | None = None
     video: FileData | None = None
+    gif: FileData | None = None
+    webp: FileData | None = None
     record: FileData | None = None
     track: list | None = None
     fps: float = 16.0

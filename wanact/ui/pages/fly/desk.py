@@ -26,6 +26,7 @@ from wanact.files import write_text
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.record import FlightRecord
 from wanact.flying.request import RequestError, clean_prompt
+from wanact.media.animation import write_animation
 from wanact.media.video import fit_image, write_mp4
 from wanact.runs.ref import CheckpointRef
 from wanact.ui.components import ClipState
@@ -265,6 +266,14 @@ class FlyDesk:
                 "fps": fps,
                 "caption": caption,
             }
+            yield ClipState(**state), frames[-1]
+            try:
+                for form in ("gif", "webp"):  # while the clip plays
+                    picture = Path(folder, f"{name}.{form}")
+                    write_animation(frames, picture, fps)
+                    state[form] = {"path": str(picture), "orig_name": picture.name}
+            except OSError:
+                logger.exception("a clip could not be written as a GIF or WebP")
             yield ClipState(**state), frames[-1]
 
     def _record(self, flight: Flight) -> FlightRecord:

@@ -82,12 +82,19 @@ export function mount({element, props, trigger, watch}) {
     notice.querySelector('span').textContent = message || '';
   }
   function play(value) {
-    clip = {track: value.track, key: JSON.stringify(value.track), fps: value.fps};
+    const playing = clip?.record;
+    clip = {track: value.track, key: JSON.stringify(value.track), fps: value.fps, record: value.record.url};
     find('a.clip').href = value.video.url;
     find('a.clip').download = value.video.orig_name || 'wanact.mp4';
     find('a.record').href = value.record.url;
     find('a.record').download = value.record.orig_name || 'wanact-flight.json';
+    for (const form of ['gif', 'webp']) {
+      const link = find(`a.${form}`);
+      link.hidden = !value[form];
+      if (value[form]) Object.assign(link, {href: value[form].url, download: value[form].orig_name || `wanact.${form}`});
+    }
     find('.caption').textContent = value.caption || '';
+    if (clip.record === playing) return; // the same clip, whose GIF and WebP have come
     video.src = value.video.url;
     video.autoplay = true;
     video.play().catch(() => {}); // a browser that blocks autoplay shows the play button instead
