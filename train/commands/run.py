@@ -37,12 +37,12 @@ def train(name: str, argv: list[str]) -> Trainer:
 def run(config: TrainConfig) -> Trainer:
     """Train with these settings, which have been checked."""
     config.log.tracker = available_tracker(config.log.tracker)
-    require_writable("output_path", Path(config.checkpoint.output_path))
-    if config.data.cache_dir:
-        require_writable("cache_dir", Path(config.data.cache_dir))
     target = config.checkpoint.export_model_dir
     if target:  # now, and not after the last step
         require_free(Path(target), str(Path(config.checkpoint.output_path).resolve()))
+    require_writable("output_path", Path(config.checkpoint.output_path))
+    if config.data.cache_dir:
+        require_writable("cache_dir", Path(config.data.cache_dir))
     processes = Processes(
         config.optim.mixed_precision,
         config.log.tracker,

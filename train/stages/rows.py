@@ -62,7 +62,7 @@ class RowReader:
         clips = list(self._clips(records))
         mine = clips[processes.rank :: processes.count] if self.shared else clips
         ways = (False, True) if self.mirror else (False,)
-        items = [((*place, mirrored), record) for place, record in mine for mirrored in ways]
+        items: list[tuple[Place, Any]] = [((*place, mirrored), record) for place, record in mine for mirrored in ways]
         kept: dict[Place, Kept] = {}
         skipped: dict[tuple[int, int], csv.Skipped] = {}  # by row and first frame
         mended: list[Mended] = []

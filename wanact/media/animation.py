@@ -11,6 +11,7 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av.filter import Graph
 
 GIF_TICKS = 100  # a second: a GIF's frames last whole hundredths
 GIF_WIDTH = 480  # pixels; larger ones take megabytes and many seconds
@@ -43,7 +44,7 @@ def write_animation(frames: np.ndarray, path: str | os.PathLike, fps: float) -> 
 def _encode_gif(frames: np.ndarray, path: str, fps: float) -> None:
     height, width = frames.shape[1:3]
     factor = 2 ** max(0, int(np.ceil(np.log2(width / GIF_WIDTH))))
-    graph = av.filter.Graph()
+    graph = Graph()
     shape = {"video_size": f"{width}x{height}", "pix_fmt": "rgb24", "pixel_aspect": "1/1"}
     source = graph.add("buffer", time_base=f"1/{GIF_TICKS}", **shape)
     scale = graph.add("scale", f"w={width // factor}:h={height // factor}:flags=area")

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import av
 import av.error
 import numpy as np
+from av.filter import Graph
 from av.stream import Disposition
 from PIL import Image
 
@@ -71,7 +72,7 @@ def read_video(
     count = 0
     if first is not None and num_frames is None:
         return np.stack([first, *found])
-    if first is not None:
+    if first is not None and num_frames is not None:
         frames = np.empty((num_frames, *first.shape), np.uint8)  # filled in place: a clip is never there twice
         for frame in itertools.chain([first], found):
             frames[count] = frame
@@ -120,7 +121,7 @@ def num_frames_of(path: str | os.PathLike, fps: float | None = None) -> int:
         return len(picture_files(path))
     try:
         if path.suffix.lower() in ANIMATIONS:
-            frames = list(_animation(path))
+            frames: list[Any] = list(_animation(path))
             seconds = float((frames[-1].pts + frames[-1].duration) * frames[-1].time_base)
             return len(frames) if fps is None else _frames_in(seconds, fps)
         with _opened(path) as container:
@@ -194,7 +195,8 @@ def _animation(path: Path) -> Iterator[av.VideoFrame]:
 
     time = 0
     try:
-        with iio.imopen(path, "r", plugin="pillow") as file:
+        opened: Any = iio.imopen(path, "r", plugin="pillow")
+        with opened as file:
             for index, pixels in enumerate(file.iter(mode="RGBA")):
                 picture = Image.fromarray(pixels)
                 flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
@@ -316,7 +318,7 @@ class _Watch:
     def seconds(self, frame: av.VideoFrame) -> float:
         return self.next if frame.time is None else frame.time - self.base
 
-    def accepts(self, frame: av.VideoFrame, torn: bool) -> bool:
+    def accepts(self, frame: Any, torn: bool) -> bool:
         """Check a frame and set its time; False for one behind a damaged one.
 
         Damage is reported at the next key frame: two recordings in one file look torn where they meet, and their sizes
@@ -437,7 +439,7 @@ def _graph(frame: av.VideoFrame, wanted: _Wanted, path: Path, aspect: Fraction) 
     if light:
         filters += [("format", "gbrp16le"), ("scale", light)]  # from RGB: of YCbCr it takes another matrix
     filters += [("format", "rgb24"), *turns, *framing]
-    graph = av.filter.Graph()
+    graph = Graph()
     graph.threads = 1
     source = graph.add(
         "buffer",
