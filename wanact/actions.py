@@ -19,6 +19,7 @@ import numpy as np
 
 from wanact import shapes
 from wanact.errors import UserError
+from wanact.files import parse_foreign
 
 CHANNELS = ("forward", "back", "left", "right", "yaw_left", "yaw_right", "pitch_up", "pitch_down")
 NUM_CHANNELS = len(CHANNELS)
@@ -220,8 +221,8 @@ def _decode_json(text: str | bytes) -> Any:
             "a clip of 81 frames needs about 2,000"
         )
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_foreign(text)
+    except ValueError as error:
         raise ActionError(f"actions are not valid JSON: {error}") from error
 
 

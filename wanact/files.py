@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _MAX_JSON_BYTES = 32 * 2**20
 _MAX_HEADER_BYTES = 100 * 10**6  # safetensors' own limit
+_MAX_VALUES = 2_000_000  # of a JSON: an empty list takes two bytes there and 56 here
+_MANY_DIGITS = re.compile(r"(?<![\d.])\d{19,}")
+_MAX_WHOLE = 2**63 - 1
 
 Model = TypeVar("Model", bound="BaseModel")
 
@@ -129,13 +132,52 @@ def parse_json(path: Path, data: bytes) -> dict[str, Any]:
         CheckpointError: if it is no JSON object.
     """
     try:
-        content = json.loads(data)  # of bytes it passes over a byte order mark
-    except (ValueError, RecursionError) as error:
+        content = parse_foreign(data)  # it passes over a byte order mark
+    except ValueError as error:
         _refuse_pointer(path)
         raise CheckpointError(f"{path} is damaged: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds {type(content).__name__}, expected a JSON object")
     return content
+
+
+def parse_foreign(source: str | bytes, max_values: int = _MAX_VALUES, strict: bool = False) -> Any:
+    """JSON that nobody vouches for, which takes no more memory than its size suggests.
+
+    Args:
+        source: the JSON.
+        max_values: more are not read.
+        strict: refuse what cannot be written again everywhere: NaN, the infinities, whole numbers beyond 64 bits and
+            half a surrogate pair. Else who takes a field says which.
+
+    Raises:
+        ValueError: in a clause, if it is no JSON, too deep or too much.
+    """
+    try:
+        text = source if isinstance(source, str) else source.decode("utf-8-sig")
+        if (count := text.count(",") + text.count("[") + text.count("{")) > max_values:
+            raise ValueError(f"it has {count:,} values, at most {max_values:,} are read")
+        if not strict:
+            return json.loads(text)
+        many_digits = _MANY_DIGITS.search(text) is not None
+        content = json.loads(text, parse_int=_whole if many_digits else None, parse_constant=_no_number)
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except UnicodeError as error:
+        raise ValueError("it holds characters that are none") from error
+    return content
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20 or abs(number := int(digits)) > _MAX_WHOLE:
+        raise ValueError(f"it holds a whole number of {len(digits):,} digits")
+    return number
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is no number")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -355,7 +397,7 @@ def check_safetensors(path: Path) -> dict[str, Any]:
         if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
             raise CheckpointError(f"{path} is truncated or no safetensors file: its header does not fit")
         try:
-            header = json.loads(file.read(length))
+            header = parse_foreign(file.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:

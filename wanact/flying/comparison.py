@@ -18,7 +18,7 @@ import pydantic
 
 from wanact.actions import NUM_CHANNELS, ActionError, ActionTrack
 from wanact.errors import UserError
-from wanact.files import number, read_model, refusing, text, whole
+from wanact.files import number, parse_foreign, read_model, refusing, text, whole
 from wanact.flying.record import MAX_BYTES, MAX_SEED, FlightRecord
 
 VERSION = 1
@@ -159,8 +159,8 @@ def _decode(source: str | bytes) -> Any:
     if len(source) > MAX_BYTES:
         raise ComparisonError(f"The file has {len(source) >> 20} MB, at most {MAX_BYTES >> 20} MB are read.")
     try:
-        content = json.loads(source)
-    except (ValueError, RecursionError) as error:
+        content = parse_foreign(source)
+    except ValueError as error:
         raise ComparisonError("The file is no comparison: it is not valid JSON.") from error
     if not isinstance(content, dict | list):
         raise ComparisonError("The file is no comparison: expected an object, or a list of flight records.")
@@ -283,8 +283,8 @@ class Link:
         if not isinstance(link, str) or len(link) > MAX_LINK_CHARACTERS:
             raise ComparisonError("The link is too long to be one of a comparison.")
         try:
-            raw = json.loads(base64.b64decode(link + "=" * (-len(link) % 4), altchars=b"-_", validate=True))
-        except (binascii.Error, ValueError, RecursionError) as error:
+            raw = parse_foreign(base64.b64decode(link + "=" * (-len(link) % 4), altchars=b"-_", validate=True))
+        except (binascii.Error, ValueError) as error:
             raise ComparisonError("The link is incomplete or was changed; ask for it again.") from error
         content = read_model(
             _LinkJson, raw, lambda problem: ComparisonError(f"The link was changed, for {problem}; ask for it again.")

@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from wanact.actions import MAX_ACTIONS, ActionError, ActionTrack, read_track
 from wanact.errors import UserError
-from wanact.files import number, plain, read_model, says, text, whole
+from wanact.files import number, parse_foreign, plain, read_model, says, text, whole
 from wanact.flying.request import MAX_STEPS, ClipRequest, Request
 from wanact.media.video import ImageError, open_image
 from wanact.shapes import num_pixel_frames
@@ -348,8 +348,8 @@ def _decode(source: str | bytes) -> dict:
     if len(source) > MAX_BYTES:
         raise FlightError(f"The flight has {len(source) / 2**20:.0f} MB, at most {MAX_BYTES / 2**20:.0f} MB are read.")
     try:
-        record = json.loads(source)
-    except (ValueError, RecursionError) as error:
+        record = parse_foreign(source)
+    except ValueError as error:
         raise FlightError("The file is no flight record: it is not valid JSON.") from error
     if not isinstance(record, dict) or "wanact_flight" not in record:
         raise FlightError("The file is no flight record: choose a JSON that was saved with “Flight” under a clip.")
