@@ -410,3 +410,36 @@ def test_photographs_with_a_profile_become_srgb(form):
 def test_a_damaged_profile_leaves_a_photograph_as_it_is():
     found = video.open_image(encoded(gradient(), icc_profile=b"this is no profile"))
     assert distance(found, gradient()) == 0
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1", "CMYK", "I;16", "F"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_picture_that_is_made_small_is_the_whole_one_made_small(mode, orientation):
+    """In every mode, with whatever is decoded at half its size or reduced before it is converted."""
+    image = gradient().resize((640, 384), Image.Resampling.BICUBIC)
+    if mode in ("I;16", "F"):
+        grey = np.asarray(image.convert("L"), np.float32) / 255
+        image = Image.fromarray(grey if mode == "F" else np.rint(grey * 65535).astype(np.uint16))
+    else:
+        image = image.convert(mode)
+    kind = {"CMYK": "JPEG", "F": "TIFF", "I;16": "PNG"}.get(mode, "PNG")
+    exif = Image.Exif()
+    if kind != "TIFF":
+        exif[0x0112] = orientation
+    data = encoded(image, format=kind, exif=exif)
+    whole, small = video.open_image(data), video.open_image(data, longest_side=80)
+    whole.thumbnail((80, 80), Image.Resampling.LANCZOS)
+    assert small.size == whole.size and max(small.size) == 80
+    apart = np.abs(np.asarray(small, float) - np.asarray(whole, float)).mean()
+    assert apart < (25 if mode == "1" else 3), "of a dithered picture a thumbnail is no mean"
+
+
+def test_a_picture_is_refused_or_drafted_before_memory_is_taken(monkeypatch):
+    monkeypatch.setattr(video, "MAX_DECODED_PIXELS", 300 * 300)
+    image = Image.new("RGB", (800, 800), (90, 120, 200))
+    plain, progressive = encoded(image, format="JPEG"), encoded(image, format="JPEG", progressive=True)
+    assert video.open_image(plain, longest_side=100).size == (100, 100)
+    for data in (encoded(image), progressive):
+        with pytest.raises(video.ImageError, match=r"800 x 800 pixels; of its kind at most 0.09 megapixels"):
+            video.open_image(data, longest_side=100)
+        assert video.open_image(data).size == (800, 800), "where nobody asks for less"

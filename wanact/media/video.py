@@ -26,6 +26,7 @@ from wanact.errors import UserError
 
 MAX_IMAGE_PIXELS = 100_000_000
 MAX_IMAGE_BYTES = 64 * 2**20
+MAX_DECODED_PIXELS = 25_000_000  # of a picture that is made small: about 200 MB while it is
 
 # Formats that Pillow decodes itself: no EPS or PDF, which would start other programs.
 IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
@@ -46,17 +47,24 @@ def open_image(
     source: str | os.PathLike | bytes | IO[bytes] | Image.Image,
     max_pixels: int = MAX_IMAGE_PIXELS,
     max_bytes: int = MAX_IMAGE_BYTES,
+    longest_side: int | None = None,
 ) -> Image.Image:
     """Read any picture as upright RGB with 8 bits a channel.
 
     EXIF orientation is applied, transparency laid on white, 16-bit and float scaled to 8 bits, CMYK and
     palettes converted, and of an animation the first frame is taken.
 
+    Args:
+        source: a file, its content, or a picture.
+        max_pixels, max_bytes: of the file.
+        longest_side: make it no larger than this, and take memory for little more: what a JPEG holds is decoded at a
+            half, a quarter or an eighth, and of what has to be decoded whole fewer pixels are read.
+
     Raises:
         ImageError: if it is empty, too large, damaged or no image.
     """
     if isinstance(source, Image.Image):
-        return _to_rgb(_within(source, max_pixels))
+        return _no_longer(_to_rgb(_within(source, max_pixels)), longest_side)
     name = _name_of(source)
     data = _read_bytes(source, name, max_bytes)
     try:
@@ -69,8 +77,10 @@ def open_image(
     except Exception as error:  # Pillow's parsers raise nearly anything on hostile input
         raise ImageError(f"{name} is not an image that can be read; use a PNG, JPEG or WebP file") from error
     _within(image, max_pixels, name)
+    if longest_side is not None:
+        _draft(image, longest_side, name)
     try:
-        return _to_rgb(image)
+        return _no_longer(_to_rgb(image, longest_side), longest_side)
     except Exception as error:
         raise ImageError(f"{name} is damaged or incomplete ({error}); export it again") from error
 
@@ -103,10 +113,53 @@ def _within(image: Image.Image, max_pixels: int, name: str = "the image") -> Ima
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _draft(image: Image.Image, longest_side: int, name: str) -> None:
+    """Have a JPEG decoded smaller, but not below twice the side that is wanted.
+
+    Raises:
+        ImageError: if too many pixels are left.
+    """
+    width, height = image.size
+    image.draft(None, (2 * longest_side, 2 * longest_side))
+    # A progressive JPEG keeps all of its coefficients while it is decoded, at whatever size.
+    decoded = width * height if image.info.get("progressive") else image.width * image.height
+    if decoded > MAX_DECODED_PIXELS:
+        raise ImageError(
+            f"{name} is {width} x {height} pixels; of its kind at most {MAX_DECODED_PIXELS / 1e6:g} megapixels are "
+            "read, so make it smaller first, or save it as a JPEG that is not progressive"
+        )
+
+
+def _no_longer(image: Image.Image, longest_side: int | None) -> Image.Image:
+    if longest_side is not None:
+        image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
+    return image
+
+
+def _reduced(image: Image.Image, longest_side: int) -> Image.Image:
+    """Fewer pixels before anything is converted, which takes several times their memory; twice the side is left."""
+    factor = max(image.size) // (2 * longest_side)
+    if factor < 2:
+        return image
+    info = image.info
+    if image.mode.startswith("I;"):
+        image = Image.fromarray(np.asarray(image)[::factor, ::factor])
+    else:
+        if "transparency" in info or image.mode in ("PA", "La"):
+            image = image.convert("RGBA")
+        elif image.mode in ("P", "1"):
+            image = image.convert("RGB" if image.mode == "P" else "L")
+        image = image.reduce(factor)
+    image.info = {key: value for key, value in info.items() if key != "transparency"}
+    return image
+
+
+def _to_rgb(image: Image.Image, longest_side: int | None = None) -> Image.Image:
     if getattr(image, "is_animated", False):
         image.seek(0)
     image.load()
+    if longest_side is not None:
+        image = _reduced(image, longest_side)
     image = _to_srgb(ImageOps.exif_transpose(image))
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8bit(np.asarray(image, np.float64))).convert("RGB")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from wanact.errors import UserError
-from wanact.media.video import fit_image, open_image
+from wanact.media.video import ImageError, fit_image, open_image
 
+_PLACES = threading.BoundedSemaphore(2)  # pictures of visitors that are decoded at once
+_WAIT_S = 30.0
 SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 
 
@@ -77,6 +80,9 @@ def read_upload(path: str | Path, longest_side: int = 1280) -> Image.Image:
     Raises:
         ImageError: in one sentence, if it cannot be used.
     """
-    image = open_image(path)
-    image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
-    return image
+    if not _PLACES.acquire(timeout=_WAIT_S):
+        raise ImageError("Many pictures are being read just now; try again in a moment.")
+    try:
+        return open_image(path, longest_side=longest_side)
+    finally:
+        _PLACES.release()
