@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from wanact.actions import ActionTrack
-from wanact.files import number, otherwise, plain, read_model, says, text, whole
+from wanact.files import number, otherwise, parse_foreign, plain, read_model, says, text, whole
 from wanact.flying.comparison import ComparisonError, Lane
 from wanact.flying.record import FlightError, FlightRecord
 from wanact.flying.request import ClipRequest, RequestError, check_request
@@ -102,6 +102,29 @@ def test_numbers_of_a_record_are_numbers(record, place, value):
     with pytest.raises(FlightError, match=rf"^The flight is damaged: {place} is .*, expected a .*\.$") as caught:
         FlightRecord.parse(json.dumps(record))
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("fps", [-1, 0, 0.001, 1e6, 1e308])
+def test_a_clip_has_a_speed_that_can_be_played(record, fps):
+    record["size"]["fps"] = fps
+    with pytest.raises(FlightError, match=r"size.fps is .*, expected a number from 1 to 240"):
+        FlightRecord.parse(json.dumps(record))
+
+
+def test_json_is_bounded_before_it_is_read():
+    for source, reason in (
+        ("[" * 10**6, "nested too deeply|at most"),
+        ("[" + "[]," * 10**4 + "[]]", "at most 9,000 are read"),
+        (b"\xff", "characters that are none"),
+        ('"\\ud800"', "characters that are none"),
+        ('{"seed": ' + "9" * 400 + "}", "a whole number of 400 digits"),
+        ("[9223372036854775808]", "a whole number of 19 digits"),
+        ("[NaN]", "NaN, which is no number"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            parse_foreign(source, max_values=9_000, strict=True)
+    assert parse_foreign(b'["\\ud83d\\ude00", "\xf0\x9f\x98\x80", 9223372036854775807, 1e30]', strict=True)
+    assert parse_foreign('{"seed": ' + "9" * 400 + "}")["seed"] == 10**400 - 1, "its field says what it expects"
 
 
 def test_nothing_in_a_record_is_unwritable(record):

@@ -125,6 +125,10 @@ def test_a_file_that_is_no_comparison_is_one_sentence(text):
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
+def test_a_lanes_words_are_cleaned_as_a_prompt_is():
+    assert Lane.parse({"checkpoint": "base", "prompt": "a\nlake\x00 "}).prompt == "a lake"
+
+
 def test_lanes_come_as_objects_or_ids():
     assert Lane.parse("base") == Lane("base") == Lane.parse({"checkpoint": "base", "seed": None, "prompt": ""})
     assert Lane.parse({"checkpoint": "base", "seed": 4.0}).seed == 4

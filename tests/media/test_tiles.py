@@ -35,3 +35,10 @@ def test_clips_of_several_sizes_or_none_are_refused():
     for clips in ([None, None], [clip(0), clip(0, height=64)]):
         with pytest.raises(ValueError, match="sizes"):
             tile_clips(clips, ["a", "b"])
+
+
+def test_a_label_is_one_line_whatever_it_says():
+    """Pillow refuses to measure text of several lines, and fonts have no surrogates."""
+    tiled, _ = tile_clips([clip(0), clip(0)], ["two\nlines\x00", "half a pair \ud800"])
+    same, _ = tile_clips([clip(0), clip(0)], ["two lines", "half a pair"])
+    assert np.array_equal(tiled, same)

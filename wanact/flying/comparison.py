@@ -20,6 +20,7 @@ from wanact.actions import NUM_CHANNELS, ActionError, ActionTrack
 from wanact.errors import UserError
 from wanact.files import number, parse_foreign, read_model, refusing, text, whole
 from wanact.flying.record import MAX_BYTES, MAX_SEED, FlightRecord
+from wanact.flying.request import clean_prompt
 
 VERSION = 1
 TRUTH = "truth"
@@ -70,6 +71,8 @@ class Lane:
             raise ComparisonError("A lane has a checkpoint, and may have seed, guidance, scale and prompt.")
         settings = ("seed", "guidance", "scale", "prompt")
         known = {key: source[key] for key in settings if source.get(key) not in (None, "")}
+        if isinstance(prompt := known.get("prompt"), str) and len(prompt) <= MAX_PROMPT_CHARACTERS:
+            known["prompt"] = clean_prompt(prompt)
         return cls.make(source["checkpoint"], **known)
 
     @classmethod

@@ -23,7 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from wanact.actions import MAX_ACTIONS, ActionError, ActionTrack, read_track
 from wanact.errors import UserError
 from wanact.files import number, parse_foreign, plain, read_model, says, text, whole
-from wanact.flying.request import MAX_STEPS, ClipRequest, Request
+from wanact.flying.request import MAX_PIXELS, MAX_STEPS, ClipRequest, Request
 from wanact.media.video import ImageError, open_image
 from wanact.shapes import num_pixel_frames
 
@@ -32,6 +32,7 @@ READABLE = (1, 2, 3)
 Kind = Literal["clip", "live"]
 MAX_BYTES = 32 * 2**20
 MAX_SEED = 2**31 - 1
+MAX_FPS = 240.0  # what a browser plays, and an encoder writes
 
 
 class FlightError(UserError):
@@ -300,7 +301,7 @@ class _Size(BaseModel):
     width: Annotated[int, whole(1)]
     height: Annotated[int, whole(1)]
     num_frames: Annotated[int, whole(1)]
-    fps: Annotated[float, number()] = 16.0
+    fps: Annotated[float, number(1, MAX_FPS)] = 16.0
 
 
 class _Sampler(BaseModel):
@@ -363,9 +364,9 @@ def _decode(source: str | bytes) -> dict:
 def _image(entry: _Picture, size: _Size, folder: Path | None) -> Image.Image:
     try:
         if entry.png is None and entry.path is not None:
-            image = open_image(_beside(folder, entry.path))
+            image = open_image(_beside(folder, entry.path), MAX_PIXELS)
         else:
-            image = open_image(base64.b64decode(entry.png or "", validate=True))
+            image = open_image(base64.b64decode(entry.png or "", validate=True), MAX_PIXELS)
     except (ImageError, binascii.Error) as error:
         raise FlightError("The flight is damaged: its first frame cannot be read.") from error
     if image.size != (size.width, size.height):

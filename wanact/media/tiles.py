@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +94,7 @@ def _background(layout: TileLayout, labels: Sequence[str]) -> np.ndarray:
     font = ImageFont.load_default(size=max(9, round(0.62 * layout.label)))
     for index, label in enumerate(labels):
         top, left = layout.place(index)
-        text = label
+        text = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", " ", label).split())  # one line of what a font has
         while len(text) > 1 and draw.textlength(text, font=font) > layout.width - 8:
             text = text[:-2].rstrip() + "…" if len(text) > 2 else text[:1]
         middle = top + layout.height + layout.label / 2
