@@ -33,11 +33,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--runs", nargs="+", default=[runs], metavar="DIR", help="folders of trained runs, or hf://org/name"
     )
     parser.add_argument(
-        "--notes",
-        choices=("auto", "run", "browser"),
-        default="auto",
-        help="where notes and stars are kept: with the run, or in each visitor's browser; auto keeps them with the run "
-        "if the page is served to this machine alone",
+        "--allow_edits",
+        action="store_true",
+        help="print an address whose browsers may write notes, stars and cards into the runs, also where the page is "
+        "served to other machines; for private hosts",
+    )
+    parser.add_argument(
+        "--embed_in",
+        nargs="+",
+        default=["https://huggingface.co", "https://*.hf.space"] if os.environ.get("SPACE_ID") else [],
+        metavar="ORIGIN",
+        help="sites that may show the page in a frame, as https://example.com; * for any",
     )
     parser.add_argument(
         "--pt_dir", action="append", default=[], metavar="FILE", help="fine-tuned weights on top, whole or in part"
@@ -74,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from wanact.flying.pipeline import WanActPipeline
+    from wanact.ui.doors import check_origins
+    from wanact.ui.edits import Edits
     from wanact.ui.engine import Engine
     from wanact.ui.page import build_page, launch_options
     from wanact.weights.layouts import resolve_runs
@@ -97,13 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for note in pipe.notes:
             print(note, flush=True)
-        demo = build_page(Engine(pipe, runs, notes_with_runs=_keeps_notes(args), truth=fly_sample))
+        edits = Edits.new() if _may_edit(args) else Edits()
+        demo = build_page(Engine(pipe, runs, edits=edits, truth=fly_sample))
         _, url, _ = demo.launch(
             server_name=args.host,
             server_port=args.port,
             root_path=args.root_path,
             prevent_thread_lock=True,
-            **launch_options(),
+            **launch_options(edits, check_origins(args.embed_in)),
         )
     except UserError as error:
         return _refuse(in_words(error))
@@ -112,14 +121,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         return _refuse(f"device {device!r} cannot be used: {str(error).splitlines()[0]}")
     print(f"WanAct is at {url}", flush=True)
+    if edits.are_possible:
+        print(f"To keep notes, stars and cards with the runs, open {edits.address(url)}", flush=True)
     demo.block_thread()
     return 0
 
 
-def _keeps_notes(args: argparse.Namespace) -> bool:
-    """Whether visitors may write notes into the runs: nobody from outside may, unless the owner says so."""
+def _may_edit(args: argparse.Namespace) -> bool:
+    """Whether an address is printed whose browsers may write into the runs; others never may."""
     at_home = args.host in ("127.0.0.1", "localhost", "::1") and not os.environ.get("SPACE_ID")
-    return args.notes == "run" or (args.notes == "auto" and at_home)
+    return args.allow_edits or at_home
 
 
 def _refuse(reason: str) -> int:

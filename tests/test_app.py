@@ -68,14 +68,12 @@ def _lines(file: Path) -> list[str]:
     return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
 
 
-def test_notes_are_kept_with_the_runs_only_at_home(monkeypatch):
-    import app
-
-    def kept(*arguments):
-        return app._keeps_notes(app.parse_args(arguments))
+def test_an_address_to_write_from_is_printed_at_home_or_where_the_owner_says_so(monkeypatch):
+    def printed(*arguments):
+        return app._may_edit(app.parse_args(arguments))
 
     monkeypatch.delenv("SPACE_ID", raising=False)
-    assert kept() and kept("--host", "0.0.0.0", "--notes", "run")
-    assert not kept("--host", "0.0.0.0") and not kept("--notes", "browser")
+    assert printed() and printed("--host", "0.0.0.0", "--allow_edits")
+    assert not printed("--host", "0.0.0.0")
     monkeypatch.setenv("SPACE_ID", "me/space")
-    assert not kept()
+    assert not printed() and "https://huggingface.co" in app.parse_args([]).embed_in

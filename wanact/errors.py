@@ -7,6 +7,8 @@ Every mistake that somebody can set right (a wrong setting, a damaged file, a si
 
 from __future__ import annotations
 
+import re
+
 
 class UserError(ValueError):
     """Something that the person who asked can set right; the message says in one sentence what, and how."""
@@ -21,3 +23,19 @@ def in_words(error: UserError | OSError) -> str:
     if isinstance(error, UserError) or not isinstance(error, OSError) or not error.strerror:
         return str(error) or type(error).__name__
     return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
+# From the root of a disk or somebody's home to the last slash; no part of an address, a relative path or a fraction.
+_FOLDERS = re.compile(r"(?<![\w.:/\\~<-])(?:~\w*|[A-Za-z]:)?(?:[/\\][^\s/\\:'\"“”<>|]+)+[/\\](?=[^\s/\\])")
+_WHOLE = re.compile(r"(?:~\w*|[A-Za-z]:)?[/\\](?!/).*[/\\](.+?)[/\\]*")
+
+
+def without_folders(text: str) -> str:
+    """A sentence for strangers, who need not know where things lie: of a path on this machine its last name is left."""
+    return _FOLDERS.sub("", text)
+
+
+def last_name(value: str) -> str:
+    """The same of a setting, which as a whole may be a path, with blanks in it."""
+    whole = _WHOLE.fullmatch(value)
+    return whole[1] if whole else without_folders(value)

@@ -154,7 +154,7 @@ def parse_foreign(source: str | bytes, max_values: int = _MAX_VALUES, strict: bo
         ValueError: in a clause, if it is no JSON, too deep or too much.
     """
     try:
-        text = source if isinstance(source, str) else source.decode("utf-8-sig")
+        text = source if isinstance(source, str) else source.decode(json.detect_encoding(source))
         if (count := text.count(",") + text.count("[") + text.count("{")) > max_values:
             raise ValueError(f"it has {count:,} values, at most {max_values:,} are read")
         if not strict:

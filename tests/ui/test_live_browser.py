@@ -15,10 +15,12 @@ from tests.ui.live_desks import make_desk, nobody_flies
 from tests.ui.test_browser import serious_violations
 from wanact.flying.record import FlightRecord
 from wanact.media.footage import read_video
+from wanact.ui import cache
 from wanact.ui.mailbox import Mailbox
 from wanact.ui.page import launch_options
 from wanact.ui.pages.live.desk import LiveDesk
 from wanact.ui.pages.live.layout import build_live
+from wanact.ui.site import Site
 
 pytestmark = pytest.mark.browser
 
@@ -36,7 +38,8 @@ def desk(tiny_model_dir, tmp_path_factory) -> LiveDesk:
 @pytest.fixture(scope="module")
 def url(desk):
     """Address of a page with Live alone."""
-    with gr.Blocks(analytics_enabled=False) as demo:
+    cache.make_own()
+    with Site(analytics_enabled=False) as demo:
         build_live(desk.engine, gr.State(None), desk)
     demo.queue(default_concurrency_limit=8)
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())

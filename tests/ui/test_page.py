@@ -1,8 +1,14 @@
 import re
 import socket
 
+import gradio as gr
 import httpx
 import pytest
+from PIL import Image
+
+from wanact.actions import ActionTrack
+from wanact.flying.record import FlightRecord
+from wanact.ui.page import build_page
 
 MB = 2**20
 
@@ -81,6 +87,36 @@ def test_a_program_can_generate_through_the_same_door(http, picture, request_fie
     address = re.search(r'"url": ?"([^"]+\.mp4)"', answer)[1]
     assert http.get(address).content[4:8] == b"ftyp"
     assert not re.search(r"/wanact-[^/\"]*/", answer), "our own temporary folder stays unknown"
+
+
+def test_every_component_can_be_left_as_it_is(engine):
+    """A handler that skips an output has Gradio make the component anew from its arguments, without its value."""
+    events = [event for event in build_page(engine).fns.values() if event.targets]
+    for block in {block for event in events for block in event.outputs if not isinstance(block, gr.State)}:
+        arguments = {name: value for name, value in block.constructor_args.items() if name != "value"}
+        assert type(block)(**arguments | {"render": False})
+
+
+def test_a_flight_opens_whose_checkpoint_is_not_here(http, engine, request_fields):
+    flight = FlightRecord(
+        image=Image.new("RGB", (64, 32)),
+        prompt="a lake",
+        seed=3,
+        track=ActionTrack.parse(request_fields["plan"]),
+        num_frames=engine.defaults["num_frames"],
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        checkpoint={"id": "gone/<b>step</b>-000000007"},
+    )
+    path = http.post("/gradio_api/upload", files={"files": ("flight.json", flight.to_json())}).json()[0]
+    page = http.get("/config").json()
+    button = next(one["id"] for one in page["components"] if one["props"].get("elem_id") == "open-flight")
+    event = next(one["id"] for one in page["dependencies"] if [button, "upload"] in one["targets"])
+    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
+    http.post("/gradio_api/queue/join", json={"data": data, "fn_index": event, "session_hash": "opens"})
+    answer = http.get("/gradio_api/queue/data", params={"session_hash": "opens"}).text
+    assert '"success":true' in answer and "a lake" in answer
+    assert "gone/&lt;b&gt;step&lt;/b&gt;-000000007”, which is not here" in answer, "as words, not as HTML"
 
 
 def test_a_taken_port_is_one_sentence(tiny_model_dir, runs_root, capsys):

@@ -1,10 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from tests.ui.conftest import write_run
 from wanact.runs import store
 from wanact.runs.notes import read_notes
+from wanact.ui.edits import Edits
 from wanact.ui.engine import Engine
 from wanact.ui.pages.checkpoints.desk import Shelf
 
@@ -17,12 +19,13 @@ def root(tmp_path):
 
 @pytest.fixture
 def shelf(pipe, root) -> Shelf:
-    return Shelf(Engine(pipe, root))
+    return Shelf(Engine(pipe, root, edits=Edits.new()))
 
 
-def call(shelf, name, message):
+def call(shelf, name, message, token=None):
     """As the page's script does, through the function that answers it."""
-    return next(one for one in shelf.server_functions() if one.__name__ == name)(message)
+    request = SimpleNamespace(cookies={shelf.engine.edits.cookie: token} if token else {})
+    return next(one for one in shelf.server_functions() if one.__name__ == name)(message, request)
 
 
 def test_the_list_is_sent_once_and_again_when_something_is_new(shelf, root, monkeypatch):
@@ -68,14 +71,32 @@ def test_no_message_of_a_visitor_breaks_anything(shelf, name, message):
         assert "Something went wrong" not in answer["problem"] and answer["problem"].endswith(".")
 
 
-def test_notes_go_into_the_run_at_home_and_nowhere_on_a_public_page(pipe, root, shelf):
+def test_notes_go_into_the_run_with_the_owners_token_alone(pipe, root, shelf):
+    token = shelf.engine.edits.address("").partition("=")[2]
     message = {"id": "drone/step-000000200", "star": True, "note": "good"}
-    assert call(shelf, "keep_note", message) == {"kept": True}
+    assert call(shelf, "keep_note", message, token) == {"kept": True}
+    assert call(shelf, "list_shelf", {}, token)["notes_with_runs"]
+    public = Shelf(Engine(pipe, root))
+    for stranger, guess in ((shelf, None), (shelf, token[:-1]), (shelf, ""), (public, None), (public, token)):
+        assert "stay in your browser" in call(stranger, "keep_note", message | {"note": "bad"}, guess)["problem"]
+        assert not call(stranger, "list_shelf", {}, guess)["notes_with_runs"]
     assert read_notes(root / "drone")["step-000000200"]["note"] == "good"
-    public = Shelf(Engine(pipe, root, notes_with_runs=False))
-    assert "stay in your browser" in call(public, "keep_note", message | {"note": "bad"})["problem"]
-    assert read_notes(root / "drone")["step-000000200"]["note"] == "good"
-    assert "characters" in call(shelf, "keep_note", message | {"note": "x" * 9_999})["problem"]
+    assert "characters" in call(shelf, "keep_note", message | {"note": "x" * 9_999}, token)["problem"]
+
+
+def test_where_things_lay_is_not_said(pipe, tmp_path):
+    """Configurations and metadata hold paths of the machine that a run was trained on."""
+    summary = {"data": "/home/somebody/my data/clips.csv", "note": "resumed from /mnt/disk/a/run: it went on"}
+    run = write_run(tmp_path / "drone", steps=(5,), config_summary=summary)
+    config = json.loads((run / "action_train_config.json").read_text())
+    config["base_model"] = "/mnt/models/Wan2.2-TI2V-5B"
+    (run / "action_train_config.json").write_text(json.dumps(config))
+    shelf, a = Shelf(Engine(pipe, tmp_path)), "drone/step-000000005"
+    shown = call(shelf, "show_checkpoint", {"id": a})
+    rows = call(shelf, "compare_settings", {"a": a, "b": a})
+    said = json.dumps([shown, rows, call(shelf, "list_shelf", {})])
+    assert "/home" not in said and "/mnt" not in said
+    assert shown["base"] == "Wan2.2-TI2V-5B" and shown["metadata"]["config_summary"]["data"] == "clips.csv"
 
 
 def test_metadata_too_large_or_without_words_in_json_is_shown_in_bounds(pipe, tmp_path):

@@ -17,6 +17,7 @@ from wanact.media.footage import read_video
 from wanact.runs import store
 from wanact.runs.notes import read_notes
 from wanact.runs.ref import RUN_CONFIG
+from wanact.ui.edits import Edits
 from wanact.ui.engine import Engine
 
 pytestmark = pytest.mark.browser
@@ -65,7 +66,7 @@ def serve():
 
     def launch(engine):
         demo = build_page(engine)
-        _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
+        _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options(engine.edits))
         served.append(demo)
         return url
 
@@ -75,14 +76,24 @@ def serve():
 
 
 @pytest.fixture(scope="module")
-def shelf_url(pipe, root, serve):
-    return serve(Engine(pipe, root))
+def edits() -> Edits:
+    return Edits.new()
 
 
 @pytest.fixture(scope="module")
-def own_page(browser, shelf_url):
+def shelf_url(pipe, root, serve, edits):
+    return serve(Engine(pipe, root, edits=edits))
+
+
+@pytest.fixture(scope="module")
+def own_page(browser, shelf_url, edits):
+    """Of the owner, who has opened the address that the terminal prints."""
     visits = Visits(browser, shelf_url)
-    yield visits()
+    page = visits.open()
+    page.goto(edits.address(shelf_url))
+    page.wait_for_selector("#plan td[data-c]")
+    assert page.url == f"{shelf_url}?", "the token is in no address that somebody copies"
+    yield page
     visits.end()
 
 
@@ -333,7 +344,7 @@ def test_two_thousand_checkpoints_are_listed_and_the_page_stays_usable(browser, 
     root = tmp_path_factory.mktemp("many")
     write_many(root / "long", 2_000)
     write_log(root / "long", 20_000)
-    visits = Visits(browser, serve(Engine(pipe, root, notes_with_runs=False)))
+    visits = Visits(browser, serve(Engine(pipe, root)))
     page = visits()
     go(page, "Checkpoints")
     ready(page)

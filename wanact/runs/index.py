@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from wanact.errors import without_folders
 from wanact.files import CheckpointError, read_json
 from wanact.runs import store
 from wanact.runs.check import EXPORTED, check_flight_files, flight_files
@@ -192,7 +193,7 @@ class RunIndex:
         for root in self.roots:
             for folder in {str(root), str(root.parent)} if store.is_run(root) else {str(root)}:
                 message = message.replace(f"{folder}{os.sep}", "")
-        return " ".join(message.split())
+        return without_folders(" ".join(message.split()))
 
     # ---- reading -------------------------------------------------------------------------------------------
 

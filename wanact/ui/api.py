@@ -9,11 +9,10 @@ from pydantic import BaseModel
 
 from wanact.files import read_model, whole
 from wanact.runs.index import Entry
-from wanact.runs.ref import base_of
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import on_gpu
 from wanact.ui.pages.checkpoints.cards import card_seconds, quick_card
-from wanact.ui.pages.checkpoints.desk import injection_of
+from wanact.ui.pages.checkpoints.desk import base_named, injection_of
 
 MAX_LISTED = 1_000
 
@@ -85,7 +84,7 @@ def _row(entry: Entry, config: dict[str, Any]) -> dict[str, Any]:
         "state": entry.state,
         "problem": entry.problem,
         "injection": injection_of(config),
-        "base": base_of(config),
+        "base": base_named(config),
     }
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData, GradioModel
+from gradio.processing_utils import save_bytes_to_cache
 
 from wanact.actions import CHANNELS, FULL_DEFLECTION, MAX_MAGNITUDE, ActionTrack, read_track
 from wanact.errors import UserError
 from wanact.flying.record import FlightRecord
+from wanact.media.video import MAX_IMAGE_BYTES, ImageError
+from wanact.ui import cache
 from wanact.ui.modules import mounting
 from wanact.ui.samples import Sample
 from wanact.ui.theme import asset
 
 MAX_PLAN_BYTES = 8 * 2**20  # a plan has 5 kB, a flight with its first frame up to some MB
+_MARKS = re.compile(r"[!-/:-@\[-`{-~]")  # what Markdown and HTML make something of
 _PEAKS = {"move": FULL_DEFLECTION[0], "look": FULL_DEFLECTION[4]}
 
 
@@ -162,7 +168,7 @@ class SampleGallery(Component):
 
     schema = {"type": "string", "description": "id of a sample frame"}
 
-    def __init__(self, samples: Sequence[Mapping[str, str]], value: str | None, **kwargs: Any):
+    def __init__(self, samples: Sequence[Mapping[str, str]], value: str | None = None, **kwargs: Any):
         super().__init__("gallery", value, label="Samples", samples=list(samples), **kwargs)
 
 
@@ -170,7 +176,7 @@ def picked(sample: Sample | None) -> tuple[Any, ...]:
     """First frame, the one to fall back to, prompt and note of a page whose visitor chose a sample; None keeps them."""
     if sample is None:
         return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-    return str(sample.path), str(sample.path), sample.prompt, f"_{sample.credit}_" if sample.credit else ""
+    return str(sample.path), str(sample.path), sample.prompt, sample.credit
 
 
 def step_heading(number: int, title: str, remark: str) -> str:
@@ -196,7 +202,7 @@ class CheckpointPicker(Component):
     schema = {"type": "string", "description": 'id of a checkpoint as run/step-000000552, or "base"'}
     example = "base"
 
-    def __init__(self, listing: Callable[[], dict[str, Any]], value: str, **kwargs: Any):
+    def __init__(self, listing: Callable[[], dict[str, Any]], value: str | None = None, **kwargs: Any):
         def list_checkpoints(_message: dict) -> dict[str, Any]:
             return listing()
 
@@ -222,10 +228,38 @@ class FrameInput(gr.Image):
         if payload is None:
             return None
         if payload.url and payload.url.startswith("data:"):
-            path = super().preprocess(payload)
-            assert path is None or isinstance(path, str), "made with type='filepath'"
+            path = save_bytes_to_cache(_data_of(payload.url), "first-frame.png", self.GRADIO_CACHE)
+            self.temp_files.add(path)
             return path
+        if not cache.holds(payload.path):
+            raise cache.NoFileError(cache.NO_FILE)
         return payload.path
+
+
+def _data_of(url: str) -> bytes:
+    """The bytes of a data URL, as many as an upload may have.
+
+    Raises:
+        ImageError: if it is none, or longer.
+    """
+    head, _, data = url.partition(",")
+    if len(data) > MAX_IMAGE_BYTES * 4 / 3 + 4:
+        raise ImageError(f"The picture is larger than the {MAX_IMAGE_BYTES >> 20} MB that are read.")
+    try:
+        if not head.endswith(";base64"):
+            raise ValueError("percent-encoded")
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise ImageError("The picture is no data URL in base64.") from error
+
+
+class Note(gr.Markdown):
+    """A remark beside what it is about: gr.Markdown in which every character stands for itself."""
+
+    is_template = True
+
+    def postprocess(self, value: str | None) -> str | None:
+        return super().postprocess(None if value is None else _MARKS.sub(r"\\\g<0>", " ".join(value.split())))
 
 
 class OpenDropdown(gr.Dropdown):

@@ -26,6 +26,7 @@ from wanact.flying.rollout import says_causal
 from wanact.runs.index import MAX_UNASKED_BYTES, Entry, RunIndex
 from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef
 from wanact.runs.store import TRANSFORMER
+from wanact.ui.edits import Edits
 from wanact.ui.uploads import PREFIX, Uploads
 
 
@@ -63,7 +64,7 @@ class Engine:
     Args:
         pipe: a WanActPipeline.
         runs: folder of runs, or several; they may be missing, and what has changed in them is read anew each time.
-        notes_with_runs: whether notes and stars are written into the runs; else they stay in visitors' browsers.
+        edits: who may write notes, stars and cards into the runs; nobody if not given.
         truth: what the simulator sees on a track from a sample frame, (sample, track, height, width) -> uint8
             [F, H, W, 3]; None where there is no simulator.
     """
@@ -72,13 +73,13 @@ class Engine:
         self,
         pipe: Any,
         runs: str | os.PathLike | Sequence[str | os.PathLike],
-        notes_with_runs: bool = True,
+        edits: Edits | None = None,
         truth: Callable[[Any, ActionTrack, int, int], np.ndarray] | None = None,
     ):
         self.pipe = pipe
         self.truth = truth
         self.index = RunIndex([runs] if isinstance(runs, str | os.PathLike) else runs)
-        self.notes_with_runs = notes_with_runs
+        self.edits = edits or Edits()
         config = pipe.components.transformer.config
         self.uploads = Uploads(config.num_attention_heads * config.attention_head_dim, config.num_layers)
         self.defaults: dict[str, Any] = pipe.defaults

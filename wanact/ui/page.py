@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from wanact.ui import cache
 from wanact.ui.api import expose
+from wanact.ui.doors import Doors
+from wanact.ui.edits import Edits
 from wanact.ui.engine import Engine
 from wanact.ui.modules import mounting, routes
 from wanact.ui.pages.checkpoints.layout import build_checkpoints
 from wanact.ui.pages.compare.layout import build_compare
 from wanact.ui.pages.fly.layout import build_fly
 from wanact.ui.pages.live.layout import build_live
+from wanact.ui.sessions import keeping_sessions
+from wanact.ui.site import Site
 from wanact.ui.theme import SHARED, asset, looks, theme
 
 # A place is a name and a function that lays it out; the next one is one more line.
@@ -31,7 +37,8 @@ _CLEAN_EVERY_S, _KEEP_S = 600, 3600
 
 def build_page(engine: Engine) -> gr.Blocks:
     """The page for a loaded model."""
-    with gr.Blocks(
+    cache.make_own()
+    with Site(
         title="WanAct: fly a drone inside a video model",
         analytics_enabled=False,
         delete_cache=(_CLEAN_EVERY_S, _KEEP_S),
@@ -50,8 +57,14 @@ def build_page(engine: Engine) -> gr.Blocks:
     return demo
 
 
-def launch_options() -> dict[str, Any]:
-    """How every launch of the page is set up: its looks, its limits, and nothing from the network."""
+def launch_options(edits: Edits | None = None, embedded_in: Sequence[str] = ()) -> dict[str, Any]:
+    """How every launch of the page is set up: its looks, its limits, its doors, and nothing from the network.
+
+    Args:
+        edits: who may write, as the engine has it.
+        embedded_in: origins whose pages may show this one in a frame.
+    """
+    doors = Middleware(Doors, edits=edits or Edits(), embedded_in=embedded_in)
     return {
         "theme": theme(),
         "css": looks(),
@@ -63,5 +76,5 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "enable_monitoring": False,
         "quiet": True,
-        "app_kwargs": {"routes": routes()},
+        "app_kwargs": {"routes": routes(), "middleware": [doors], "lifespan": keeping_sessions},
     }

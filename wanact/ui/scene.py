@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 
 from wanact.flying.record import MAX_SEED
 from wanact.media.video import ImageError
-from wanact.ui.components import Chips, FrameInput, SampleGallery, picked
+from wanact.ui.components import Chips, FrameInput, Note, SampleGallery, picked
 from wanact.ui.engine import Engine
 from wanact.ui.pages.fly.desk import sentence
 from wanact.ui.samples import load_samples, read_upload
@@ -65,7 +66,7 @@ class Scene:
             buttons=[],
             render=False,
         )
-        self.note = gr.Markdown("", elem_id=f"{prefix}note" if prefix else "frame-note", render=False)
+        self.note = Note("", elem_id=f"{prefix}note" if prefix else "frame-note", render=False)
         self.gallery = SampleGallery(
             [sample.entry() for sample in samples],
             first.id if first else None,
@@ -99,15 +100,29 @@ class Scene:
         return [self.unmark(chosen), sampled]
 
     def take(self, trigger: Callable[..., Any], work: Callable[..., Any], inputs: Any) -> None:
-        """Another way to a first frame: on `trigger`, `work` gives what `picture` is set to."""
-        self.unmark(trigger(work, inputs, self.picture, **QUIET))
+        """Another way to a first frame: on `trigger`, `work` gives picture and note."""
+
+        def take(*values: Any) -> tuple[Any, Any, str]:
+            image, note = work(*values)
+            return image, keep(image), note
+
+        self.unmark(trigger(take, inputs, self.picture, **QUIET))
 
     def unmark(self, event: Any) -> Any:
         """After this event no sample is marked."""
         return event.then(lambda: None, None, self.gallery, **QUIET)
 
 
-def check_frame(path: str | None, last_good: Image.Image | str | None) -> tuple[Any, Any, str]:
+def keep(picture: Image.Image | str | None) -> bytes | str | None:
+    """A first frame to come back to, as a session keeps it: small, because there are many sessions."""
+    if not isinstance(picture, Image.Image):
+        return picture
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def check_frame(path: str | None, last_good: bytes | str | None) -> tuple[Any, Any, str]:
     """Look at a picture as soon as it is chosen; a bad one is refused and the one before it comes back.
 
     Returns:
@@ -119,5 +134,6 @@ def check_frame(path: str | None, last_good: Image.Image | str | None) -> tuple[
         image = read_upload(path)
     except ImageError as error:
         gr.Warning(sentence(error), title="This picture cannot be used")
-        return last_good, gr.skip(), f"⚠ {sentence(error)}"
-    return image, image, ""
+        before = Image.open(io.BytesIO(last_good)) if isinstance(last_good, bytes) else last_good
+        return before, gr.skip(), f"⚠ {sentence(error)}"
+    return image, keep(image), ""

@@ -85,8 +85,13 @@ class CardDesk:
             return None
         return load_card(choice.run_dir, choice.step)
 
-    def measure(self, checkpoint_id: str | None) -> Iterator[dict[str, Any]]:
-        """Measure a quick card; yields what the panel shows meanwhile, last the card."""
+    def measure(self, checkpoint_id: str | None, keep: bool = False) -> Iterator[dict[str, Any]]:
+        """Measure a quick card; yields what the panel shows meanwhile, last the card.
+
+        Args:
+            checkpoint_id: which.
+            keep: write it beside the run.
+        """
         state: dict[str, Any] = {"id": checkpoint_id or ""}
         try:
             if not self.can_measure:
@@ -96,7 +101,7 @@ class CardDesk:
             yield state | {"progress": 0.0, "note": "Waiting for the model…"}
             for event in measure_quickly(self.engine, choice):
                 if isinstance(event, ControlCard):
-                    kept = self._keep(choice, event)
+                    kept = self._keep(choice, event, keep)
                     yield state | self._picture(event) | {"note": kept, "can_measure": True} | self._curves(choice)
                     return
                 done, total = event
@@ -108,9 +113,9 @@ class CardDesk:
             note = "Something went wrong while the card was measured; nothing was changed."
             yield state | {"note": note, "can_measure": self.can_measure}
 
-    def _keep(self, choice: CheckpointRef, card: ControlCard) -> str:
+    def _keep(self, choice: CheckpointRef, card: ControlCard, keep: bool) -> str:
         quick = f"A quick card from {QUICK_FRAMES} first frames: read it for signs, not for decimals. "
-        if not self.engine.notes_with_runs or not isinstance(choice, Entry):
+        if not keep or not isinstance(choice, Entry):
             return quick + "It is not kept."
         try:
             is_kept = keep_card(card, card_path(choice.run_dir, choice.step))
@@ -192,7 +197,7 @@ def _url(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def card_seconds(_checkpoint: Any) -> int:
+def card_seconds(_checkpoint: Any, _keep: bool = False) -> int:
     """How long a quick card may take on a GPU that is lent."""
     return 120
 
@@ -203,7 +208,12 @@ def build_card(engine: Engine, elem_id: str) -> tuple[CardPanel, CardDesk]:
     panel = CardPanel(elem_id=elem_id)
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     panel.wanted(desk.show, panel, panel, **quiet)
-    panel.measure(on_gpu(desk.measure, card_seconds), panel, panel, concurrency_id="card", concurrency_limit=1, **quiet)
+    fly = on_gpu(desk.measure, card_seconds)
+
+    def measure(checkpoint_id: str | None, request: gr.Request) -> Iterator[dict[str, Any]]:
+        yield from fly(checkpoint_id, engine.edits.allow(request))
+
+    panel.measure(measure, panel, panel, concurrency_id="card", concurrency_limit=1, **quiet)
     return panel, desk
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import threading
@@ -12,9 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import gradio as gr
 from pydantic import BaseModel
 
-from wanact.errors import UserError
+from wanact.errors import UserError, last_name
 from wanact.files import CheckpointError, otherwise, visible
 from wanact.runs.index import Entry, Run
 from wanact.runs.log import read_curve
@@ -65,7 +67,7 @@ class Shelf:
     def server_functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         """What the page's script may call; each takes one message and answers {"problem": sentence} if it cannot."""
         return [
-            _answering(function)
+            self._answering(function)
             for function in (
                 self.list_shelf,
                 self.read_curves,
@@ -77,15 +79,35 @@ class Shelf:
             )
         ]
 
+    def _answering(self, function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        """The function with its errors as {"problem": sentence}, whatever the message is; of an owner where it asks."""
+        asks_who = "may_edit" in inspect.signature(function).parameters
+
+        def answer(message: Any, request: gr.Request | None = None) -> dict[str, Any]:
+            try:
+                said = ShelfMessage.model_validate(message if isinstance(message, dict) else {}, strict=True)
+                return function(said, may_edit=self.engine.edits.allow(request)) if asks_who else function(said)
+            except UserError as error:
+                return {"problem": sentence(error)}
+            except OSError as error:
+                return {"problem": sentence(error.strerror or "the disk did not answer")}
+            except Exception:
+                logger.exception("the checkpoints page")
+                return {"problem": "Something went wrong on the server; nothing was changed."}
+
+        answer.__name__ = function.__name__
+        return answer
+
     # ---- the list ------------------------------------------------------------------------------------------
 
-    def list_shelf(self, message: ShelfMessage) -> dict[str, Any]:
+    def list_shelf(self, message: ShelfMessage, may_edit: bool = False) -> dict[str, Any]:
         """All runs and checkpoints, column by column; {"same": True} if the page has them already."""
         with self._lock:
             if self._listing is None or time.monotonic() - self._listing[0] > _LISTING_LASTS_S:
                 self._listing = (time.monotonic(), self._list())
             listing = self._listing[1]
         self.engine.index.verify_in_background()
+        listing = listing | {"notes_with_runs": may_edit}
         return {"same": True} if message.version == listing["version"] else listing
 
     def forget_listing(self) -> None:
@@ -117,7 +139,6 @@ class Shelf:
         answer = {
             "runs": [_describe(run) for run in runs],
             "columns": columns,
-            "notes_with_runs": self.engine.notes_with_runs,
             "damaged": sum(entry.state == "damaged" for _, entry in rows),
         }
         digest = hashlib.sha256(json.dumps(answer, sort_keys=True).encode())
@@ -171,10 +192,10 @@ class Shelf:
         rows = [row for row in differ if row[1] != row[2]]
         return {"rows": rows[:MAX_DIFFERENCES], "total": len(rows), "equal": len(differ) - len(rows)}
 
-    def keep_note(self, message: ShelfMessage) -> dict[str, Any]:
+    def keep_note(self, message: ShelfMessage, may_edit: bool = False) -> dict[str, Any]:
         """Keep a star and a note with the run."""
-        if not self.engine.notes_with_runs:
-            raise NoteError("This page is public, so notes stay in your browser.")
+        if not may_edit:
+            raise NoteError("Notes stay in your browser; who runs this page has an address that keeps them.")
         found = self._find(message.id)
         if isinstance(found, Upload):
             raise NoteError("Notes on an upload stay in your browser.")
@@ -235,11 +256,16 @@ def injection_of(config: dict[str, Any]) -> str:
     return str(config.get("injection_type") or settings.get("injection_type") or "")[:40]
 
 
+def base_named(config: dict[str, Any]) -> str:
+    """The model that a configuration names, without where it lay; "" if it is not said."""
+    return last_name(base_of(config))[:60]
+
+
 def _describe(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "problem": run.problem,
-        "base": base_of(run.config)[:60],
+        "base": base_named(run.config),
         "injection": injection_of(run.config),
         "stage": str(run.config.get("stage") or "")[:20],
     }
@@ -248,7 +274,7 @@ def _describe(run: Run) -> dict[str, Any]:
 def _facts(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "injection": injection_of(config),
-        "base": base_of(config)[:60],
+        "base": base_named(config),
         "stage": str(config.get("stage") or "")[:20],
     }
 
@@ -261,7 +287,7 @@ def _seconds(saved_at: str) -> float | None:
 
 
 def _shown(content: dict[str, Any]) -> dict[str, Any]:
-    """Content of sensible size, with every number that JSON has no word for as text."""
+    """Content of sensible size without our paths, and with every number that JSON has no word for as text."""
     text = json.dumps(_plain(content))
     if len(text) > MAX_SHOWN_CHARACTERS:
         return {"": f"{len(text):,} characters, too many to show here"}
@@ -269,8 +295,10 @@ def _shown(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, str):
+        return last_name(value)
     if isinstance(value, dict):
-        return {str(key): _plain(item, depth + 1) for key, item in value.items()} if depth < 12 else "…"
+        return {last_name(str(key)): _plain(item, depth + 1) for key, item in value.items()} if depth < 12 else "…"
     if isinstance(value, list):
         return [_plain(item, depth + 1) for item in value] if depth < 12 else "…"
     if isinstance(value, float) and not abs(value) < float("inf"):
@@ -282,24 +310,6 @@ def _flat(content: Any, name: str = "") -> dict[str, str]:
     if isinstance(content, dict) and content and name.count(".") < 12:
         rows: dict[str, str] = {}
         for key, value in content.items():
-            rows |= _flat(value, f"{name}.{key}" if name else str(key))
+            rows |= _flat(value, f"{name}.{last_name(str(key))}" if name else last_name(str(key)))
         return rows
     return {name[:200]: json.dumps(_plain(content))[:300]}
-
-
-def _answering(function: Callable[[ShelfMessage], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
-    """The function with its errors as {"problem": sentence}, whatever the message is."""
-
-    def answer(message: Any) -> dict[str, Any]:
-        try:
-            return function(ShelfMessage.model_validate(message if isinstance(message, dict) else {}, strict=True))
-        except UserError as error:
-            return {"problem": sentence(error)}
-        except OSError as error:
-            return {"problem": sentence(error.strerror or "the disk did not answer")}
-        except Exception:
-            logger.exception("the checkpoints page")
-            return {"problem": "Something went wrong on the server; nothing was changed."}
-
-    answer.__name__ = function.__name__
-    return answer

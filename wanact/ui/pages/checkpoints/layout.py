@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from wanact.ui.components import Component
+from wanact.ui.components import Component, Note
 from wanact.ui.engine import Engine
 from wanact.ui.pages.checkpoints.cards import build_card
 from wanact.ui.pages.checkpoints.desk import Shelf
@@ -41,7 +41,7 @@ def build_checkpoints(engine: Engine, _last_frame: gr.State) -> None:
     shelf = Shelf(engine)
     with gr.Column(elem_id="checkpoints"):
         with gr.Row(elem_id="shelf-head"):
-            remark = gr.Markdown(
+            remark = Note(
                 "Every kept step of every run. Pick one to fly it, or up to four to see side by side.",
                 elem_id="shelf-remark",
             )

@@ -16,7 +16,7 @@ export function mount({element, props, trigger, server}) {
   let byId = new Map();
   let runs = [];
   let version = '';
-  let notesWithRuns = true;
+  let notesWithRuns = false;
   const hidden = new Set();
   let query = '';
   let only = 'all';
@@ -145,7 +145,7 @@ export function mount({element, props, trigger, server}) {
     return {
       star: !!kept.star,
       note: kept.note || '',
-      where: withRun ? 'Kept with the run.' : 'Kept in this browser: on a public page nobody writes into the runs.',
+      where: withRun ? 'Kept with the run.' : 'Kept in this browser; with the runs where its owner has opened the page.',
     };
   }
   async function keepNote(item, {star, note}) {

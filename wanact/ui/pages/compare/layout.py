@@ -14,7 +14,7 @@ from wanact.ui.pages.checkpoints.cards import build_card
 from wanact.ui.pages.compare.desk import CompareDesk, CompareState
 from wanact.ui.pages.compare.parts import CompareStage, Lanes, PlanStrip
 from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, FlyDesk
-from wanact.ui.scene import QUIET, Scene, negative_prompt
+from wanact.ui.scene import QUIET, Scene, keep, negative_prompt
 
 FIRST_PRESET = "Fly-through"
 _START = "(...inputs) => { document.dispatchEvent(new CustomEvent('wanact:compare-start')); return inputs; }"
@@ -103,7 +103,7 @@ def _lay_out(fields: dict[str, Any]) -> tuple[Any, ...]:
         lanes = gr.skip()
     return (
         fields["first_frame"],
-        fields["first_frame"],
+        keep(fields["first_frame"]),
         "Opened. Press Compare to fly it.",
         fields["sample"],
         fields["prompt"],

@@ -21,7 +21,7 @@ from PIL import Image
 
 from wanact import shapes
 from wanact.actions import ActionTrack
-from wanact.errors import UserError
+from wanact.errors import UserError, without_folders
 from wanact.files import write_text
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.record import FlightRecord
@@ -288,12 +288,12 @@ class FlyDesk:
 
     # ---- around a clip -------------------------------------------------------------------------------------
 
-    def go_on(self, last_frame: np.ndarray | None) -> tuple[Any, Any, str]:
+    def go_on(self, last_frame: np.ndarray | None) -> tuple[Image.Image, str]:
         """The last frame of the clip as the next first frame."""
         if last_frame is None:
             raise gr.Error("There is no clip to go on from; generate one first.", print_exception=False)
-        image = Image.fromarray(last_frame)
-        return image, image, "The last frame of your clip. Change the plan and generate again to fly on."
+        note = "The last frame of your clip. Change the plan and generate again to fly on."
+        return Image.fromarray(last_frame), note
 
     def list_checkpoints(self) -> dict[str, Any]:
         """What there is to fly now: ids and labels, the default's id, and how many are damaged."""
@@ -332,8 +332,8 @@ def _fail(message: str) -> Iterator[tuple[Any, Any]]:
 
 
 def sentence(error: Any) -> str:
-    """An error's message as a sentence: a capital first, a full stop last, on one line."""
-    text = " ".join(str(error).split())
+    """An error's message as a sentence: a capital first, a full stop last, on one line, and none of our folders."""
+    text = without_folders(" ".join(str(error).split()))
     if text.split(" ", 1)[0].isalpha():  # the name of a file keeps its spelling
         text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else text + "."

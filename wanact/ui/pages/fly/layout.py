@@ -20,7 +20,7 @@ from wanact.ui.components import (
 )
 from wanact.ui.engine import Engine
 from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, FlyDesk, size_choices
-from wanact.ui.scene import QUIET, Scene, negative_prompt
+from wanact.ui.scene import QUIET, Scene, keep, negative_prompt
 
 FIRST_PRESET = "Fly-through"
 # The viewer answers the press at once; the server follows.
@@ -125,7 +125,7 @@ def _cancelled() -> Any:
 def _lay_out(fields: dict[str, Any]) -> tuple[Any, ...]:
     return (
         fields["image"],
-        fields["image"],
+        keep(fields["image"]),
         "The first frame of the flight that you opened.",
         fields["prompt"],
         fields["negative_prompt"],

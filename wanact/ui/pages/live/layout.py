@@ -137,8 +137,7 @@ def _save(desk: LiveDesk, wanted: Any) -> Iterator[SavedFile]:
             yield SavedFile(file=FileData(path=str(path), orig_name=path.name), caption=caption)
 
 
-def _from_clip(last_frame: np.ndarray | None) -> tuple[Any, Any, str]:
+def _from_clip(last_frame: np.ndarray | None) -> tuple[Any, str]:
     if last_frame is None:
-        return gr.skip(), gr.skip(), "There is no clip yet: draw one on the Fly page first."
-    image = Image.fromarray(last_frame)
-    return image, image, "The last frame of your clip."
+        return gr.skip(), "There is no clip yet: draw one on the Fly page first."
+    return Image.fromarray(last_frame), "The last frame of your clip."
