@@ -29,6 +29,10 @@ def find_chromium() -> str | None:
     return named or next((path for path in map(shutil.which, BROWSER_NAMES) if path), None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="attack the page for an hour (tests/attack)")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     browser_tests = [item for item in items if item.get_closest_marker("browser")]
     if not browser_tests or find_chromium():

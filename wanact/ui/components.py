@@ -51,7 +51,7 @@ class Component(gr.HTML):
         return self.example
 
     def preprocess(self, payload: Any) -> Any:
-        return payload
+        return payload if isinstance(payload, str) or self.schema.get("type") != "string" else None
 
     def postprocess(self, value: Any) -> Any:
         return value
@@ -214,9 +214,6 @@ class CheckpointPicker(Component):
             server_functions=[list_checkpoints],
             **kwargs,
         )
-
-    def preprocess(self, payload: Any) -> str | None:
-        return payload if isinstance(payload, str) else None
 
 
 class FrameInput(gr.Image):

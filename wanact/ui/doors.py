@@ -47,7 +47,8 @@ logger = logging.getLogger(__name__)
 _SESSION = r"[A-Za-z0-9_-]{1,64}"
 _PAGE = re.compile(r"/")
 _READ = re.compile(
-    r"/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon|/(?:assets|static|svelte|modules)/.+|"
+    r"/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon|"
+    r"/(?:assets|static|svelte|modules)/[A-Za-z0-9._/@+-]{1,200}|"
     rf"{API}/(?:info/?|app_id/?|theme\.css|startup-events|queue/status|upload_progress)"
 )
 _FILE = re.compile(rf"{API}/file=(.*)", re.DOTALL)
@@ -126,10 +127,11 @@ def check_origins(origins: Sequence[str]) -> list[str]:
     return list(origins)
 
 
-class _Refused(Exception):
+class _Refused(UserError):
     """A request that goes no further."""
 
     def __init__(self, status: int, words: str):
+        super().__init__(words)
         self.status, self.words = status, words
 
 

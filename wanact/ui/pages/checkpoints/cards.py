@@ -47,7 +47,7 @@ class CardPanel(Component):
     def preprocess(self, payload: Any) -> str | None:
         """The id of the checkpoint whose card is shown."""
         wanted = payload.get("id") if isinstance(payload, dict) else None
-        return wanted if isinstance(wanted, str) else None
+        return wanted[:200] if isinstance(wanted, str) else None
 
 
 class CardDesk:

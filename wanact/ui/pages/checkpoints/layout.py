@@ -32,9 +32,6 @@ class Ledger(Component):
             **kwargs,
         )
 
-    def preprocess(self, payload: Any) -> str | None:
-        return payload if isinstance(payload, str) else None
-
 
 def build_checkpoints(engine: Engine, _last_frame: gr.State) -> None:
     """Lay out the page and connect it, inside the current gr.Blocks."""
@@ -63,8 +60,9 @@ def build_checkpoints(engine: Engine, _last_frame: gr.State) -> None:
     upload.upload(shelf.add_upload, upload, answer, **quiet).then(_remark, answer, remark, js=_TELL, **quiet)
 
 
-def _remark(answer: dict[str, Any]) -> str:
-    if answer.get("problem"):
-        gr.Warning(answer["problem"], title="This checkpoint cannot be used")
-        return f"⚠ {answer['problem']}"
+def _remark(answer: Any) -> str:
+    problem = answer.get("problem") if isinstance(answer, dict) else None
+    if problem:
+        gr.Warning(str(problem)[:1_000], title="This checkpoint cannot be used")
+        return f"⚠ {str(problem)[:1_000]}"
     return "Your checkpoint is in the list, for you alone and for an hour. Choose it below, on Fly, or to compare."

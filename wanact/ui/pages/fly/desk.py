@@ -22,9 +22,9 @@ from PIL import Image
 from wanact import shapes
 from wanact.actions import ActionTrack
 from wanact.errors import UserError, without_folders
-from wanact.files import write_text
+from wanact.files import read_bytes, write_text
 from wanact.flying.pipeline import Cancelled
-from wanact.flying.record import FlightRecord
+from wanact.flying.record import MAX_BYTES, FlightRecord
 from wanact.flying.request import RequestError, clean_prompt
 from wanact.media.animation import write_animation
 from wanact.media.video import fit_image, write_mp4
@@ -301,14 +301,16 @@ class FlyDesk:
         entries = [{"id": choice.id, "label": choice.label} for choice in choices]
         return {"choices": entries, "default": self.engine.default_checkpoint(), "damaged": damaged}
 
-    def open_flight(self, path: str) -> dict[str, Any]:
+    def open_flight(self, path: str | None) -> dict[str, Any]:
         """Everything that a flight record sets, by the name of the field.
 
         Raises:
             gr.Error: in one sentence, if the file is no flight that can be flown here.
         """
         try:
-            flight = FlightRecord.parse(Path(path).read_bytes())
+            if not path:
+                raise RequestError("there is no file; choose a JSON that was saved with “Flight” under a clip")
+            flight = FlightRecord.parse(read_bytes(Path(path), MAX_BYTES))
             if flight.kind == "live":
                 raise RequestError("this flight was flown live, and is no clip; open it on Compare to fly it again")
             flight.track.require_length(self.engine.defaults["num_frames"])
