@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.ui.conftest import write_run
+from wanact.errors import UserError
 from wanact.files import CheckpointError
+from wanact.flying import pipeline
 from wanact.runs.ref import RUN_CONFIG
 from wanact.runs.store import CONTROLLER
 from wanact.ui import uploads
@@ -85,3 +87,44 @@ def test_uploads_expire_and_the_oldest_give_way(files, monkeypatch):
     monkeypatch.setattr(uploads, "KEEP_S", -1.0)
     assert kept.find(third.id) is None and not third.path.exists()
     shutil.rmtree(kept._folder.name, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"causal": {"window": 100_000, "num_inference_steps": 2}}, "window is 100000, expected .* to 1024"),
+        ({"causal": {"window": 10**400, "num_inference_steps": 2}}, "window is .*, expected"),
+        ({"causal": {"window": True, "num_inference_steps": 2}}, "window is True"),
+        ({"causal": {"window": 8, "num_inference_steps": 10**9}}, "num_inference_steps is 1000000000, expected"),
+        ({"causal": {"window": 8, "num_inference_steps": 2, "sampler": ["euler"] * 1000}}, "sampler is"),
+        ({"causal": "three"}, "causal settings"),
+        ({"action_magnitude_scale": [1e308] * 8}, r"action_magnitude_scale.0 is 1e\+308"),
+        ({"action_magnitude_scale": [float("nan")] * 8}, "action_magnitude_scale.0 is nan"),
+        ({"action_magnitude_scale": [1.0] * 9}, "action_magnitude_scale is"),
+        ({"action_controller_config": {"num_layers": 10**400}}, "num_layers"),
+        ({"action_controller_config": {"num_latent_frames": 10**6}}, "num_latent_frames"),
+        ({"action_controller_config": {"initial_scale": 10**400}}, "no action controller"),
+        ({"action_controller_config": {"dropout": 1e308}}, "no action controller"),
+        ({"action_controller_config": {"inject_layers": [10**400]}}, "no action controller"),
+    ],
+)
+def test_every_number_of_a_configuration_is_held_against_what_the_model_can_use(engine, files, tmp_path, change, says):
+    (name, weights), (_, path) = files
+    content = json.loads(path.read_text())
+    for key, value in change.items():
+        content[key] = content[key] | value if key == "action_controller_config" else value
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=says) as caught:
+        engine.uploads.add([(name, weights), (RUN_CONFIG, own)])
+    assert isinstance(caught.value, UserError) and len(str(caught.value)) < 400
+
+
+def test_a_window_that_no_memory_holds_is_refused_before_it_is_taken(engine, files, tmp_path, monkeypatch):
+    (name, weights), (_, path) = files
+    monkeypatch.setattr(pipeline, "free_memory", lambda _: 10_000)
+    content = json.loads(path.read_text()) | {"causal": {"window": 1000, "num_inference_steps": 2}}
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(content))
+    with pytest.raises(pipeline.OutOfMemory, match="remembers 1000 latent frames needs"):
+        engine.uploads.add([(name, weights), (RUN_CONFIG, own)])

@@ -8,25 +8,27 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Annotated, Any, Literal, overload
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from wanact import flow, shapes
-from wanact.actions import ActionTrack
-from wanact.files import CheckpointError, sha256
+from wanact.actions import NUM_CHANNELS, ActionTrack
+from wanact.files import CheckpointError, number, read_model, sha256
 from wanact.flying.fastest import fastest_dtype
 from wanact.flying.placement import (
     Clip,
     Placement,
     device_memory,
     explain_shortage,
+    free_memory,
     is_out_of_memory,
     release_memory,
     size_of,
@@ -39,6 +41,7 @@ from wanact.media import video
 from wanact.models import vae as vae_ops
 from wanact.models.components import PARTS
 from wanact.models.controller import WanActionController, controller_of
+from wanact.models.kv_cache import KVCache
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.models.transformer import Actions, PreparedText
 from wanact.runs import store
@@ -54,6 +57,7 @@ from wanact.weights.names import ConvertError
 # core instead of 2.8); larger ones frame by frame, whose memory does not grow with the clip.
 MAX_WHOLE_DECODE_PIXELS = 256 * 256
 PREVIEW_SCALE = 8
+MAX_SCALE = 1e6  # of a magnitude before the controller reads it; runs have 1 and 100
 
 
 class OutOfMemory(RequestError):
@@ -320,6 +324,38 @@ class WanActPipeline:
         longest = shapes.num_pixel_frames(self.components.transformer.config.rope_max_seq_len)  # of the rotary table
         return check_request(self.defaults | own, longest, request)
 
+    def check_settings(self, config: Mapping[str, Any]) -> None:
+        """Hold the numbers of a run's settings against what this model can use, before anything is built from them.
+
+        Args:
+            config: content of an action_train_config.json that nobody vouches for.
+
+        Raises:
+            CheckpointError, OutOfMemory: naming the one that is out of range.
+        """
+        causal = self._own_causal(config, "these weights")
+        if causal is not None:
+            self.require_cache(self.defaults["height"], self.defaults["width"], causal.window)
+        scale = config.get("action_magnitude_scale")
+        if scale is not None:
+            read_model(_Scale, {"action_magnitude_scale": scale}, CheckpointError)
+
+    def require_cache(self, height: int, width: int, window: int) -> None:
+        """Check that keys and values of a flight find room, before they take it.
+
+        Raises:
+            OutOfMemory: naming what they need and what there is.
+        """
+        transformer = self.components.transformer
+        (h, w), (_, p_h, p_w) = shapes.latent_size(height, width), transformer.config.patch_size
+        needed = KVCache.num_bytes(transformer, (h // p_h) * (w // p_w), window)
+        available = free_memory(self.device)
+        if needed > available:
+            raise OutOfMemory(
+                f"a flight of {width}x{height} that remembers {window} latent frames needs {needed / 1e9:.1f} GB of "
+                f"memory and {available / 1e9:.1f} GB are free"
+            )
+
     def preview(self, latents: Tensor, scale: int = PREVIEW_SCALE) -> np.ndarray:
         """Latents as small pictures, for a look while a clip is being drawn.
 
@@ -475,11 +511,13 @@ class WanActPipeline:
         latents = first_latent.repeat(1, 1, request.num_latent_frames, 1, 1)
         latents[:, :, 1:] = 0.0
         total = request.num_latent_frames - 1
+        settings = replace(self.causal, window=max(1, min(self.causal.window, total)))  # there is nothing behind that
+        self.require_cache(request.height, request.width, settings.window)
         sigmas = self.rollout_sigmas(request.num_inference_steps)
         with self.placement.using("transformer") as transformer:
             text = self._read_text(transformer, context[:1])
             rollout = CausalRollout(
-                transformer, self.controller, text, first_latent, sigmas, self.causal, prediction=self.prediction
+                transformer, self.controller, text, first_latent, sigmas, settings, prediction=self.prediction
             )
             for frame, latent in enumerate(rollout.clip(actions, total, draw_noise), start=1):
                 latents[:, :, frame : frame + 1] = latent
@@ -564,18 +602,29 @@ class WanActPipeline:
             transformer.check_controller(controller)
             scale = [float(factor) for factor in weights.config["action_magnitude_scale"]]
             ActionTrack.zeros(1).to_model(scale)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"the action controller of {folder} cannot be used here: {reason}") from error
         return controller.to(self.device, transformer.dtype).eval(), scale
 
     def _causal_settings(self, weights: FlightWeights, folder: Path) -> CausalSettings | None:
         """How a checkpoint is flown: as it says, else as the base whose transformer it leaves alone."""
-        try:
-            own = causal_settings(weights.config.get("causal"), self.defaults["num_inference_steps"])
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"the causal settings of {folder} cannot be used: {error}") from error
+        own = self._own_causal(weights.config, str(folder))
         return self.base_causal if own is None and weights.transformer is None else own
+
+    def _own_causal(self, config: Mapping[str, Any], whose: str) -> CausalSettings | None:
+        """What a run's settings say of flying frame by frame."""
+        try:
+            causal = causal_settings(config.get("causal"), self.defaults["num_inference_steps"])
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"the causal settings of {whose} cannot be used: {error}") from error
+        most = self.components.transformer.config.rope_max_seq_len
+        if causal is not None and causal.window > most:
+            raise CheckpointError(
+                f"the causal settings of {whose} cannot be used: window is {causal.window}, this model has places for "
+                f"{most} latent frames"
+            )
+        return causal
 
     @contextlib.contextmanager
     def _explaining_shortage(self, request: Request) -> Iterator[None]:
@@ -599,6 +648,12 @@ class WanActPipeline:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.timings[stage] = time.perf_counter() - start
+
+
+class _Scale(BaseModel):
+    action_magnitude_scale: Annotated[
+        list[Annotated[float, number(0, MAX_SCALE)]], Field(min_length=NUM_CHANNELS, max_length=NUM_CHANNELS)
+    ]
 
 
 def clip_of(request: Request) -> Clip:

@@ -398,6 +398,29 @@ def device_memory(device: torch.device) -> int:
     return psutil.virtual_memory().total
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory of a device that can still be taken; on the CPU, within the limit of the container."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    import psutil
+
+    return min(psutil.virtual_memory().available, _left_to_container(Path("/sys/fs/cgroup")))
+
+
+def _left_to_container(folder: Path) -> float:
+    """Bytes that a control group of Linux (version 2) leaves; infinite without a limit."""
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        if limit == "max":
+            return math.inf
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used = int((folder / "memory.current").read_text()) - int(stat.get("inactive_file", 0))  # a cache, given back
+        return max(0, int(limit) - used)
+    except (OSError, ValueError):
+        return math.inf
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is the device or the CPU running out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -17,6 +18,8 @@ from wanact.models.kv_cache import KVCache
 from wanact.models.transformer import Actions, PreparedText
 
 Sampler = Literal["euler", "consistency"]
+MAX_WINDOW = 1024  # latent frames that Wan's rotary table has places for; no model has seen a larger distance
+MAX_DRAW_STEPS = 100  # of a latent frame, far more than a causal checkpoint is trained for
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,17 @@ class CausalSettings:
     sampler: Sampler = "euler"
 
     def __post_init__(self) -> None:
-        for name in ("window", "num_inference_steps"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
+        for name, most in (("window", MAX_WINDOW), ("num_inference_steps", MAX_DRAW_STEPS)):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise UserError(f"{name} is {_brief(value)}, expected a whole number from 1 to {most}")
         if self.sampler not in get_args(Sampler):
-            raise UserError(f"sampler={self.sampler!r} must be one of {', '.join(get_args(Sampler))}")
+            raise UserError(f"sampler is {_brief(self.sampler)}, expected one of {', '.join(get_args(Sampler))}")
+
+
+def _brief(value: object) -> str:
+    """A value that may be anything, for a sentence."""
+    return str(value)[:20] if type(value) is int and abs(value) < 10**20 else reprlib.repr(value)[:40]
 
 
 DEFAULT_WINDOW = 20  # latent frames: a whole clip of 81 frames

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,14 @@ def check_controller(file: Path, header: Mapping[str, Any], config: Mapping[str,
         value = settings.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
             raise CheckpointError(
-                f"{name} of {file} is {str(value)[:40]}, expected a whole number from 1 to {largest:,}"
+                f"{name} of {file} is {reprlib.repr(value)[:40]}, expected a whole number from 1 to {largest:,}"
             )
     try:
         expected = _controller_shapes(json.dumps(settings, sort_keys=True))
         found = convert(
             "controller", {name: torch.empty(shape, device="meta") for name, shape in _shapes(header)}, partial=True
         )
-    except (ConvertError, TypeError, ValueError, RuntimeError) as error:
+    except (ConvertError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{file} is no action controller: {' '.join(str(error).split())[:200]}") from error
     missing = sorted(set(expected) - set(found))
     unknown = sorted(set(found) - set(expected))

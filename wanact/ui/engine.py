@@ -81,7 +81,9 @@ class Engine:
         self.index = RunIndex([runs] if isinstance(runs, str | os.PathLike) else runs)
         self.edits = edits or Edits()
         config = pipe.components.transformer.config
-        self.uploads = Uploads(config.num_attention_heads * config.attention_head_dim, config.num_layers)
+        self.uploads = Uploads(
+            config.num_attention_heads * config.attention_head_dim, config.num_layers, pipe.check_settings
+        )
         self.defaults: dict[str, Any] = pipe.defaults
         self.name = str(pipe.components.metadata.get("name") or pipe.components.path.name)
         self.negative_prompts = negative_prompts(config.text_dim)

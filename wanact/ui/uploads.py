@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,17 @@ class Uploads:
 
     Args:
         width, num_layers: of the transformer that they are flown on; None takes any.
+        check_settings: raises CheckpointError for a configuration with a number that the model cannot use.
     """
 
-    def __init__(self, width: int | None = None, num_layers: int | None = None):
+    def __init__(
+        self,
+        width: int | None = None,
+        num_layers: int | None = None,
+        check_settings: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    ):
         self.width, self.num_layers = width, num_layers
+        self._check_settings = check_settings
         self._folder = tempfile.TemporaryDirectory(prefix="wanact-uploads-")
         self._kept: dict[str, Upload] = {}
         self._lock = threading.Lock()
@@ -66,6 +73,7 @@ class Uploads:
         folder.mkdir(mode=0o700)
         try:
             config, names = self._take(files, folder)
+            self._check_settings(config)
             try:
                 check_flight_files(folder, config)
             except CheckpointError as error:

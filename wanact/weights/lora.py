@@ -192,7 +192,7 @@ def convert_lora(
         names = (module, found.spelled[module])
         if module in found.pairs:
             down, up = found.pairs[module]["A"], found.pairs[module]["B"]
-            if up.shape[1:] != down.shape[:1]:
+            if down.ndim < 2 or not len(down) or up.shape[1:] != down.shape[:1]:
                 raise ConvertError(f"the LoRA of {module} multiplies {tuple(up.shape)} with {tuple(down.shape)}")
             strength = found.alphas[module] / len(down) if module in found.alphas else 1.0
             strength *= 1.0 if strengths is None else _strength(strengths, names, len(down))
@@ -269,6 +269,8 @@ def _read(state: Mapping[str, Tensor]) -> _Found:
 
 def _put(found: _Found, module: str, match: re.Match[str], tensor: Tensor) -> None:
     if match["alpha"]:
+        if tensor.numel() != 1:
+            raise ConvertError(f"the alpha of {module} in the LoRA has {tensor.numel()} numbers, expected one")
         found.alphas[module] = float(tensor)
     elif match["diff"] == "diff":  # of the head: a whole difference is a pair with the identity as its up matrix
         found.pairs[module] = {"A": tensor, "B": torch.eye(len(tensor), dtype=tensor.dtype)}
