@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -385,3 +388,51 @@ def test_a_record_that_the_disk_does_not_take_leaves_the_one_before_and_no_half_
         desk.save(visitor.flight, "record", saved)
     assert record.read_bytes() == before and not list(saved.iterdir())
     assert set(tmp_path.iterdir()) - {saved} == entries
+
+
+def test_an_encoder_that_fails_ends_the_flight_and_gives_everything_back(live_desk, picture, monkeypatch):
+    desk = own_desk(live_desk)
+    before = len(os.listdir("/proc/self/fd"))
+    visitor = Visitor(desk, picture)
+    visitor.until("start")
+
+    def broken(frame):
+        raise cv2.error("cannot encode")
+
+    monkeypatch.setattr(live_flight, "encode_jpeg", broken)
+    assert "Something went wrong" in visitor.until("failed")["message"]
+    visitor.messages.close()
+    flight = desk.hangar.get(visitor.flight)
+    assert flight.landed_at is not None and flight.stream._memory is None and not flight._coming
+    assert not list(desk.folder.iterdir()) and nobody_flies(desk.line)
+    assert len(os.listdir("/proc/self/fd")) == before
+    monkeypatch.undo()
+    going_on = Visitor(desk, picture, {"from": visitor.flight, "at": None})
+    going_on.fly(1)
+    going_on.messages.close()
+
+
+def test_a_full_disk_is_said_to_who_takes_off(live_desk, picture, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert "no room for one more flight" in Visitor(own_desk(live_desk), picture).until("failed")["message"]
+
+
+def test_landed_flights_go_in_time_though_nobody_flies(live_desk, picture, monkeypatch):
+    desk = own_desk(live_desk, keep_s=0.2)
+    visitor = Visitor(desk, picture)
+    visitor.fly(1)
+    visitor.messages.close()
+    deadline = time.monotonic() + 20
+    while desk.hangar.get(visitor.flight) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert desk.hangar.get(visitor.flight) is None
+    desk = own_desk(live_desk)
+    monkeypatch.setattr(live_flight, "MAX_LANDED_BYTES", 1)
+    visitor = Visitor(desk, picture)
+    visitor.fly(1)
+    assert desk.hangar.get(visitor.flight) is not None, "one in the air is not forgotten"
+    visitor.messages.close()
+    assert desk.hangar.get(visitor.flight) is None

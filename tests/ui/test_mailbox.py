@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
 import pytest
 
-from wanact.ui.mailbox import MAX_PROMPT_BYTES, Mailbox, new_flight
+from wanact.ui.mailbox import MAX_PROMPT_BYTES, Mailbox, NoRoomError, new_flight
 
 W = [1, 0, 0, 0, 0, 0, 0, 0]
 NONE = [0] * 8
@@ -137,3 +138,21 @@ def test_it_works_across_a_fork(tmp_path, flight):
     other.tell({"n": 1, "held": W})
     os.write(told[1], b"1")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_mailbox_has_its_bytes_before_it_is_written_into(tmp_path, flight):
+    """A hole in a file that is mapped, on a full disk, ends the process with SIGBUS."""
+    stat = (tmp_path / flight).stat()
+    assert stat.st_blocks * 512 >= stat.st_size > MAX_PROMPT_BYTES
+
+
+@pytest.mark.parametrize("fails", ["open", "posix_fallocate"])
+def test_a_full_disk_is_one_sentence_and_leaves_no_file_and_no_descriptor(tmp_path, monkeypatch, fails):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, fails, full)
+    with pytest.raises(NoRoomError, match="no room for one more flight .No space left on device."):
+        Mailbox(tmp_path, new_flight(), create=True)
+    assert not list(tmp_path.iterdir()) and len(os.listdir("/proc/self/fd")) == before

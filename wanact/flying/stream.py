@@ -58,7 +58,7 @@ class Moment:
 
     latent: Tensor
     track: ActionTrack
-    text: Tensor | PreparedText
+    words: str
 
 
 class Flown(NamedTuple):
@@ -222,6 +222,7 @@ class WanActStream:
         )
         if request.image is None:
             raise RequestError("a live flight begins with a picture; a clip without one draws it from the words")
+        pipe.require_cache(request.height, request.width, self._settings.window)
         self.seed = request.seed
         self.image = request.image
         self.prompts: list[tuple[int, str]] = [(0, request.prompt)]
@@ -234,11 +235,11 @@ class WanActStream:
         self._shelf = _Shelf()
         self._drawn: _Drawn | None = None
         self._memory: _Memory | None = None  # None before the flight begins and after it has landed
+        self._text: Tensor | PreparedText | None = None  # what the network reads of the words; None like the memory
         self._commit_s = 0.0
         with self._flying():
             self._first = pipe.encode_image(request.image)
-            self._prompt, self._text = request.prompt, pipe.prepare_prompt(request.prompt)
-            self._first_text = self._text
+            self._prompt = self._first_words = request.prompt
             self.prefill()
 
     def step(self, action: Sequence[float] | np.ndarray, held: bool | None = None) -> np.ndarray:
@@ -269,21 +270,24 @@ class WanActStream:
             self._keep_drawn()
             now = self.num_frames
             self.taken_up = [*(n for n in self.taken_up if n < now), *([now] if now else [])]
+            past = list(self._past)[-self._warm_up :]
+            # What the network reads of the words is large and made again: it is kept of the newest words alone.
+            texts = {words: pipe.prepare_prompt(words) for words in self._words_of(past)}
+            first = self._first.to(pipe.device)
             rollout = CausalRollout(
-                *(pipe.components.transformer, pipe.controller, self._first_text, self._first),
+                *(pipe.components.transformer, pipe.controller, texts[self._first_words], first),
                 self._sigmas,
                 self._settings,
                 prediction=pipe.prediction,
             )
-            past = list(self._past)[-self._warm_up :]
             rollout.cache.skip(self._num_committed - len(past))
             for moment in past:
-                rollout.text = moment.text
-                rollout.commit(moment.latent, pipe.model_actions(moment.track))
-            rollout.text = self._text
+                rollout.text = texts[moment.words]
+                rollout.commit(moment.latent.to(pipe.device), pipe.model_actions(moment.track))
+            self._text = rollout.text = texts[self._prompt]
             screen = _Screen(vae_ops.StreamingDecoder(pipe.components.vae))
-            for latent in [self._first, *(moment.latent for moment in past)][-DECODER_MEMORY:]:
-                for _ in screen.show(latent):
+            for latent in [first, *(moment.latent for moment in past)][-DECODER_MEMORY:]:
+                for _ in screen.show(latent.to(pipe.device)):
                     pass
             self._memory = _Memory(rollout, screen)
 
@@ -388,11 +392,20 @@ class WanActStream:
         return other
 
     def land(self) -> None:
-        """Give the memory of keys and values back. What was flown stays; a fork takes it up again."""
+        """Give back what is on the device. What was flown stays, in the CPU's memory; a fork takes it up again."""
         if self._drawn is not None:
             with self.pipe.lock:
                 self._keep_drawn()
-        self._memory = None
+        self._memory = self._text = None
+        if self._first.device.type != "cpu":
+            self._first, self._shelf = self._first.cpu(), _Shelf()
+            kept = [replace(moment, latent=self._shelf.keep(moment.latent.cpu())) for moment in self._past]
+            self._past = deque(kept, maxlen=MAX_HISTORY)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the latents that are kept."""
+        return (len(self._past) + 1) * self._first.numel() * self._first.element_size()
 
     def _draw_newest(
         self, action: Sequence[float] | np.ndarray, newer: Callable[[], np.ndarray | None], held: bool | None
@@ -418,11 +431,15 @@ class WanActStream:
                 with torch.inference_mode():  # a twelfth faster than no_grad where calls are short
                     latent = self._now.rollout.draw(
                         self.pipe.model_actions(track),
-                        lambda noise=noise: torch.randn(self._first.shape, generator=noise).to(self._first.device),
+                        lambda noise=noise: torch.randn(self._first.shape, generator=noise).to(self.pipe.device),
                         after_step,
                     )
                 on_cpu = latent.device.type == "cpu"
-                return _Drawn(track, Moment(latent, track, self._text), at_rest, screen.after() if on_cpu else screen)
+                return _Drawn(track, Moment(latent, track, self._prompt), at_rest, screen.after() if on_cpu else screen)
+
+    def _words_of(self, past: Sequence[Moment]) -> set[str]:
+        """The words of latent frames, of the first, and of what is seen from now on."""
+        return {self._first_words, self._prompt, *(moment.words for moment in past)}
 
     def _is_rest(self, track: ActionTrack, held: bool | None) -> bool:
         """Whether the next latent frame is only shown: without a key, a second after the last one and the last words.
@@ -506,10 +523,10 @@ class WanActStream:
         with self._flying():
             self.commit()
             self._text = self._now.rollout.text = self.pipe.prepare_prompt(prompt)
+            self._prompt = prompt
             if self.num_frames == 0:  # nothing has been seen yet: the flight begins with these words
-                self._first_text = self._text
+                self._first_words = prompt
                 self.prefill()
-        self._prompt = prompt
         self._note_prompt()
 
     @property

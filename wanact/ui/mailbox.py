@@ -23,10 +23,17 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from wanact.actions import NUM_CHANNELS
+from wanact.errors import UserError
 from wanact.files import number, otherwise, whole
 
 MAX_HELD = 2.0  # times the full deflection of a key: the largest magnitudes that models have seen
 MAX_PROMPT_BYTES = 8_000
+
+
+class NoRoomError(UserError):
+    """The server cannot take one more flight; the message is one sentence for the visitor."""
+
+
 _MAX_NUMBER = 2**53  # the browser counts in doubles
 _ID = re.compile(r"[A-Za-z0-9_-]{20,64}")
 # Contact; held, paused and stopped with the number of the message they came in; acknowledged frame; a rewind with its
@@ -89,6 +96,7 @@ class Mailbox:
 
     Raises:
         KeyError: if there is no such flight.
+        NoRoomError: if one cannot be made, because the disk is full or too many files are open.
     """
 
     def __init__(self, folder: Path, flight: str, create: bool = False):
@@ -99,10 +107,19 @@ class Mailbox:
         try:
             self._file = os.open(self.path, flags, 0o600)
         except OSError as error:
+            if create and not isinstance(error, FileExistsError):
+                raise _no_room(error) from error
             raise KeyError(flight) from error
-        if create:
-            os.ftruncate(self._file, _SIZE)
-        self._memory = mmap.mmap(self._file, _SIZE)
+        try:
+            if create:  # with its bytes: writing into a hole that the disk has no room for would end the process
+                os.posix_fallocate(self._file, 0, _SIZE)
+            self._memory = mmap.mmap(self._file, _SIZE)
+        except (OSError, ValueError) as error:
+            os.close(self._file)
+            if create:
+                self.path.unlink(missing_ok=True)
+                raise _no_room(error) from error
+            raise KeyError(flight) from error  # being made, or no mailbox
         if create:
             self._store(Told((0.0,) * NUM_CHANNELS, False, False, 0, 0, (0, 0), (0, ""), time.monotonic()))
 
@@ -181,6 +198,11 @@ class Mailbox:
             len(words),
         )
         self._memory[: len(head) + len(words)] = head + words
+
+
+def _no_room(error: Exception) -> NoRoomError:
+    reason = getattr(error, "strerror", None) or error
+    return NoRoomError(f"the server has no room for one more flight ({reason}); try again in a few minutes")
 
 
 def new_flight() -> str:

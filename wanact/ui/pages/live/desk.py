@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import base64
+import contextlib
 import logging
 import os
 import shutil
@@ -273,42 +274,41 @@ class LiveDesk:
         """
         asked = _Order.model_validate(order if isinstance(order, dict) else {}, strict=True)
         flight_id = new_flight()
-        mailbox = Mailbox(self.folder, flight_id, create=True)
-        ticket = None
-        try:
-            before = self._before(asked)
-            if isinstance(before, FlightRecord):
-                choice = self.find((before.checkpoint or {}).get("id"))
-            else:
-                choice = before.choice if before else self.find(checkpoint)
-            ticket = self.line.enter(choice.id)
-            yield {"kind": "line", "place": self.line.place(ticket), "flight": flight_id}
-            yield from self._stand_in_line(flight_id, ticket, mailbox)
-            flight = yield from self._take_off(flight_id, before, asked, choice, first_frame, prompt, seed)
-            yield from self._fly(flight_id, flight, mailbox)
-        except UserError as error:
-            yield {
-                "kind": "failed",
-                "flight": flight_id,
-                "message": sentence(self.engine.index.plain(str(error))),
-            }
-        except MemoryError:
-            logger.exception("out of memory")
-            message = "There is not enough memory for a flight now; try again in a minute."
-            yield {"kind": "failed", "flight": flight_id, "message": message}
-        except Exception:
-            logger.exception("a live flight failed")
-            message = "Something went wrong in flight; take off again."
-            yield {"kind": "failed", "flight": flight_id, "message": message}
-        finally:
-            self.turns.leave(flight_id)
-            if ticket is not None:
-                self.line.leave(ticket)
-            flight = self.hangar.get(flight_id)
-            if flight is not None:
-                flight.land()
+        with contextlib.ExitStack() as leaving:  # each of these, whatever becomes of the others
+            try:
+                mailbox = Mailbox(self.folder, flight_id, create=True)
+                leaving.callback(mailbox.close, remove=True)
+                before = self._before(asked)
+                if isinstance(before, FlightRecord):
+                    choice = self.find((before.checkpoint or {}).get("id"))
+                else:
+                    choice = before.choice if before else self.find(checkpoint)
+                ticket = self.line.enter(choice.id)
+                leaving.callback(self.line.leave, ticket)
+                leaving.callback(self.turns.leave, flight_id)
+                leaving.callback(self._put_away, flight_id)
+                yield {"kind": "line", "place": self.line.place(ticket), "flight": flight_id}
+                yield from self._stand_in_line(flight_id, ticket, mailbox)
+                flight = yield from self._take_off(flight_id, before, asked, choice, first_frame, prompt, seed)
+                yield from self._fly(flight_id, flight, mailbox)
+            except UserError as error:
+                yield _failed(flight_id, sentence(self.engine.index.plain(str(error))))
+            except MemoryError:
+                logger.exception("out of memory")
+                yield _failed(flight_id, "There is not enough memory for a flight now; try again in a minute.")
+            except Exception:
+                logger.exception("a live flight failed")
+                yield _failed(flight_id, "Something went wrong in flight; take off again.")
+
+    def _put_away(self, flight_id: str) -> None:
+        """Land a flight that is in the air, and keep what was flown."""
+        flight = self.hangar.get(flight_id)
+        if flight is not None:
+            flight.land()
+            try:
                 self.hangar.put(flight_id, flight)
-            mailbox.close(remove=True)
+            except OSError:
+                logger.exception("a landed flight could not be kept")
 
     def _before(self, order: _Order) -> LiveFlight | FlightRecord | None:
         """The flight to go on with, landed; only its record, if it flew in another process; None for a new one."""
@@ -537,6 +537,10 @@ class LiveDesk:
         num_frames = flight.write_mp4(path, fps)
         cut = f"; the first {flight.num_forgotten / fps:.0f} s are not kept" if flight.num_forgotten else ""
         return path, f"{num_frames / fps:.1f} s, {num_frames} frames as they were shown{cut}"
+
+
+def _failed(flight_id: str, message: str) -> dict[str, Any]:
+    return {"kind": "failed", "flight": flight_id, "message": message}
 
 
 def _down(told: Told) -> tuple[bool, ...]:

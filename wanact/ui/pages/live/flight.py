@@ -29,6 +29,7 @@ from wanact.ui.mailbox import is_flight_id
 logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 88
+MAX_LANDED_BYTES = 2 * 2**30  # of pictures and latents of all landed flights; the oldest are forgotten
 MAX_PICTURE_BYTES = 96 * 2**20  # of a flight: about 15 minutes of nano, 3 of 832x480; the oldest are forgotten
 
 
@@ -213,12 +214,19 @@ class LiveFlight:
         if self.landed_at is None:
             try:
                 self._complete()
-            except (RuntimeError, MemoryError):
+            except Exception:  # whatever an encoder or a device raises: the flight ends
                 logger.exception("the last pictures of a flight could not be made")
+            self._pieces = self._encoded = None
+            self._coming.clear()
             if self._background is not None:
-                self._background.shutdown()
+                self._background.shutdown(cancel_futures=True)
             self.landed_at = time.monotonic()
             self.stream.land()
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of pictures and latents."""
+        return self._num_bytes + self.stream.num_bytes
 
     def record(self) -> FlightRecord:
         """The flight as a record that flies it again."""
@@ -248,25 +256,48 @@ class Hangar:
         self.folder, self.max_landed, self.keep_s = folder, max_landed, keep_s
         self.on_disk, self.fps = on_disk, fps
         self._flights: dict[str, LiveFlight] = {}
+        self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
 
     def put(self, flight_id: str, flight: LiveFlight) -> None:
         """Keep a flight; of those that have landed, forget what is too much or too old."""
         with self._lock:
             self._flights[flight_id] = flight
-            landed = {i: f.landed_at for i, f in self._flights.items() if f.landed_at is not None}
-            newest_first = sorted(landed, key=lambda i: -landed[i])
-            too_many = set(newest_first[self.max_landed :])
-            old = {i for i, at in landed.items() if time.monotonic() - at > self.keep_s}
-            for forgotten in too_many | old:
-                del self._flights[forgotten]
-        if self.on_disk and flight.landed_at is not None:
-            for file in self.folder.glob("*.*"):
-                if time.time() - file.stat().st_mtime > self.keep_s:
-                    file.unlink(missing_ok=True)
-            if flight.stream.num_frames:
-                flight.write_mp4(self._file(flight_id, "clip"), self.fps)
-            write_text(self._file(flight_id, "record"), flight.record().to_json())
+        self.forget_old()
+        if flight.landed_at is not None:
+            self._look_again()
+            if self.on_disk:
+                self._leave_files(flight_id, flight)
+
+    def forget_old(self) -> None:
+        """Forget landed flights that are too many, too large together, or too old."""
+        with self._lock:
+            landed = [(f.landed_at, i) for i, f in self._flights.items() if f.landed_at is not None]
+            num_bytes = 0
+            for place, (at, flight_id) in enumerate(sorted(landed, reverse=True)):
+                num_bytes += self._flights[flight_id].num_bytes
+                old = time.monotonic() - at > self.keep_s
+                if place >= self.max_landed or num_bytes > MAX_LANDED_BYTES or old:
+                    del self._flights[flight_id]
+
+    def _look_again(self) -> None:
+        """See to it that the flight that has just landed goes in time, though nobody may fly until then."""
+        timer = threading.Timer(self.keep_s + 1, self.forget_old)
+        timer.daemon = True
+        with self._lock:
+            before, self._timer = self._timer, timer
+        if before is not None:
+            before.cancel()
+        timer.start()
+
+    def _leave_files(self, flight_id: str, flight: LiveFlight) -> None:
+        """Record and clip for a process that does not know this flight."""
+        for file in self.folder.glob("*.*"):
+            if time.time() - file.stat().st_mtime > self.keep_s:
+                file.unlink(missing_ok=True)
+        if flight.stream.num_frames:
+            flight.write_mp4(self._file(flight_id, "clip"), self.fps)
+        write_text(self._file(flight_id, "record"), flight.record().to_json())
 
     def get(self, flight_id: Any) -> LiveFlight | None:
         """The flight with this id, or None."""
