@@ -5,11 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.flying.test_stream import write_causal_run
 from tests.ui.conftest import write_run
 from wanact.files import CheckpointError
+from wanact.flying import pipeline
+from wanact.flying.pipeline import Cancelled
 from wanact.flying.prompts import negative_prompts
+from wanact.flying.turns import Turns
 from wanact.runs.ref import BASE
-from wanact.ui.engine import Decoded, Denoised, Engine, Waiting
+from wanact.ui.engine import Decoded, Denoised, Engine, Waiting, _Room
 from wanact.ui.pages.fly.desk import FlyForm
 
 
@@ -89,6 +93,60 @@ def test_visitors_with_different_checkpoints_get_what_each_would_get_alone(engin
     for one, other in zip(alone, together, strict=True):
         assert np.array_equal(one, other)
     assert not np.array_equal(alone[0], alone[1])
+
+
+def test_work_that_is_cut_at_every_block_gives_the_same_frames(engine, flight, runs_root, tmp_path, monkeypatch):
+    """Clips of a checkpoint, of the base, and of a causal checkpoint, which is flown latent frame by latent frame."""
+    monkeypatch.setattr(pipeline, "SLICE_S", -1.0)
+    monkeypatch.setattr(Turns, "_next", lambda self, places: next(iter(places), None))  # the others, at every chance
+    write_causal_run(tmp_path / "live")
+    causal = Engine(engine.pipe, tmp_path).checkpoints()[0][0]
+    flights = [flight, replace(flight, checkpoint=engine.find(BASE)), replace(flight, checkpoint=causal, seed=4)]
+    alone = [frames_of(engine.fly(flight)) for flight in flights]
+    together, ways = [None] * len(flights), []
+    give_way = Turns.give_way
+
+    def counted(self):
+        self.slice_s = 0.0
+        ways.append(give_way(self))
+        return ways[-1]
+
+    monkeypatch.setattr(Turns, "give_way", counted)
+
+    def visit(i):
+        together[i] = frames_of(engine.fly(flights[i]))
+
+    visitors = [threading.Thread(target=visit, args=(i,)) for i in range(len(flights))]
+    for one in visitors:
+        one.start()
+    for one in visitors:
+        one.join()
+    assert sum(ways) > 20, "they have had the model in turns"
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_what_would_not_fit_beside_others_waits_and_what_is_alone_gets_all(engine):
+    room, gone = _Room(100), threading.Event()
+    with room.taken(500, gone):
+        entered = threading.Event()
+
+        def enter(num_bytes):
+            with room.taken(num_bytes, gone):
+                entered.set()
+
+        other = threading.Thread(target=enter, args=(10,))
+        other.start()
+        assert not entered.wait(0.2)
+    other.join(10)
+    assert entered.is_set()
+    with room.taken(60, gone), room.taken(40, gone):
+        left = threading.Event()
+        left.set()
+        with pytest.raises(Cancelled), room.taken(1, left):
+            pass
+    with room.taken(100, gone):
+        pass
 
 
 def test_closing_a_flight_stops_it_and_frees_the_model(engine, flight, monkeypatch):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
-import threading
 import time
 import warnings
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from wanact.flying.fastest import fastest_dtype
 from wanact.flying.placement import (
     Clip,
     Placement,
+    activations,
     device_memory,
     explain_shortage,
     free_memory,
@@ -37,6 +39,7 @@ from wanact.flying.placement_options import NOTHING_SPECIAL, FitOptions
 from wanact.flying.prompts import Prompts, PromptStore, encoder_identity
 from wanact.flying.request import ClipRequest, Picture, Request, RequestError, check_request
 from wanact.flying.rollout import CausalRollout, CausalSettings, causal_settings
+from wanact.flying.turns import SLICE_S, Turns
 from wanact.media import video
 from wanact.models import vae as vae_ops
 from wanact.models.components import PARTS
@@ -54,9 +57,11 @@ from wanact.weights.model_dir import Components, fingerprint, former_fingerprint
 from wanact.weights.names import ConvertError
 
 # Clips with frames up to this size are decoded in one pass, which takes a third less time (nano, 96x160: 1.8 s of one
-# core instead of 2.8); larger ones frame by frame, whose memory does not grow with the clip.
-MAX_WHOLE_DECODE_PIXELS = 256 * 256
+# core instead of 2.8); larger ones frame by frame: in short slices, and in memory that does not grow with the clip.
+MAX_WHOLE_DECODE_PIXELS = 192 * 192
 PREVIEW_SCALE = 8
+MAX_KEPT, MAX_KEPT_BYTES = 4, 2**30  # checkpoints whose weights stay at hand, for turns that change between them
+BLOCKS_AHEAD = 4  # blocks of a network that are queued on a GPU
 MAX_SCALE = 1e6  # of a magnitude before the controller reads it; runs have 1 and 100
 
 
@@ -89,7 +94,8 @@ OnFrames = Callable[[np.ndarray], None]
 
 
 class WanActPipeline:
-    """Draws clips with one model. One call at a time: a call waits while another holds `lock`.
+    """Draws clips with one model. One call works at a time, and gives way to others between its slices, the blocks of
+    the networks (`wanact.flying.turns`); between steps where they are compiled, between clips where they are offloaded.
 
     Several visitors choose different checkpoints; who loads one and flies it takes `lock` around both, so that nobody
     swaps it in between:
@@ -105,7 +111,7 @@ class WanActPipeline:
         causal: how it is flown frame by frame, None for a checkpoint that draws all frames of a clip together.
         base_causal: the same of the base, and so of checkpoints that leave its transformer as it is.
         timings: seconds that each stage of the last clip took.
-        lock: held during a call, reentrant.
+        lock: held during a call, reentrant; work of others may come between, and finds its own checkpoint there.
         notes: sentences for whoever started it: which fine-tuned weights fitted, which options could not be had.
 
     Args:
@@ -125,10 +131,13 @@ class WanActPipeline:
         self.base_causal: CausalSettings | None = None
         self.causal: CausalSettings | None = None
         self.timings: dict[str, float] = {}
-        self.lock = threading.RLock()
+        self.lock = Turns()
         self._magnitude_scale: list[float] = []
         self._overlay = Overlay(components.transformer)
-        self._loaded: tuple | None = None
+        self._worn: _Worn | None = None
+        self._kept: OrderedDict[tuple, _Worn] = OrderedDict()
+        self._queued: deque[torch.cuda.Event] = deque()
+        self._cut_into_slices()
         self._fine_tuned: tuple[Path, ...] = ()
         self._prompts = self._make_prompts()
 
@@ -237,27 +246,102 @@ class WanActPipeline:
         """
         with self.lock:
             if run_or_checkpoint is None:
-                with self.placement.changing_weights():
-                    self._overlay.remove()
-                self.controller, self.checkpoint, self.causal, self._loaded = None, None, self.base_causal, None
+                self._put_on(None)
                 return
             folder = store.resolve(run_or_checkpoint)
             stamp = (folder.resolve(), *_file_stamps(folder))
-            if stamp == self._loaded:
-                return
-            weights = store.load_flight_weights(folder)
-            controller, scale = self._build_controller(weights, folder)
-            causal = self._causal_settings(weights, folder)
-            self.load_controller(None)
-            try:
-                replaced = convert("transformer", weights.transformer or {}, partial=True)
-                with self.placement.changing_weights():
-                    self._overlay.apply(replaced, convert_lora(weights.lora) if weights.lora else None)
-            except (OverlayError, ConvertError) as error:
-                raise CheckpointError(f"{folder} was made for another base model: {error}") from error
-            self.controller, self._magnitude_scale, self.causal = controller, scale, causal
-            self.checkpoint = weights.ref
-            self._loaded = stamp
+            if self._worn is None or self._worn.stamp != stamp:
+                self._put_on(self._kept.get(stamp) or self._read(folder, stamp))
+
+    def _read(self, folder: Path, stamp: tuple) -> _Worn:
+        """A checkpoint from its files."""
+        weights = store.load_flight_weights(folder)
+        controller, scale = self._build_controller(weights, folder)
+        causal = self._causal_settings(weights, folder)
+        try:
+            replaced = convert("transformer", weights.transformer or {}, partial=True)
+            lora = convert_lora(weights.lora) if weights.lora else None
+        except ConvertError as error:
+            raise _does_not_fit(folder, error) from error
+        return _Worn(stamp, weights.ref, controller, scale, causal, replaced, lora)
+
+    def _put_on(self, worn: _Worn | None) -> None:
+        """Wear a checkpoint instead of what is worn now; None for the base."""
+        if worn is self._worn:
+            return
+        begun = time.perf_counter()
+        self.controller, self.checkpoint, self.causal = None, None, self.base_causal
+        self._magnitude_scale, self._worn = [], None
+        try:
+            with self.placement.changing_weights():
+                self._overlay.remove()
+                if worn is not None:
+                    self._overlay.apply(worn.replaced, worn.lora)
+        except OverlayError as error:
+            assert worn is not None, "the base fits"
+            raise _does_not_fit(worn.stamp[0], error) from error
+        if worn is None:
+            return
+        self.controller, self.checkpoint, self.causal = worn.controller, worn.ref, worn.causal
+        self._magnitude_scale, self._worn = worn.scale, worn
+        self._keep(worn)
+        # Where visitors fly different checkpoints, each turn begins with this; it shall be a small part of the turn.
+        self.lock.slice_s = max(SLICE_S, 4 * (time.perf_counter() - begun))
+
+    def _keep(self, worn: _Worn) -> None:
+        """Have what was read at hand, if it is small, for turns that change between checkpoints."""
+        if worn.num_bytes <= MAX_KEPT_BYTES:
+            self._kept[worn.stamp] = worn
+            self._kept.move_to_end(worn.stamp)
+        while sum(one.num_bytes for one in self._kept.values()) > MAX_KEPT_BYTES or len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
+
+    # Turns
+
+    def _cut_into_slices(self) -> None:
+        """Have every block of a network and every part of it look whose turn it is."""
+        options, parts = self.placement.options, self.components
+        if options.offload != "none" or options.compile or options.vae_tiling:
+            return
+        for network in (parts.transformer, parts.vae, parts.text_encoder):
+            for module in network.modules() if network is not None else ():
+                if isinstance(module, torch.nn.ModuleList):
+                    for block in module:
+                        block.register_forward_pre_hook(self._before_block)
+                        for part in block.children():
+                            part.register_forward_pre_hook(self._between_slices)
+        if self.device.type == "cpu":  # where the attention of a large clip takes longer than a slice
+            for block in parts.transformer.blocks:
+                block.attn1.processor.between_pieces = self._between_slices
+
+    def _before_block(self, *_: object) -> None:
+        if self.device.type == "cuda" and self.lock.is_mine:
+            self._wait_for_device()
+        self._between_slices()
+
+    def _between_slices(self, *_: object) -> None:
+        """Let others have the model if it is their turn, and wear afterwards what is worn now.
+
+        Raises:
+            Cancelled: if nobody waits for what is drawn.
+        """
+        if not self.lock.is_mine:
+            return
+        if self.lock.is_for_nobody:
+            raise Cancelled("nobody waits for this clip any more")
+        if self.placement.options.offload != "none":
+            return  # another's work would move the network away
+        worn = self._worn
+        if self.lock.give_way():
+            self._put_on(worn)
+
+    def _wait_for_device(self) -> None:
+        """Queue a few blocks ahead and no more: whoever comes next would wait for all of them."""
+        event = torch.cuda.Event()
+        event.record()
+        self._queued.append(event)
+        if len(self._queued) > BLOCKS_AHEAD:
+            self._queued.popleft().synchronize()
 
     @overload
     def __call__(
@@ -302,17 +386,19 @@ class WanActPipeline:
         is_request = len(asked) == 1 and isinstance(asked[0], ClipRequest) and not options
         request = self.check(asked[0] if is_request else ClipRequest(*asked, **options))
         with self.lock, torch.no_grad(), self._explaining_shortage(request):
-            self.timings = {}
             actions = self.model_actions(request.track)
-            with self._timed("text"):
+            timings: dict[str, float] = {}
+            with self._timed("text", timings):
                 context = self._encode_text(request)
-            with self._timed("encode"):
+            with self._timed("encode", timings):
                 first_latent = None if request.image is None else self.encode_image(request.image)
-            with self._timed("denoise"):
+            with self._timed("denoise", timings):
                 draw = self._denoise if self.causal is None else self._roll_out
                 latents = draw(request, context, first_latent, actions, on_step)
-            with self._timed("decode"):
-                return self.decode(latents, on_frames)
+            with self._timed("decode", timings):
+                frames = self.decode(latents, on_frames)
+            self.timings = timings
+            return frames
 
     def check(self, request: ClipRequest) -> Request:
         """The request as it would be drawn now, with the defaults of the model and of the loaded checkpoint.
@@ -339,6 +425,15 @@ class WanActPipeline:
         scale = config.get("action_magnitude_scale")
         if scale is not None:
             read_model(_Scale, {"action_magnitude_scale": scale}, CheckpointError)
+
+    def memory_for(self, request: ClipRequest | Request) -> int:
+        """Bytes that drawing a clip takes beside the weights, at most.
+
+        Raises:
+            RequestError, ImageError, ActionError: as `check`.
+        """
+        request = request if isinstance(request, Request) else self.check(request)
+        return activations(size_of(self.components), clip_of(request), self.placement.options)
 
     def require_cache(self, height: int, width: int, window: int) -> None:
         """Check that keys and values of a flight find room, before they take it.
@@ -398,6 +493,7 @@ class WanActPipeline:
             whole = pixels <= MAX_WHOLE_DECODE_PIXELS or vae.use_tiling  # tiles hold the whole clip, not frames of it
             for chunk in [vae_ops.decode(vae, latents)] if whole else vae_ops.iter_decode(vae, latents):
                 frames.append(video.to_uint8(chunk[0]))
+                self._between_slices()
                 if on_frames is not None:
                     on_frames(frames[-1])
         return np.concatenate(frames)
@@ -476,6 +572,7 @@ class WanActPipeline:
             apart = self.placement.splits_guidance(clip_of(request))
             text, prepared = self._prepare(transformer, context.split(1 if apart else len(context)), actions, request)
             for step, t in enumerate(scheduler.timesteps):
+                self._between_slices()
                 if known:
                     latents[:, :, :1] = first_latent
                 output = self._predict(latents, t, text, prepared, request.guidance_scale, known)
@@ -642,12 +739,42 @@ class WanActPipeline:
             raise OutOfMemory(problem)
 
     @contextlib.contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def _timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
         start = time.perf_counter()
         yield
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.timings[stage] = time.perf_counter() - start
+        timings[stage] = time.perf_counter() - start
+
+
+@dataclass(frozen=True, eq=False)
+class _Worn:
+    """A checkpoint as it was read.
+
+    Attributes:
+        stamp: its folder, and what changes when it is written anew.
+        ref: which one it is.
+        controller, scale, causal: as the pipeline's.
+        replaced, lora: what is laid over the transformer.
+    """
+
+    stamp: tuple
+    ref: CheckpointRef
+    controller: WanActionController | None
+    scale: list[float]
+    causal: CausalSettings | None
+    replaced: dict[str, Tensor]
+    lora: dict[str, Tensor] | None
+
+    @functools.cached_property
+    def num_bytes(self) -> int:
+        own = () if self.controller is None else self.controller.parameters()
+        tensors = [*own, *self.replaced.values(), *(self.lora or {}).values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _does_not_fit(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{folder} was made for another base model: {error}")
 
 
 class _Scale(BaseModel):

@@ -288,14 +288,24 @@ def _num_tokens(size: ModelSize, clip: Clip) -> int:
     return shapes.num_latent_frames(clip.num_frames) * h * w // size.latents_per_token
 
 
+def activations(size: ModelSize, clip: Clip, options: FitOptions = NOTHING_SPECIAL) -> int:
+    """Bytes that a clip needs at most on the device beside the weights."""
+    return max(_denoise_bytes(size, clip), _decode_bytes(size, clip, options))
+
+
+def _denoise_bytes(size: ModelSize, clip: Clip) -> int:
+    # At the widest place the feed-forward layer's input and output lie beside a handful of tensors of the width.
+    return _num_tokens(size, clip) * clip.branches * size.itemsize * (2 * size.ffn_width + 5 * size.width)
+
+
+def _decode_bytes(size: ModelSize, clip: Clip, options: FitOptions) -> int:
+    maps = min(clip.height * clip.width, 256 * 256) if options.vae_tiling else clip.height * clip.width
+    return int(DECODE_MAPS * maps * size.decoder_dim * 4) + clip.num_frames * clip.height * clip.width * 3
+
+
 def estimate(size: ModelSize, clip: Clip, options: FitOptions = NOTHING_SPECIAL) -> int:
     """Bytes that a clip needs at most on the device, weights included."""
-    tokens = _num_tokens(size, clip) * clip.branches
-    # At the widest place the feed-forward layer's input and output lie beside a handful of tensors of the width.
-    denoise = tokens * size.itemsize * (2 * size.ffn_width + 5 * size.width)
-    maps = min(clip.height * clip.width, 256 * 256) if options.vae_tiling else clip.height * clip.width
-    decode = int(DECODE_MAPS * maps * size.decoder_dim * 4)
-    decode += clip.num_frames * clip.height * clip.width * 3
+    denoise, decode = _denoise_bytes(size, clip), _decode_bytes(size, clip, options)
     transformer = size.transformer
     if options.fp8:
         transformer = int(transformer / size.itemsize * 1.04)  # norms and embeddings stay as they are

@@ -44,9 +44,18 @@ class PreparedText:
     keys_values: list[tuple[Tensor, Tensor]]
 
 
+QUERIES_A_PIECE = 1024  # tokens
+
+
 class WanActAttnProcessor(WanAttnProcessor):
     """The stock attention with a faster rotary embedding, and with keys and values that are there already: those of
-    prepared text, and those that a flight remembers."""
+    prepared text, and those that a flight remembers.
+
+    Attributes:
+        between_pieces: if set, long queries are attended for in pieces, and it is called between them.
+    """
+
+    between_pieces: Callable[[], object] | None = None
 
     def __call__(
         self,
@@ -74,18 +83,30 @@ class WanActAttnProcessor(WanAttnProcessor):
         if torch.is_grad_enabled() and query.dtype == torch.bfloat16 and query.device.type == "cpu":
             out = _two_products(query, key, value, attention_mask)
         else:
-            out = dispatch_attention_fn(
-                query,
-                key,
-                value,
-                attn_mask=attention_mask,
-                dropout_p=0.0,
-                is_causal=False,
-                backend=self._attention_backend,
-                parallel_config=self._parallel_config,
-            )
+            out = self._attend(query, key, value, attention_mask)
         out = out.flatten(2, 3).type_as(query)
         return attn.to_out[1](attn.to_out[0](out))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """What [B, L, N, K] queries find; each on its own, so that pieces of them find the same."""
+        whole = self.between_pieces is None or mask is not None or query.shape[1] < 2 * QUERIES_A_PIECE
+        found = []
+        for piece in [query] if whole else query.split(QUERIES_A_PIECE, dim=1):
+            found.append(
+                dispatch_attention_fn(
+                    piece,
+                    key,
+                    value,
+                    attn_mask=mask,
+                    dropout_p=0.0,
+                    is_causal=False,
+                    backend=self._attention_backend,
+                    parallel_config=self._parallel_config,
+                )
+            )
+            if self.between_pieces is not None and not whole:
+                self.between_pieces()
+        return found[0] if whole else torch.cat(found, dim=1)
 
 
 def _two_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

@@ -18,16 +18,22 @@ from wanact import shapes
 from wanact.actions import ActionTrack
 from wanact.files import CheckpointError
 from wanact.flying.pipeline import Cancelled, OnFrames, OnStep, Progress
+from wanact.flying.placement import free_memory
 from wanact.flying.prompts import negative_prompts
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay
 from wanact.flying.request import ClipRequest
 from wanact.flying.rollout import says_causal
+from wanact.flying.turns import Place
 from wanact.runs.index import MAX_UNASKED_BYTES, Entry, RunIndex
 from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef
 from wanact.runs.store import TRANSFORMER
+from wanact.ui import visitor
 from wanact.ui.edits import Edits
 from wanact.ui.uploads import PREFIX, Uploads
+
+TOGETHER = 3  # clips and comparisons that are drawn in turns, if there is memory for them
+ROOM_SHARE = 0.8  # of the memory that is free when the page opens, for clips that are drawn side by side
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Engine:
         self.defaults: dict[str, Any] = pipe.defaults
         self.name = str(pipe.components.metadata.get("name") or pipe.components.path.name)
         self.negative_prompts = negative_prompts(config.text_dim)
+        self._room = _Room(int(ROOM_SHARE * free_memory(pipe.device)))
         self.num_actions = shapes.num_actions(self.defaults["num_frames"])
 
     def fingerprint(self) -> str:
@@ -139,7 +146,7 @@ class Engine:
     def fly(self, flight: Flight) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
         """Draw a clip. The last event is its frames, uint8 [F, H, W, 3].
 
-        Closing the iterator cancels the flight after the denoising step in hand.
+        Closing the iterator cancels the flight after the slice in hand.
 
         Raises:
             CheckpointError: if the checkpoint cannot be loaded.
@@ -150,7 +157,8 @@ class Engine:
             track = flight.track if self.pipe.controller is not None else None
             return self.pipe(replace(flight, track=track), on_step=on_step, on_frames=on_frames)
 
-        yield from self._events(flight.checkpoint, draw)
+        request = self.pipe.check(flight)  # refused here, before it waits for the model
+        yield from self._events(flight.checkpoint, draw, self.pipe.memory_for(request))
 
     def replay(
         self, record: FlightRecord, checkpoint: CheckpointRef
@@ -160,25 +168,32 @@ class Engine:
         def draw(on_step: OnStep, on_frames: OnFrames) -> np.ndarray:
             return replay(self.pipe, record, on_frames, on_step=on_step)
 
-        yield from self._events(checkpoint, draw)
+        needed = self.pipe.memory_for(record.to_request()) if record.kind == "clip" else 0
+        yield from self._events(checkpoint, draw, needed)
 
     def _events(
-        self, checkpoint: CheckpointRef, draw: Callable[[OnStep, OnFrames], np.ndarray]
+        self, checkpoint: CheckpointRef, draw: Callable[[OnStep, OnFrames], np.ndarray], needed: int
     ) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
-        """What `draw` tells while it runs on a checkpoint, in a thread of its own; last its frames."""
+        """What `draw` tells while it runs on a checkpoint, in a thread of its own; last its frames.
+
+        Args:
+            needed: bytes of memory that it takes at most.
+        """
         events: queue.SimpleQueue = queue.SimpleQueue()
-        abandoned = threading.Event()
         clip: Future = Future()
+        place = self.pipe.lock.place(visitor.current())
 
         def on_step(progress: Progress) -> None:
-            _go_on(abandoned)
+            _go_on(place)
             preview = self.pipe.preview(progress.latents_preview)
             events.put(Denoised(progress.step, progress.total, preview))
 
         def work() -> None:
             try:
-                with self._loaded(checkpoint, abandoned):
-                    frames = draw(on_step, _counting(events, abandoned))
+                with self._room.taken(needed, place.gone), place:
+                    _go_on(place)
+                    self.load(checkpoint)
+                    frames = draw(on_step, _counting(events, place))
                 clip.set_result(frames)
             except BaseException as error:
                 clip.set_exception(error)
@@ -196,16 +211,7 @@ class Engine:
                     return
                 yield event
         finally:
-            abandoned.set()
-
-    @contextlib.contextmanager
-    def _loaded(self, checkpoint: CheckpointRef, abandoned: threading.Event) -> Iterator[None]:
-        """The pipeline to ourselves with a checkpoint: loading it and flying it belong together."""
-        with self.pipe.lock:
-            if abandoned.is_set():
-                raise Cancelled("the visitor cancelled the flight before it began")
-            self.load(checkpoint)
-            yield
+            place.gone.set()
 
     def load(self, choice: CheckpointRef) -> None:
         """Lay a checkpoint over the base, its files verified if they are small; hold the pipeline's lock.
@@ -229,18 +235,58 @@ class Engine:
             ) from error
 
 
-def _go_on(abandoned: threading.Event) -> None:
-    if abandoned.is_set():
+class _Room:
+    """Memory for what is drawn side by side, first come, first served; what is alone gets all there is.
+
+    Args:
+        num_bytes: that there are.
+    """
+
+    def __init__(self, num_bytes: int):
+        self.num_bytes = num_bytes
+        self._taken: list[int] = []
+        self._line: list[object] = []
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, num_bytes: int, gone: threading.Event) -> Iterator[None]:
+        """Wait until there is room, and hold it; Cancelled if `gone` is set before."""
+        ticket = object()
+
+        def may_enter() -> bool:
+            return self._line[0] is ticket and (not self._taken or sum(self._taken) + num_bytes <= self.num_bytes)
+
+        with self._changed:
+            self._line.append(ticket)
+            try:
+                while not gone.is_set() and not self._changed.wait_for(may_enter, 0.5):
+                    pass
+            finally:
+                self._line.remove(ticket)
+                self._changed.notify_all()
+            if gone.is_set():
+                raise Cancelled("the visitor left before the flight began")
+            self._taken.append(num_bytes)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken.remove(num_bytes)
+                self._changed.notify_all()
+
+
+def _go_on(place: Place) -> None:
+    if place.gone.is_set():
         raise Cancelled("the visitor cancelled the flight")
 
 
-def _counting(events: queue.SimpleQueue, abandoned: threading.Event) -> OnFrames:
+def _counting(events: queue.SimpleQueue, place: Place) -> OnFrames:
     """Tells how many frames have been decoded, and stops where nobody waits for them."""
     count = 0
 
     def on_frames(frames: np.ndarray) -> None:
         nonlocal count
-        _go_on(abandoned)
+        _go_on(place)
         count += len(frames)
         events.put(Decoded(count))
 

@@ -1,12 +1,10 @@
-"""Who flies now, and who flies next: places in the air, and turns on the one model."""
+"""Who flies now, and who flies next: places in the air."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(eq=False)
@@ -60,41 +58,3 @@ class Line:
             for tickets in (self._flying, self._tickets):
                 if ticket in tickets:
                     tickets.remove(ticket)
-
-
-class Turns:
-    """A lock that goes round: whoever asked first gets it first. A plain lock may be had by the same one for ever.
-
-    Args:
-        lock: the pipeline's own, which others take without standing in line here.
-    """
-
-    def __init__(self, lock: Any):
-        self._lock = lock
-        self._waiting: list[Hashable] = []
-        self._changed = threading.Condition()
-
-    def take(self, who: Hashable, timeout: float) -> bool:
-        """Wait for a turn; False if it has not come yet, with the place in the round kept.
-
-        Whoever has the turn gives it back with `done`, in the same thread.
-        """
-        end = time.monotonic() + timeout
-        with self._changed:
-            if who not in self._waiting:
-                self._waiting.append(who)
-            if not self._changed.wait_for(lambda: self._waiting[0] == who, timeout):
-                return False
-        return self._lock.acquire(timeout=max(0.0, end - time.monotonic()))
-
-    def done(self, who: Hashable) -> None:
-        """Hand the turn on."""
-        self._lock.release()
-        self.leave(who)
-
-    def leave(self, who: Hashable) -> None:
-        """Give the place in the round up."""
-        with self._changed:
-            if who in self._waiting:
-                self._waiting.remove(who)
-                self._changed.notify_all()

@@ -22,8 +22,10 @@ from wanact.control_card.picture import draw_card
 from wanact.errors import UserError
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.request import RequestError
+from wanact.flying.turns import Place
 from wanact.runs.index import Entry
 from wanact.runs.ref import BASE, CheckpointRef
+from wanact.ui import visitor
 from wanact.ui.components import Component
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import on_gpu
@@ -106,6 +108,8 @@ class CardDesk:
                     return
                 done, total = event
                 yield state | {"progress": done / total, "note": f"Flying probe {done} of {total}"}
+        except Cancelled:
+            return  # nobody listens
         except UserError as error:
             yield state | {"note": sentence(error), "can_measure": self.can_measure}
         except Exception:
@@ -138,23 +142,22 @@ class CardDesk:
 def measure_quickly(engine: Engine, choice: CheckpointRef) -> Iterator[tuple[int, int] | ControlCard]:
     """Measure a card in a thread of its own: (clips done, clips in all), and last the card.
 
-    Closing the iterator stops it after the clip in hand.
+    Closing the iterator stops it after the slice in hand.
 
     Raises:
         CheckpointError, RequestError: if the checkpoint cannot be flown.
     """
     events: queue.SimpleQueue = queue.SimpleQueue()
-    abandoned = threading.Event()
     result: Future = Future()
+    place = engine.pipe.lock.place(visitor.current())
+    somebody_waits = visitor.waits()
 
     def on_clip(done: int, total: int) -> None:
-        if abandoned.is_set():
-            raise Cancelled("nobody waits for the card any more")
         events.put((done, total))
 
     def work() -> None:
         try:
-            pipe = _TakingTurns(engine, choice)
+            pipe = _TakingTurns(engine, choice, place)
             result.set_result(measure_card(pipe, first_frames=QUICK_FRAMES, dose_frames=QUICK_DOSES, on_clip=on_clip))
         except BaseException as error:
             result.set_exception(error)
@@ -162,26 +165,37 @@ def measure_quickly(engine: Engine, choice: CheckpointRef) -> Iterator[tuple[int
 
     threading.Thread(target=work, name="wanact-card", daemon=True).start()
     try:
-        while (event := events.get()) is not None:
-            yield event
+        done = (0, 1)
+        while True:
+            try:
+                event = events.get(timeout=0.5)
+            except queue.Empty:
+                event = done  # so that whoever listens can be gone
+            if event is None:
+                break
+            if not somebody_waits():
+                raise Cancelled("nobody waits for the card any more")
+            yield (done := event)
         yield result.result()
     finally:
-        abandoned.set()
+        place.gone.set()
 
 
 class _TakingTurns:
-    """A pipeline that wears one checkpoint for each clip and lets others fly in between."""
+    """A pipeline that wears one checkpoint for each clip, and lets others fly in between and between slices."""
 
-    def __init__(self, engine: Engine, choice: CheckpointRef):
-        self.engine, self.choice = engine, choice
-        with engine.pipe.lock:
+    def __init__(self, engine: Engine, choice: CheckpointRef, place: Place):
+        self.engine, self.choice, self.place = engine, choice, place
+        with place:
             engine.load(choice)
             pipe = engine.pipe
             self.controller, self.checkpoint, self.causal = pipe.controller, pipe.checkpoint, pipe.causal
         self.defaults, self.metadata, self.fingerprint = pipe.defaults, pipe.metadata, engine.fingerprint
 
     def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        with self.engine.pipe.lock:
+        if self.place.gone.is_set():
+            raise Cancelled("nobody waits for the card any more")
+        with self.place:
             self.engine.load(self.choice)
             return self.engine.pipe(*args, **kwargs)
 
@@ -233,5 +247,5 @@ def quick_card(engine: Engine, checkpoint_id: str) -> ControlCard:
             raise RequestError("no card has been measured, and a model of this size takes too long while one waits")
         *_, last = measure_quickly(engine, choice)
         return last  # pyright: ignore[reportReturnType]
-    except UserError as error:
+    except (UserError, Cancelled) as error:
         raise gr.Error(sentence(error), print_exception=False) from error

@@ -29,11 +29,11 @@ from wanact.flying.request import RequestError
 from wanact.media.likeness import gmsd, psnr_db, ssim
 from wanact.media.tiles import TileLayout, tile_clips
 from wanact.media.video import fit_image, open_image, write_mp4
+from wanact.ui.budget import MAX_STEPS
 from wanact.ui.engine import Decoded, Denoised, Engine
 from wanact.ui.gpu import LONGEST, clip_seconds, on_gpu
 from wanact.ui.pages.fly.desk import (
     MAX_GUIDANCE,
-    MAX_STEPS,
     ClipForm,
     FlyDesk,
     read_first_frame,
@@ -43,7 +43,6 @@ from wanact.ui.pages.fly.desk import (
 )
 from wanact.ui.samples import Sample, load_samples
 
-MAX_ACTIONS = 240  # of a live flight that is compared: a minute
 LETTERS = "ABCD"
 
 logger = logging.getLogger(__name__)
@@ -194,8 +193,10 @@ class CompareDesk:
             guidance_scale=numbers.guidance,
             model={"name": self.engine.name, "fingerprint": self.engine.fingerprint()},
         )
+        comparison = Comparison(flight, chosen)
+        self.flights.budget.check_lanes(flight, len(chosen))
         say_what_is_cut(self.engine, flight.prompt)
-        return Comparison(flight, chosen)
+        return comparison
 
     def _read_flight(self, form: CompareForm) -> FlightRecord:
         """The flight without prompt, seed and sampler; a record brings its own picture, length and kind."""
@@ -203,8 +204,7 @@ class CompareDesk:
         if isinstance(plan, dict):
             content = plan.get("flight", plan)
             record = FlightRecord.parse(json.dumps(content))
-            if len(record.track) > MAX_ACTIONS:
-                raise ComparisonError(f"The flight has {len(record.track)} actions; up to {MAX_ACTIONS} are compared.")
+            self.flights.budget.check_record(record)
             if record.kind == "clip":
                 record.track.require_length(record.num_frames)
             self.flights.read_size(f"{record.image.width} × {record.image.height}")
@@ -406,8 +406,7 @@ class CompareDesk:
         several = is_comparison(text)
         comparison = Comparison.parse(text) if several else None
         flight = comparison.flight if comparison else FlightRecord.parse(text)
-        if len(flight.track) > MAX_ACTIONS:
-            raise ComparisonError(f"The flight has {len(flight.track)} actions; up to {MAX_ACTIONS} are compared.")
+        self.flights.budget.check_record(flight)
         sample = self.sample_of(flight)
         return {
             "first_frame": flight.image,

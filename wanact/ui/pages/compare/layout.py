@@ -8,12 +8,13 @@ import gradio as gr
 
 from wanact.actions import PRESETS
 from wanact.shapes import TEMPORAL_STRIDE
+from wanact.ui.budget import MAX_STEPS
 from wanact.ui.components import step_heading
-from wanact.ui.engine import Engine
+from wanact.ui.engine import TOGETHER, Engine
 from wanact.ui.pages.checkpoints.cards import build_card
 from wanact.ui.pages.compare.desk import CompareDesk, CompareState
 from wanact.ui.pages.compare.parts import CompareStage, Lanes, PlanStrip
-from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, FlyDesk
+from wanact.ui.pages.fly.desk import MAX_GUIDANCE, FlyDesk
 from wanact.ui.scene import QUIET, Scene, keep, negative_prompt
 
 FIRST_PRESET = "Fly-through"
@@ -69,6 +70,7 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
         api_name="compare",
         js=_START,
         concurrency_id="model",
+        concurrency_limit=TOGETHER,
         show_progress="minimal",
         show_progress_on=[stage],
         trigger_mode="once",

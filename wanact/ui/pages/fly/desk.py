@@ -13,31 +13,31 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gradio as gr
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel
 
 from wanact import shapes
 from wanact.actions import ActionTrack
 from wanact.errors import UserError, without_folders
-from wanact.files import read_bytes, write_text
+from wanact.files import number, read_bytes, read_model, whole, write_text
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.record import MAX_BYTES, FlightRecord
 from wanact.flying.request import RequestError, clean_prompt
 from wanact.media.animation import write_animation
 from wanact.media.video import fit_image, write_mp4
 from wanact.runs.ref import CheckpointRef
+from wanact.ui.budget import MAX_AREA, MAX_STEPS, Budget
 from wanact.ui.components import ClipState
 from wanact.ui.engine import Decoded, Denoised, Engine, Flight
 from wanact.ui.gpu import clip_seconds, on_gpu
 from wanact.ui.samples import read_upload
 
 MAX_PROMPT_CHARACTERS = 2_000
-MAX_STEPS = 60
 MAX_GUIDANCE = 12.0
-_LARGEST_AREA = 4  # times the model's own size: more would keep the other visitors waiting
 _DISK_FULL = "The clip was drawn but could not be kept, because the server's disk is full; tell whoever runs it."
 
 logger = logging.getLogger(__name__)
@@ -120,6 +120,11 @@ class FlyForm(ClipForm):
     checkpoint: Any = field(kw_only=True)
 
 
+class _Numbers(BaseModel):
+    steps: Annotated[int, whole(1, MAX_STEPS, floats=True)]
+    guidance: Annotated[float, number(1, MAX_GUIDANCE)]
+
+
 class FlyDesk:
     """The handlers of the Fly page. It remembers nothing of a visitor: what they have is in their own page.
 
@@ -129,6 +134,7 @@ class FlyDesk:
 
     def __init__(self, engine: Engine):
         self.engine = engine
+        self.budget = Budget.of(engine.defaults)
         self.fly = on_gpu(self._fly, clip_seconds(self))
 
     # ---- drawing a clip ------------------------------------------------------------------------------------
@@ -184,7 +190,7 @@ class FlyDesk:
             yield from _fail("Something went wrong while the clip was drawn; nothing was lost, try again.")
 
     def read_flight(self, form: FlyForm) -> Flight:
-        """Check what a visitor sends, but for the numbers, which the pipeline checks.
+        """Check what a visitor sends, but for the seed, which the pipeline checks.
 
         Raises:
             UserError: in one sentence.
@@ -193,6 +199,12 @@ class FlyDesk:
         height, width = self.read_size(form.size)
         track = ActionTrack.parse(form.plan)
         track.require_length(defaults["num_frames"])
+        settings = {
+            "steps": defaults["num_inference_steps"] if form.steps is None else form.steps,
+            "guidance": defaults["guidance_scale"] if form.guidance is None else form.guidance,
+        }
+        numbers = read_model(_Numbers, settings, RequestError)
+        self.budget.check_clip(height, width, defaults["num_frames"], numbers.steps)
         return Flight(
             read_prompt(form.prompt),
             fit_image(read_first_frame(form.first_frame), height, width),
@@ -200,8 +212,8 @@ class FlyDesk:
             negative_prompt=read_prompt(form.negative_prompt, "negative prompt"),
             height=height,
             width=width,
-            num_inference_steps=defaults["num_inference_steps"] if form.steps is None else form.steps,
-            guidance_scale=defaults["guidance_scale"] if form.guidance is None else form.guidance,
+            num_inference_steps=numbers.steps,
+            guidance_scale=numbers.guidance,
             seed=form.seed,
             checkpoint=self.engine.find(form.checkpoint),
         )
@@ -222,7 +234,7 @@ class FlyDesk:
             raise RequestError(
                 f"the size is {str(size)[:40]}, expected width × height in multiples of 32, as in {size_label(*own)}"
             ) from None
-        if height * width > _LARGEST_AREA * own[0] * own[1]:
+        if height * width > MAX_AREA * own[0] * own[1]:
             raise RequestError(f"the size {size} is too large for this model; {size_label(*own)} is its own")
         return height, width
 

@@ -8,6 +8,7 @@ import gradio as gr
 
 from wanact.actions import PRESETS
 from wanact.shapes import TEMPORAL_STRIDE
+from wanact.ui.budget import MAX_STEPS
 from wanact.ui.components import (
     ActionPad,
     CheckpointPicker,
@@ -18,8 +19,8 @@ from wanact.ui.components import (
     OpenDropdown,
     step_heading,
 )
-from wanact.ui.engine import Engine
-from wanact.ui.pages.fly.desk import MAX_GUIDANCE, MAX_STEPS, FlyDesk, size_choices
+from wanact.ui.engine import TOGETHER, Engine
+from wanact.ui.pages.fly.desk import MAX_GUIDANCE, FlyDesk, size_choices
 from wanact.ui.scene import QUIET, Scene, keep, negative_prompt
 
 FIRST_PRESET = "Fly-through"
@@ -100,7 +101,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
         api_name="generate",
         js=_ANNOUNCE,
         concurrency_id="model",
-        concurrency_limit=1,
+        concurrency_limit=TOGETHER,
         show_progress="minimal",
         show_progress_on=[viewer],
         trigger_mode="once",

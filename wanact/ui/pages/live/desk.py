@@ -23,7 +23,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,15 +38,17 @@ from wanact.flying.record import MAX_SEED, FlightRecord
 from wanact.flying.replay import resume
 from wanact.flying.request import RequestError
 from wanact.flying.stream import WanActStream
+from wanact.flying.turns import Place
 from wanact.runs.index import Entry
 from wanact.runs.ref import BASE_MODEL, CheckpointRef
 from wanact.shapes import TEMPORAL_STRIDE
+from wanact.ui import visitor
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent
 from wanact.ui.mailbox import Mailbox, Told, new_flight
 from wanact.ui.pages.fly.desk import read_first_frame, read_prompt, say_what_is_cut, sentence
 from wanact.ui.pages.live.flight import Hangar, LiveFlight, action_of
-from wanact.ui.turns import Line, Turns
+from wanact.ui.turns import Line
 
 MESSAGE_BYTES = 24_000  # of JPEG: a latent frame of nano goes at once, one of 832x480 frame by frame
 POLL_S = 0.005
@@ -188,7 +190,6 @@ class LiveDesk:
         self.engine = engine
         self.limits = limits or LiveLimits()
         self.line = Line(self.limits.max_flights)
-        self.turns = Turns(engine.pipe.lock)
         self.folder = Path(tempfile.mkdtemp(prefix="wanact-flights-"))  # 0700: other users see no mailbox
         limits, fps = self.limits, float(engine.defaults["fps"])
         self.hangar = Hangar(self.folder, limits.max_landed, limits.keep_s, is_lent(), fps)
@@ -285,12 +286,13 @@ class LiveDesk:
                     choice = before.choice if before else self.find(checkpoint)
                 ticket = self.line.enter(choice.id)
                 leaving.callback(self.line.leave, ticket)
-                leaving.callback(self.turns.leave, flight_id)
+                turn = self.engine.pipe.lock.place(visitor.current())
+                leaving.callback(turn.leave)
                 leaving.callback(self._put_away, flight_id)
                 yield {"kind": "line", "place": self.line.place(ticket), "flight": flight_id}
                 yield from self._stand_in_line(flight_id, ticket, mailbox)
-                flight = yield from self._take_off(flight_id, before, asked, choice, first_frame, prompt, seed)
-                yield from self._fly(flight_id, flight, mailbox)
+                flight = yield from self._take_off(flight_id, turn, before, asked, choice, first_frame, prompt, seed)
+                yield from self._fly(flight_id, turn, flight, mailbox)
             except UserError as error:
                 yield _failed(flight_id, sentence(self.engine.index.plain(str(error))))
             except MemoryError:
@@ -344,6 +346,7 @@ class LiveDesk:
     def _take_off(
         self,
         flight_id: str,
+        turn: Place,
         before: LiveFlight | FlightRecord | None,
         order: _Order,
         choice: CheckpointRef,
@@ -355,7 +358,7 @@ class LiveDesk:
         image = None
         if before is None:
             image, prompt = read_first_frame(first_frame), read_prompt(prompt)
-        yield from self._have_turn(flight_id)
+        yield from self._have_turn(flight_id, turn)
         try:
             at = order.at
             if isinstance(before, LiveFlight):
@@ -369,7 +372,7 @@ class LiveDesk:
                 say_what_is_cut(self.engine, prompt)
                 flight = self._new_flight(image, prompt, choice, seed)
         finally:
-            self.turns.done(flight_id)
+            turn.done()
         self.hangar.put(flight_id, flight)
         stream = flight.stream
         yield {
@@ -393,12 +396,12 @@ class LiveDesk:
         numbers = read_model(_Numbers, {"seed": seed}, lambda problem: RequestError(f"the {problem}"))
         return LiveFlight(WanActStream(pipe, image, prompt, numbers.seed), choice)
 
-    def _have_turn(self, flight_id: str) -> Iterator[dict[str, Any]]:
+    def _have_turn(self, flight_id: str, turn: Place) -> Iterator[dict[str, Any]]:
         """Wait until the model is ours, saying so every second."""
-        while not self.turns.take(flight_id, BEAT_S):
+        while not turn.take(BEAT_S):
             yield {"kind": "state", "state": "busy", "flight": flight_id}
 
-    def _fly(self, flight_id: str, flight: LiveFlight, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
+    def _fly(self, flight_id: str, turn: Place, flight: LiveFlight, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
         limits, fps = self.limits, float(self.engine.defaults["fps"])
         began = time.monotonic()
         clock, beat, held = _Clock(TEMPORAL_STRIDE / fps), began, None
@@ -415,10 +418,11 @@ class LiveDesk:
                 yield end
                 return
             if wished:
-                yield from self._grant(flight_id, flight, told, wishes)
+                yield from self._grant(flight_id, turn, flight, told, wishes)
                 continue
-            if newest.num_sent:  # not beside the first picture, which somebody waits for
-                flight.commit()
+            # Not beside the first picture, which somebody waits for; if others are at work, with the next latent frame.
+            if newest.num_sent and not flight.is_committed:
+                _with_turn(turn, flight.commit)
             changed = held is not None and _down(told) != held
             if changed and flight.take_back():
                 clock.take_back()
@@ -432,12 +436,12 @@ class LiveDesk:
                 continue
             clock.start_step()
             asked = time.perf_counter()
-            yield from self._have_turn(flight_id)
+            yield from self._have_turn(flight_id, turn)
             keys, start = _Keys(mailbox), time.perf_counter()  # the newest keys, however long the wait was
             try:
                 flight.draw(keys.action, keys.newer)
             finally:
-                self.turns.done(flight_id)
+                turn.done()
             held, beat = keys.down, time.monotonic()
             for pictures in flight.ready(wait=True):
                 yield from newest.messages(pictures, flight.stream.timings)
@@ -473,9 +477,11 @@ class LiveDesk:
         """Until the flight lands for others; None while nobody waits."""
         return max(0, round(self.limits.turn_s - seconds)) if self.line.num_waiting else None
 
-    def _grant(self, flight_id: str, flight: LiveFlight, told: Told, wishes: list[int]) -> Iterator[dict[str, Any]]:
+    def _grant(
+        self, flight_id: str, turn: Place, flight: LiveFlight, told: Told, wishes: list[int]
+    ) -> Iterator[dict[str, Any]]:
         """Rewind, and change the words, as told; `wishes` holds the numbers of those that are done."""
-        yield from self._have_turn(flight_id)
+        yield from self._have_turn(flight_id, turn)
         problem = ""
         rewinds = told.rewind[0] > wishes[0]
         try:
@@ -487,7 +493,7 @@ class LiveDesk:
         except RequestError as error:
             problem = sentence(error)
         finally:
-            self.turns.done(flight_id)
+            turn.done()
         wishes[:] = [told.rewind[0], told.prompt[0]]
         frames = flight.stream.num_frames
         yield {
@@ -537,6 +543,17 @@ class LiveDesk:
         num_frames = flight.write_mp4(path, fps)
         cut = f"; the first {flight.num_forgotten / fps:.0f} s are not kept" if flight.num_forgotten else ""
         return path, f"{num_frames / fps:.1f} s, {num_frames} frames as they were shown{cut}"
+
+
+def _with_turn(turn: Place, work: Callable[[], None]) -> None:
+    """Do something if the model is free now."""
+    if turn.take(0.0):
+        try:
+            work()
+        finally:
+            turn.done()
+    else:
+        turn.leave()
 
 
 def _failed(flight_id: str, message: str) -> dict[str, Any]:

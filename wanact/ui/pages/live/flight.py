@@ -145,11 +145,15 @@ class LiveFlight:
         """Whether all pictures have been made and taken."""
         return not self._coming
 
+    @property
+    def is_committed(self) -> bool:
+        """Whether `commit` has nothing to do."""
+        return self.stream.is_committed
+
     def commit(self) -> None:
         """Do what the next latent frame begins with, while nothing else is to be done."""
-        if not self.stream.is_committed:
-            with self._half_the_threads():
-                self.stream.commit()
+        with self._half_the_threads():
+            self.stream.commit()
 
     def _make(self, pieces: Iterator[np.ndarray]) -> list[bytes]:
         with self._half_the_threads():
