@@ -8,7 +8,10 @@ out.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import math
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -217,6 +220,14 @@ def release_memory(device: torch.device) -> None:
     """Give back what is held for nobody."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    if trim := _trim():
+        trim(0)
+
+
+@functools.cache
+def _trim() -> Any:
+    """glibc keeps what threads have freed, for threads to come; None where there is no glibc."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 # How much memory a clip needs

@@ -18,7 +18,7 @@ from wanact import shapes
 from wanact.actions import ActionTrack
 from wanact.files import CheckpointError
 from wanact.flying.pipeline import Cancelled, OnFrames, OnStep, Progress
-from wanact.flying.placement import free_memory
+from wanact.flying.placement import free_memory, release_memory
 from wanact.flying.prompts import negative_prompts
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay
@@ -197,6 +197,7 @@ class Engine:
                 clip.set_result(frames)
             except BaseException as error:
                 clip.set_exception(error)
+            release_memory(self.pipe.device)
             events.put(None)
 
         threading.Thread(target=work, name="wanact-flight", daemon=True).start()

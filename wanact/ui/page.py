@@ -18,6 +18,7 @@ from wanact.ui.pages.checkpoints.layout import build_checkpoints
 from wanact.ui.pages.compare.layout import build_compare
 from wanact.ui.pages.fly.layout import build_fly
 from wanact.ui.pages.live.layout import build_live
+from wanact.ui.places import keep_places
 from wanact.ui.sessions import keeping_sessions
 from wanact.ui.site import Site
 from wanact.ui.theme import SHARED, asset, looks, theme
@@ -32,6 +33,7 @@ PLACES: list[tuple[str, Callable[[Engine, gr.State], None]]] = [
 ]
 
 MAX_UPLOAD = "64mb"
+MAX_THREADS = 64  # each flight that waits or flies keeps one busy
 _CLEAN_EVERY_S, _KEEP_S = 600, 3600
 
 
@@ -53,7 +55,8 @@ def build_page(engine: Engine) -> gr.Blocks:
                 with gr.Tab(name, id=place, elem_id=f"place-{place}", render_children=True):
                     build(engine, last_frame)
         expose(engine)
-    demo.queue(max_size=16, default_concurrency_limit=8)
+    demo.queue(max_size=None, default_concurrency_limit=8, api_open=False)  # everything goes through places
+    keep_places(demo)
     return demo
 
 
@@ -76,5 +79,6 @@ def launch_options(edits: Edits | None = None, embedded_in: Sequence[str] = ()) 
         "run_history": False,
         "enable_monitoring": False,
         "quiet": True,
+        "max_threads": MAX_THREADS,
         "app_kwargs": {"routes": routes(), "middleware": [doors], "lifespan": keeping_sessions},
     }

@@ -18,6 +18,7 @@ from wanact.ui.pages.fly.desk import sentence
 from wanact.ui.samples import load_samples, read_upload
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+AT_ONCE: dict[str, Any] = QUIET | {"queue": False}  # small answers: no event waits, and no connection is opened for it
 
 
 def negative_prompt(engine: Engine) -> gr.Textbox:
@@ -94,9 +95,9 @@ class Scene:
             lambda sample: picked(self._samples.get(sample)),
             self.gallery,
             [self.frame, self.last_good, self.prompt, self.note],
-            **QUIET,
+            **AT_ONCE,
         )
-        self.dice.click(lambda: secrets.randbelow(MAX_SEED + 1), None, self.seed, **QUIET)
+        self.dice.click(lambda: secrets.randbelow(MAX_SEED + 1), None, self.seed, **AT_ONCE)
         return [self.unmark(chosen), sampled]
 
     def take(self, trigger: Callable[..., Any], work: Callable[..., Any], inputs: Any) -> None:
@@ -110,7 +111,7 @@ class Scene:
 
     def unmark(self, event: Any) -> Any:
         """After this event no sample is marked."""
-        return event.then(lambda: None, None, self.gallery, **QUIET)
+        return event.then(lambda: None, None, self.gallery, **AT_ONCE)
 
 
 def keep(picture: Image.Image | str | None) -> bytes | str | None:

@@ -21,7 +21,7 @@ from wanact.ui.components import (
 )
 from wanact.ui.engine import TOGETHER, Engine
 from wanact.ui.pages.fly.desk import MAX_GUIDANCE, FlyDesk, size_choices
-from wanact.ui.scene import QUIET, Scene, keep, negative_prompt
+from wanact.ui.scene import AT_ONCE, QUIET, Scene, keep, negative_prompt
 
 FIRST_PRESET = "Fly-through"
 # The viewer answers the press at once; the server follows.
@@ -110,7 +110,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
     viewer.cancel(_cancelled, None, viewer, cancels=[drawing], queue=False, **QUIET)
     scene.connect()
     scene.take(viewer.extend, desk.go_on, last_frame)
-    chips.select(lambda text: text, chips, scene.prompt, **QUIET)
+    chips.select(lambda text: text, chips, scene.prompt, **AT_ONCE)
     settings = [*scene.picture, scene.prompt, negative, scene.seed, steps, guidance, size, plan, checkpoint]
     open_flight.upload(lambda path: _lay_out(desk.open_flight(path)), open_flight, settings, **QUIET)
 

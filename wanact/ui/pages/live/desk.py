@@ -48,7 +48,7 @@ from wanact.ui.gpu import is_lent
 from wanact.ui.mailbox import Mailbox, Told, new_flight
 from wanact.ui.pages.fly.desk import read_first_frame, read_prompt, say_what_is_cut, sentence
 from wanact.ui.pages.live.flight import Hangar, LiveFlight, action_of
-from wanact.ui.turns import Line
+from wanact.ui.turns import Line, Ticket
 
 MESSAGE_BYTES = 24_000  # of JPEG: a latent frame of nano goes at once, one of 832x480 frame by frame
 POLL_S = 0.005
@@ -284,7 +284,7 @@ class LiveDesk:
                     choice = self.find((before.checkpoint or {}).get("id"))
                 else:
                     choice = before.choice if before else self.find(checkpoint)
-                ticket = self.line.enter(choice.id)
+                ticket = self.line.enter(choice.id, visitor.current())
                 leaving.callback(self.line.leave, ticket)
                 turn = self.engine.pipe.lock.place(visitor.current())
                 leaving.callback(turn.leave)
@@ -292,7 +292,7 @@ class LiveDesk:
                 yield {"kind": "line", "place": self.line.place(ticket), "flight": flight_id}
                 yield from self._stand_in_line(flight_id, ticket, mailbox)
                 flight = yield from self._take_off(flight_id, turn, before, asked, choice, first_frame, prompt, seed)
-                yield from self._fly(flight_id, turn, flight, mailbox)
+                yield from self._fly(flight_id, ticket, turn, flight, mailbox)
             except UserError as error:
                 yield _failed(flight_id, sentence(self.engine.index.plain(str(error))))
             except MemoryError:
@@ -401,7 +401,9 @@ class LiveDesk:
         while not turn.take(BEAT_S):
             yield {"kind": "state", "state": "busy", "flight": flight_id}
 
-    def _fly(self, flight_id: str, turn: Place, flight: LiveFlight, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
+    def _fly(
+        self, flight_id: str, ticket: Ticket, turn: Place, flight: LiveFlight, mailbox: Mailbox
+    ) -> Iterator[dict[str, Any]]:
         limits, fps = self.limits, float(self.engine.defaults["fps"])
         began = time.monotonic()
         clock, beat, held = _Clock(TEMPORAL_STRIDE / fps), began, None
@@ -410,7 +412,7 @@ class LiveDesk:
         wishes = [done.rewind[0], done.prompt[0]]
         while True:
             told = mailbox.read()
-            end = self._end_of(flight_id, told, time.monotonic() - began)
+            end = self._end_of(flight_id, ticket, told, time.monotonic() - began)
             wished = told.rewind[0] > wishes[0] or told.prompt[0] > wishes[1]
             for pictures in flight.ready(wait=end is not None or wished):
                 yield from newest.messages(pictures, flight.stream.timings)
@@ -458,7 +460,7 @@ class LiveDesk:
             newest = _OnItsWay(base, newest.end, start, waited=start - asked)
             flight.show()
 
-    def _end_of(self, flight_id: str, told: Told, seconds: float) -> dict[str, Any] | None:
+    def _end_of(self, flight_id: str, ticket: Ticket, told: Told, seconds: float) -> dict[str, Any] | None:
         """The last message of a flight that ends now."""
         limits = self.limits
         waiting = self.line.num_waiting
@@ -469,6 +471,8 @@ class LiveDesk:
         elif seconds > limits.longest_s or (waiting and seconds > limits.turn_s):
             others = f"{waiting} other{'s wait' if waiting > 1 else ' waits'}" if waiting else "it was a long one"
             reason, message = "over", f"The flight has landed after {seconds:.0f} s, because {others}."
+        elif self.line.must_land(ticket):
+            reason, message = "over", "The flight has landed, because you fly several and somebody else waits."
         else:
             return None
         return {"kind": "end", "flight": flight_id, "reason": reason, "message": message}

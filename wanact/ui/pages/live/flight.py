@@ -19,6 +19,7 @@ import torch
 
 from wanact.actions import FULL_DEFLECTION, OPPOSITE
 from wanact.files import write_text
+from wanact.flying.placement import release_memory
 from wanact.flying.record import FlightRecord
 from wanact.flying.stream import WanActStream
 from wanact.media.video import write_mp4
@@ -226,6 +227,7 @@ class LiveFlight:
                 self._background.shutdown(cancel_futures=True)
             self.landed_at = time.monotonic()
             self.stream.land()
+            release_memory(self.stream.pipe.device)
 
     @property
     def num_bytes(self) -> int:

@@ -19,10 +19,10 @@ from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent, on_gpu
 from wanact.ui.pages.fly.desk import sentence
 from wanact.ui.pages.live.desk import LiveDesk, LiveLimits
+from wanact.ui.places import PLACES
 from wanact.ui.scene import QUIET, Scene
 
 LENT_S = 50
-MAX_CALLS = 16  # visitors in the air and in line
 # What the stage's script says of the flight that is asked for goes first.
 _ORDER = "(order, ...rest) => [document.querySelector('#live-stage .live').wanact.order(), ...rest]"
 _SAVE = "() => [document.querySelector('#live-stage .live').wanact.wanted()]"
@@ -113,7 +113,7 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
         stage,
         js=_ORDER,
         concurrency_id="live",
-        concurrency_limit=MAX_CALLS,
+        concurrency_limit=PLACES["live"],
         trigger_mode="multiple",
         **QUIET,
     )
