@@ -10,10 +10,11 @@ from starlette.middleware import Middleware
 
 from wanact.ui import cache
 from wanact.ui.api import expose
+from wanact.ui.beat import header, hold_no_connections
 from wanact.ui.doors import Doors
 from wanact.ui.edits import Edits
 from wanact.ui.engine import Engine
-from wanact.ui.modules import mounting, routes
+from wanact.ui.modules import routes
 from wanact.ui.pages.checkpoints.layout import build_checkpoints
 from wanact.ui.pages.compare.layout import build_compare
 from wanact.ui.pages.fly.layout import build_fly
@@ -21,7 +22,7 @@ from wanact.ui.pages.live.layout import build_live
 from wanact.ui.places import keep_places
 from wanact.ui.sessions import keeping_sessions
 from wanact.ui.site import Site
-from wanact.ui.theme import SHARED, asset, looks, theme
+from wanact.ui.theme import SHARED, looks, theme
 
 # A place is a name and a function that lays it out; the next one is one more line.
 # Each gets the engine and the state that holds the last frame of a visitor's clip.
@@ -46,7 +47,7 @@ def build_page(engine: Engine) -> gr.Blocks:
         delete_cache=(_CLEAN_EVERY_S, _KEEP_S),
         fill_width=True,
     ) as demo:
-        gr.HTML(asset("header.html"), elem_id="header", js_on_load=mounting("header"))
+        header()
         last_frame = gr.State(None, time_to_live=3600)
         with gr.Tabs(elem_id="places", overflow_behavior="wrap"):
             for name, build in PLACES:
@@ -57,6 +58,7 @@ def build_page(engine: Engine) -> gr.Blocks:
         expose(engine)
     demo.queue(max_size=None, default_concurrency_limit=8, api_open=False)  # everything goes through places
     keep_places(demo)
+    hold_no_connections(demo)
     return demo
 
 

@@ -1,5 +1,13 @@
-export function mount({element}) {
+const BEAT_MS = 60000;
+
+export function mount({element, server}) {
   const KEY = 'wanact-mode';
+  // The server keeps what it knows of this tab for as long as it hears of it; hidden tabs beat as well.
+  const beat = setInterval(() => {
+    if (!element.isConnected) return clearInterval(beat);
+    server.beat({}).catch(() => {}); // it may be away for a while
+  }, BEAT_MS);
+
   try {
     const mode = localStorage.getItem(KEY);
     if (mode) document.body.classList.toggle('dark', mode === 'dark');

@@ -4,6 +4,7 @@ import {holdKeys} from '../../web/keys.js';
 import {holdStick, LOOK, MOVE, readGamepad} from '../../web/sticks.js';
 import {Handoff} from './handoff.js';
 import {blobOf, Film, Player} from './player.js';
+import {takeSeat} from './seats.js';
 import {isStill, Timewarp, Warper} from './warp.js';
 
 export function mount({element, props, trigger, server, watch}) {
@@ -17,6 +18,7 @@ export function mount({element, props, trigger, server, watch}) {
   const KEPT = 'wanact-live';
   const PING_MS = 400;
   const SILENT_MS = 4000;
+  const HIDDEN_MS = 60000;
   const MOST_PIXELS = 640;
   const REST = CHANNELS.map(() => 0);
   const FULL = [0.05, 0.05, 0.05, 0.05, 3, 3, 3, 3];
@@ -39,6 +41,8 @@ export function mount({element, props, trigger, server, watch}) {
   let shownIndex = 0;
   let paused = false;
   let pausedByTab = false;
+  let hiddenAt = 0; // when this tab went out of sight; 0 while it is seen
+  let leaveSeat = null;
   let heardAt = 0;
   let silent = false;
   let wantedFile = {};
@@ -105,6 +109,7 @@ export function mount({element, props, trigger, server, watch}) {
     if (!flight || !['line', 'flying', 'paused', 'scrubbing'].includes(state)) return;
     if (performance.now() - lastPost > PING_MS) acknowledge();
     away(!root.offsetParent && document.fullscreenElement !== root); // another place of the page is in front
+    if (hiddenAt && performance.now() - hiddenAt > HIDDEN_MS) return vanish();
     const quiet = performance.now() - heardAt > SILENT_MS;
     if (quiet !== silent && (state === 'flying' || state === 'line')) {
       silent = quiet;
@@ -163,8 +168,16 @@ export function mount({element, props, trigger, server, watch}) {
     if (!root.contains(event.relatedTarget)) letGo();
   });
   document.addEventListener('visibilitychange', () => {
+    hiddenAt = document.hidden ? performance.now() : 0;
     if (element.isConnected && flight) away(document.hidden);
   });
+  // Nobody has looked for a while: the place, and the connection that it holds, are for others. It can be gone on with.
+  function vanish() {
+    const wasInLine = state === 'line';
+    post({stop: true});
+    if (wasInLine) fail('You have left the line, because nobody looked for a minute.');
+    else land('Landed, because nobody looked for a minute.', 'vanished');
+  }
   // Nobody looks: the flight waits, and goes on when somebody does.
   function away(isAway) {
     if (isAway && state === 'flying') {
@@ -320,6 +333,7 @@ export function mount({element, props, trigger, server, watch}) {
   function land(message, why) {
     letGo();
     flight = '';
+    standUp();
     timewarp.rest();
     tell(why === 'landed' ? '' : message);
     if (branch) show('landed');
@@ -332,6 +346,7 @@ export function mount({element, props, trigger, server, watch}) {
     letGo();
     flight = '';
     asked = false;
+    standUp();
     tell('');
     warn(message);
     if (branch?.pending) branch = branches.find(one => one.id) || null;
@@ -342,7 +357,11 @@ export function mount({element, props, trigger, server, watch}) {
   });
 
   // ---- what the visitor wants -----------------------------------------------------------------------------------
-  function takeOff(wanted, pending) {
+  function standUp() {
+    leaveSeat?.();
+    leaveSeat = null;
+  }
+  async function takeOff(wanted, pending) {
     if (flight) post({stop: true});
     if (branch && pending) branch = pending;
     flight = '';
@@ -353,6 +372,9 @@ export function mount({element, props, trigger, server, watch}) {
     warn('');
     tell('Taking off…');
     show('line');
+    if (!leaveSeat) leaveSeat = await takeSeat();
+    if (!leaveSeat) return fail('You fly in three tabs of this browser already; land in one of them first.');
+    if (!asked) return standUp(); // cancelled meanwhile
     trigger('takeoff');
   }
   function pause(wanted) {
@@ -382,6 +404,7 @@ export function mount({element, props, trigger, server, watch}) {
       post({stop: true});
       flight = '';
       asked = false;
+      standUp();
       if (branch?.pending) branch = branches[branches.length - 1] || null;
       tell('');
       show(branch ? 'landed' : 'idle');
