@@ -1,6 +1,8 @@
 import json
 import shutil
 import struct
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,7 +72,7 @@ def test_what_cannot_be_flown_is_refused_in_one_sentence_and_leaves_nothing(tmp_
         with pytest.raises(CheckpointError, match=says) as caught:
             kept.add(chosen)
         assert str(tmp_path) not in str(caught.value) and "wanact-uploads" not in str(caught.value), says
-    assert not list(__import__("pathlib").Path(kept._folder.name).iterdir())
+    assert not list(Path(kept._folder.name).iterdir())
 
 
 def test_weights_for_another_base_are_refused(files):
@@ -128,3 +130,24 @@ def test_a_window_that_no_memory_holds_is_refused_before_it_is_taken(engine, fil
     own.write_text(json.dumps(content))
     with pytest.raises(pipeline.OutOfMemory, match="remembers 1000 latent frames needs"):
         engine.uploads.add([(name, weights), (RUN_CONFIG, own)])
+
+
+def test_uploads_have_so_many_bytes_together_and_the_oldest_leave(files, monkeypatch):
+    kept = Uploads()
+    first = kept.add(files)
+    monkeypatch.setattr(uploads, "MAX_KEPT_BYTES", 2 * first.num_bytes)
+    second, third = kept.add(files), kept.add(files)
+    assert [kept.find(one.id) is one for one in (first, second, third)] == [False, True, True]
+    assert not first.path.exists()
+
+
+def test_a_full_disk_takes_the_oldest_first_and_is_then_one_sentence(files, monkeypatch):
+    kept = Uploads()
+    first, second = kept.add(files), kept.add(files)
+    free = iter([0, 10**12])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free, 0)))
+    third = kept.add(files)
+    assert kept.find(first.id) is None and kept.find(second.id) is second and kept.find(third.id) is third
+    with pytest.raises(CheckpointError, match="disk is full"):
+        kept.add(files)
+    assert not list(Path(kept._folder.name).iterdir())

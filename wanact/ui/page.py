@@ -20,6 +20,7 @@ from wanact.ui.pages.compare.layout import build_compare
 from wanact.ui.pages.fly.layout import build_fly
 from wanact.ui.pages.live.layout import build_live
 from wanact.ui.places import keep_places
+from wanact.ui.quota import Quota, RoomForUploads
 from wanact.ui.sessions import keeping_sessions
 from wanact.ui.site import Site
 from wanact.ui.theme import SHARED, looks, theme
@@ -57,7 +58,7 @@ def build_page(engine: Engine) -> gr.Blocks:
                     build(engine, last_frame)
         expose(engine)
     demo.queue(max_size=None, default_concurrency_limit=8, api_open=False)  # everything goes through places
-    keep_places(demo)
+    keep_places(demo, Quota(demo).enforce, engine.uploads.forget_old)
     hold_no_connections(demo)
     return demo
 
@@ -82,5 +83,9 @@ def launch_options(edits: Edits | None = None, embedded_in: Sequence[str] = ()) 
         "enable_monitoring": False,
         "quiet": True,
         "max_threads": MAX_THREADS,
-        "app_kwargs": {"routes": routes(), "middleware": [doors], "lifespan": keeping_sessions},
+        "app_kwargs": {
+            "routes": routes(),
+            "middleware": [doors, Middleware(RoomForUploads)],
+            "lifespan": keeping_sessions,
+        },
     }

@@ -7,13 +7,16 @@ events whose answers nobody collects, and runs them; and it serves in the order 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import math
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import anyio
 from fastapi import HTTPException
 from gradio import route_utils
 from gradio.blocks import Blocks
@@ -29,7 +32,9 @@ ADDRESS_SHARE = 0.75  # of the places of a kind, for one address: many may share
 SESSION_PLACES, SESSION_SMALL = 3, 16
 COLLECT_S = 10.0  # an event goes if its answers are not collected for so long
 KEEP_ANSWERS_S = 60.0  # as long are answers kept that nobody has collected
-_LOOK_EVERY_S = 1.0
+_CHORES_EVERY_S = 30
+
+logger = logging.getLogger(__name__)
 
 
 class Letters(asyncio.Queue):
@@ -64,10 +69,12 @@ class Places:
     Args:
         queue: Gradio's, which is changed: its `push` and `start` go through here.
         collect_s: an event goes if its answers are not collected for so long; `COLLECT_S` if not given.
+        chores: done beside it every half a minute.
     """
 
-    def __init__(self, queue: Queue, collect_s: float | None = None):
+    def __init__(self, queue: Queue, collect_s: float | None = None, chores: Sequence[Callable[[], None]] = ()):
         self._queue, self.collect_s = queue, COLLECT_S if collect_s is None else collect_s
+        self._chores = chores
         self._push, self._start = queue.push, queue.start
         queue.max_size = None
         queue.push, queue.start = self.push, self.start
@@ -134,9 +141,14 @@ class Places:
     # ---- who has left ----------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        while not self._queue.stopped:
-            await asyncio.sleep(_LOOK_EVERY_S)
+        for second in itertools.count(1):
+            await asyncio.sleep(1.0)
+            if self._queue.stopped:
+                return
             self.forget_uncollected()
+            if second % _CHORES_EVERY_S == 0:
+                for chore in self._chores:
+                    await anyio.to_thread.run_sync(_tried, chore)
 
     def forget_uncollected(self) -> None:
         """Give up events whose answers nobody collects; what is in work stops when it says something next."""
@@ -159,9 +171,16 @@ class Places:
             queue.pending_event_ids_session.pop(session, None)
 
 
-def keep_places(page: Blocks) -> Places:
-    """Let a page's queue have places, after its `queue` was called."""
-    return Places(page._queue)
+def keep_places(page: Blocks, *chores: Callable[[], None]) -> Places:
+    """Let a page's queue have places, after its `queue` was called; see `Places` for the chores."""
+    return Places(page._queue, chores=chores)
+
+
+def _tried(chore: Callable[[], None]) -> None:
+    try:
+        chore()
+    except Exception:  # the next time may be better, and events go on meanwhile
+        logger.exception("a chore failed")
 
 
 def _refusal(words: str) -> HTTPException:

@@ -17,11 +17,12 @@ from wanact.files import CheckpointError, check_safetensors, parse_json, read_by
 from wanact.runs.check import EXPORTED, check_flight_files
 from wanact.runs.ref import RUN_CONFIG
 from wanact.runs.store import CONTROLLER, LORA, TRANSFORMER
+from wanact.ui.quota import has_room
 
 PREFIX = "upload/"
 MAX_FILES = 4
 MAX_FILE_BYTES = 64 * 2**20
-MAX_KEPT = 24
+MAX_KEPT, MAX_KEPT_BYTES = 24, 2**30  # of all visitors; the oldest leave first
 KEEP_S = 3600.0
 _MAX_CONFIG_BYTES = 2**20
 
@@ -68,6 +69,7 @@ class Uploads:
         Raises:
             CheckpointError: in one sentence that names the file and not where it lies.
         """
+        self._make_room(sum(path.stat().st_size for _, path in files[:MAX_FILES]))
         token = secrets.token_urlsafe(16)
         folder = Path(self._folder.name) / token
         folder.mkdir(mode=0o700)
@@ -89,9 +91,27 @@ class Uploads:
         label = "upload · " + ", ".join(sorted(names.values()))[:60]
         upload = Upload(PREFIX + token, label, folder, config, num_bytes)
         with self._lock:
-            self._forget_old(MAX_KEPT - 1)
+            self._forget_old(MAX_KEPT - 1, MAX_KEPT_BYTES - num_bytes)
             self._kept[upload.id] = upload
         return upload
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Let the oldest leave until there is room for so many bytes more.
+
+        Raises:
+            CheckpointError: if there is none even then.
+        """
+        with self._lock:
+            self._forget_old(MAX_KEPT - 1, MAX_KEPT_BYTES - num_bytes)
+            while not has_room(self._folder.name, num_bytes):
+                if not self._kept:
+                    raise CheckpointError("the server's disk is full, so that no checkpoint can be kept now")
+                self._forget_old(len(self._kept) - 1)
+
+    def forget_old(self) -> None:
+        """Forget what nobody has asked for in an hour."""
+        with self._lock:
+            self._forget_old(MAX_KEPT)
 
     def find(self, upload_id: Any) -> Upload | None:
         """The upload with this id, None if there is none or it has expired."""
@@ -102,13 +122,17 @@ class Uploads:
                 upload.used = time.monotonic()
             return upload
 
-    def _forget_old(self, limit: int) -> None:
+    def _forget_old(self, limit: int, max_bytes: int | None = None) -> None:
         oldest_first = sorted(self._kept.values(), key=lambda upload: upload.used)
         surplus = len(oldest_first) - limit
+        surplus_bytes = sum(upload.num_bytes for upload in oldest_first) - (
+            MAX_KEPT_BYTES if max_bytes is None else max_bytes
+        )
         for number, upload in enumerate(oldest_first):
-            if number < surplus or time.monotonic() - upload.used > KEEP_S:
+            if number < surplus or surplus_bytes > 0 or time.monotonic() - upload.used > KEEP_S:
                 shutil.rmtree(upload.path, ignore_errors=True)
                 del self._kept[upload.id]
+                surplus_bytes -= upload.num_bytes
 
     def _take(self, files: Sequence[tuple[str, Path]], folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
         """Copy the files under the names that flying looks for; {name here: name there} of the weights."""

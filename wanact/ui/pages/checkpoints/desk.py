@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import inspect
 import json
@@ -24,6 +25,7 @@ from wanact.runs.notes import NoteError, read_notes, write_note
 from wanact.runs.ref import base_of
 from wanact.ui.engine import Engine
 from wanact.ui.pages.fly.desk import sentence
+from wanact.ui.quota import NO_ROOM
 from wanact.ui.uploads import PREFIX, Upload
 
 STATES = ("verified", "whole", "unsummed", "weightless", "damaged")
@@ -223,8 +225,9 @@ class Shelf:
             upload = self.engine.uploads.add([(Path(file).name, Path(file)) for file in files or []])
         except UserError as error:
             return {"problem": sentence(error)}
-        except OSError:
-            return {"problem": sentence("the upload cannot be read")}
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            return {"problem": NO_ROOM if full else sentence("the upload cannot be read")}
         return {"upload": describe_upload(upload)}
 
     # ---- helpers -------------------------------------------------------------------------------------------
