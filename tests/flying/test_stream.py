@@ -14,11 +14,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.models.test_transformer import make_controller
-from wanact.actions import ActionError
+from wanact.actions import ActionError, ActionTrack
 from wanact.flying import stream
-from wanact.flying.pipeline import WanActPipeline
+from wanact.flying.pipeline import OutOfMemory, WanActPipeline
 from wanact.flying.request import RequestError
 from wanact.flying.stream import WanActStream
+from wanact.models.kv_cache import KVCache
 from wanact.runs import store
 from wanact.runs.ref import RUN_CONFIG
 
@@ -330,3 +331,28 @@ def test_a_flight_without_a_picture_is_refused_and_a_clip_is_the_bases_first_fra
         base = pipe("hills", None, num_frames=9, seed=3)
     np.testing.assert_array_equal(frames[0], base[0])
     assert not np.array_equal(frames[1:], base[1:])
+
+
+def test_a_window_longer_than_a_clip_changes_nothing_and_takes_no_memory(pipe, image, tmp_path, monkeypatch):
+    settings = json.loads((tmp_path / "run" / RUN_CONFIG).read_text())
+    seen = []
+    make = KVCache.__init__
+
+    def counted(self, transformer, frame_size, window, **more):
+        seen.append(window)
+        make(self, transformer, frame_size, window, **more)
+
+    monkeypatch.setattr(KVCache, "__init__", counted)
+    clips = []
+    for window in (4, 1000):
+        settings["causal"]["window"] = window
+        (tmp_path / "run" / RUN_CONFIG).write_text(json.dumps(settings))
+        pipe.load_controller(tmp_path / "run")
+        clips.append(pipe("hills", image, ActionTrack(np.array([LEFT] * 4, np.float32)), num_frames=17))
+    assert np.array_equal(*clips) and seen == [4, 4]
+
+
+def test_what_no_memory_holds_is_refused_before_it_is_taken(pipe, image, monkeypatch):
+    monkeypatch.setattr("wanact.flying.pipeline.free_memory", lambda _: 1000)
+    with pytest.raises(OutOfMemory, match="remembers 3 latent frames needs"):
+        WanActStream(pipe, image, "hills", 1)

@@ -71,19 +71,19 @@ def test_the_first_of_everybody_comes_before_the_second_of_anybody(queue):
 
 
 def test_letters_know_whether_somebody_reads_them():
-    async def read() -> tuple[float, float]:
+    async def read() -> list[int]:
         letters = Letters()
-        letters._read_at -= 5
+        looks = [letters.look(), letters.look()]
         reading = asyncio.create_task(letters.get())
         await asyncio.sleep(0)
-        while_reading = letters.silence
+        looks += [letters.look(), letters.look()]
         letters.put_nowait("a")
         await reading
-        letters._read_at -= 3
-        return while_reading, letters.silence
+        looks.append(letters.look())
+        letters.expect_reader()
+        return [*looks, letters.look()]
 
-    while_reading, afterwards = asyncio.run(read())
-    assert while_reading == 0 and 3 <= afterwards < 5
+    assert asyncio.run(read()) == [1, 2, 0, 0, 1, 1]
 
 
 def test_what_is_not_collected_is_given_up_and_what_is_stays(queue):
@@ -91,9 +91,9 @@ def test_what_is_not_collected_is_given_up_and_what_is_stays(queue):
     waiting, running, heard = Event("model", "gone"), Event("live", "gone"), Event("model", "here")
     wait(queue, waiting, heard)
     queue.active_jobs = [[running]]
-    for session, silence in (("gone", 11), ("here", 0), ("old answers", 61), ("new answers", 11)):
+    for session, looks in (("gone", 10), ("here", 9), ("old answers", 60), ("new answers", 10)):
         letters = queue.pending_messages_per_session[session] = Letters()
-        letters._read_at -= silence
+        letters._looks = looks
         queue.pending_event_ids_session[session] = {"x"}
     places.forget_uncollected()
     assert queue.event_queue_per_concurrency_id["model"].queue == [heard]
@@ -103,8 +103,8 @@ def test_what_is_not_collected_is_given_up_and_what_is_stays(queue):
 
 @pytest.fixture
 def page(engine, monkeypatch):
-    """A page of this test alone, that gives up sooner."""
-    monkeypatch.setattr(module, "COLLECT_S", 1.0)
+    """A page of this test alone, that does not give up until it is told to."""
+    monkeypatch.setattr(module, "COLLECT_LOOKS", 1000)
     demo = build_page(engine)
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
     with httpx.Client(base_url=url, timeout=60) as http:
@@ -127,7 +127,8 @@ def test_unread_requests_close_nothing_and_go_by_themselves(page, picture, reque
         assert refused.json()["detail"].endswith("try again in a minute.")
         seed = http.post(f"{API}/run/predict", json={"data": [], "fn_index": press, "session_hash": "s"}).json()
         assert 0 <= seed["data"][0] < 2**31
-        deadline = time.monotonic() + 30
+        demo._queue.push.__self__.collect_looks = 1
+        deadline = time.monotonic() + 60
         while (demo._queue.event_ids_to_events or len(demo._queue)) and time.monotonic() < deadline:
             time.sleep(0.1)
     assert not demo._queue.event_ids_to_events and not len(demo._queue)

@@ -309,7 +309,8 @@ class WanActPipeline:
                     for block in module:
                         block.register_forward_pre_hook(self._before_block)
                         for part in block.children():
-                            part.register_forward_pre_hook(self._between_slices)
+                            if any(weight.ndim > 1 for weight in part.parameters()):  # others take no time
+                                part.register_forward_pre_hook(self._between_slices)
         if self.device.type == "cpu":  # where the attention of a large clip takes longer than a slice
             for block in parts.transformer.blocks:
                 block.attn1.processor.between_pieces = self._between_slices

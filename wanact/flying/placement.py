@@ -429,17 +429,17 @@ def free_memory(device: torch.device) -> int:
     return min(psutil.virtual_memory().available, _left_to_container(Path("/sys/fs/cgroup")))
 
 
-def _left_to_container(folder: Path) -> float:
-    """Bytes that a control group of Linux (version 2) leaves; infinite without a limit."""
+def _left_to_container(folder: Path) -> int:
+    """Bytes that a control group of Linux (version 2) leaves; more than there are without a limit."""
     try:
         limit = (folder / "memory.max").read_text().strip()
         if limit == "max":
-            return math.inf
+            return sys.maxsize
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         used = int((folder / "memory.current").read_text()) - int(stat.get("inactive_file", 0))  # a cache, given back
         return max(0, int(limit) - used)
     except (OSError, ValueError):
-        return math.inf
+        return sys.maxsize
 
 
 def is_out_of_memory(error: BaseException) -> bool:

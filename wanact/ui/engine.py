@@ -100,6 +100,10 @@ class Engine:
         """Of the base model's weights, and what is laid on them for good."""
         return self.pipe.fingerprint()
 
+    def rest(self) -> None:
+        """While nobody draws: give memory back that threads have left."""
+        release_memory(self.pipe.device)
+
     def checkpoints(self) -> tuple[list[CheckpointRef], int]:
         """What can be flown now, newest first in each run, the base model last; and how many are damaged."""
         choices, damaged = [], 0

@@ -58,7 +58,7 @@ def build_page(engine: Engine) -> gr.Blocks:
                     build(engine, last_frame)
         expose(engine)
     demo.queue(max_size=None, default_concurrency_limit=8, api_open=False)  # everything goes through places
-    keep_places(demo, Quota(demo).enforce, engine.uploads.forget_old)
+    keep_places(demo, chores=[Quota(demo).enforce, engine.uploads.forget_old], at_rest=[engine.rest])
     hold_no_connections(demo)
     return demo
 

@@ -10,18 +10,17 @@ import asyncio
 import itertools
 import logging
 import math
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import anyio
-from fastapi import HTTPException
 from gradio import route_utils
 from gradio.blocks import Blocks
 from gradio.queueing import Event, Queue
 from gradio.utils import run_coro_in_background
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from wanact.ui.visitor import address_of
 
@@ -30,24 +29,28 @@ PLACES = {"model": 24, "live": 16, "card": 4}
 MAX_SMALL = 256  # events of all other kinds
 ADDRESS_SHARE = 0.75  # of the places of a kind, for one address: many may share it behind a proxy
 SESSION_PLACES, SESSION_SMALL = 3, 16
-COLLECT_S = 10.0  # an event goes if its answers are not collected for so long
-KEEP_ANSWERS_S = 60.0  # as long are answers kept that nobody has collected
+COLLECT_LOOKS = 10  # an event goes if its answers are not collected for so many looks, one a second
+KEEP_ANSWERS_LOOKS = 60  # as long are answers kept that nobody has collected
 _CHORES_EVERY_S = 30
 
 logger = logging.getLogger(__name__)
 
+Chore = Callable[[], None]
+
 
 class Letters(asyncio.Queue):
-    """Messages for a session, and whether somebody waits for them."""
+    """Messages for a session, and how long nobody has waited for them.
+
+    Counted in looks, one a second, and not in time: a server that stood still has not heard what was said meanwhile.
+    """
 
     def __init__(self):
         super().__init__()
-        self._readers = 0
-        self._read_at = time.monotonic()
+        self._readers = self._looks = 0
 
     def expect_reader(self) -> None:
         """Somebody has just asked, and is about to listen."""
-        self._read_at = time.monotonic()
+        self._looks = 0
 
     async def get(self) -> Any:
         self._readers += 1
@@ -55,12 +58,12 @@ class Letters(asyncio.Queue):
             return await super().get()
         finally:
             self._readers -= 1
-            self._read_at = time.monotonic()
+            self._looks = 0
 
-    @property
-    def silence(self) -> float:
-        """Seconds since somebody has listened."""
-        return 0.0 if self._readers else time.monotonic() - self._read_at
+    def look(self) -> int:
+        """Looks since somebody has listened, with this one; 0 while somebody does."""
+        self._looks = 0 if self._readers else self._looks + 1
+        return self._looks
 
 
 class Places:
@@ -68,13 +71,20 @@ class Places:
 
     Args:
         queue: Gradio's, which is changed: its `push` and `start` go through here.
-        collect_s: an event goes if its answers are not collected for so long; `COLLECT_S` if not given.
-        chores: done beside it every half a minute.
+        collect_looks: an event goes if its answers are not collected for so long; `COLLECT_LOOKS` if not given.
+        chores: done beside it every half a minute, in a thread.
+        at_rest: done with them if nothing is in work.
     """
 
-    def __init__(self, queue: Queue, collect_s: float | None = None, chores: Sequence[Callable[[], None]] = ()):
-        self._queue, self.collect_s = queue, COLLECT_S if collect_s is None else collect_s
-        self._chores = chores
+    def __init__(
+        self,
+        queue: Queue,
+        collect_looks: int | None = None,
+        chores: Sequence[Chore] = (),
+        at_rest: Sequence[Chore] = (),
+    ):
+        self._queue, self.collect_looks = queue, COLLECT_LOOKS if collect_looks is None else collect_looks
+        self._chores, self._at_rest = chores, at_rest
         self._push, self._start = queue.push, queue.start
         queue.max_size = None
         queue.push, queue.start = self.push, self.start
@@ -147,19 +157,19 @@ class Places:
                 return
             self.forget_uncollected()
             if second % _CHORES_EVERY_S == 0:
-                for chore in self._chores:
-                    await anyio.to_thread.run_sync(_tried, chore)
+                for chore in [*self._chores, *(() if any(self._queue.active_jobs) else self._at_rest)]:
+                    await run_in_threadpool(_tried, chore)
 
     def forget_uncollected(self) -> None:
-        """Give up events whose answers nobody collects; what is in work stops when it says something next."""
+        """Look who listens; give up what nobody has listened for, which stops, if it is in work, when it says more."""
         queue = self._queue
         sessions: dict[str, list[Event]] = {}
         for event in self._events():
             sessions.setdefault(event.session_hash, []).append(event)
         for session, letters in list(queue.pending_messages_per_session.items()):
             events = sessions.get(session, [])
-            limit = self.collect_s if events else KEEP_ANSWERS_S
-            if not isinstance(letters, Letters) or letters.silence <= limit:
+            limit = self.collect_looks if events else KEEP_ANSWERS_LOOKS
+            if not isinstance(letters, Letters) or letters.look() <= limit:
                 continue
             for event in events:
                 event.alive = False
@@ -171,12 +181,12 @@ class Places:
             queue.pending_event_ids_session.pop(session, None)
 
 
-def keep_places(page: Blocks, *chores: Callable[[], None]) -> Places:
+def keep_places(page: Blocks, chores: Sequence[Chore] = (), at_rest: Sequence[Chore] = ()) -> Places:
     """Let a page's queue have places, after its `queue` was called; see `Places` for the chores."""
-    return Places(page._queue, chores=chores)
+    return Places(page._queue, chores=chores, at_rest=at_rest)
 
 
-def _tried(chore: Callable[[], None]) -> None:
+def _tried(chore: Chore) -> None:
     try:
         chore()
     except Exception:  # the next time may be better, and events go on meanwhile

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import anyio
 from gradio.blocks import Blocks
 from gradio.utils import get_upload_folder
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -74,7 +74,7 @@ class RoomForUploads:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload"):
             length = dict(scope["headers"]).get(b"content-length", b"0")
             num_bytes = int(length) if length.isdigit() and len(length) < 16 else 0
-            if not await anyio.to_thread.run_sync(self._make_room, scope["app"], num_bytes):
+            if not await run_in_threadpool(self._make_room, scope["app"], num_bytes):
                 await JSONResponse({"detail": NO_ROOM}, 507)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
