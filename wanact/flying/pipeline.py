@@ -698,7 +698,10 @@ class WanActPipeline:
             controller = controller_of(weights.config["action_controller_config"])
             controller.load_state_dict(convert("controller", weights.controller, partial=True))
             transformer.check_controller(controller)
-            scale = [float(factor) for factor in weights.config["action_magnitude_scale"]]
+            scale = weights.config["action_magnitude_scale"]
+            if not isinstance(scale, list):
+                raise ValueError(f"its action_magnitude_scale is {str(scale)[:40]}, expected 8 numbers, one a channel")
+            scale = [float(factor) for factor in scale]
             ActionTrack.zeros(1).to_model(scale)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             reason = " ".join(str(error).split())[:300]

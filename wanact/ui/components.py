@@ -255,7 +255,7 @@ class Note(gr.Markdown):
 
     is_template = True
 
-    def postprocess(self, value: str | None) -> str | None:
+    def postprocess(self, value: str | None) -> Any:
         return super().postprocess(None if value is None else _MARKS.sub(r"\\\g<0>", " ".join(value.split())))
 
 

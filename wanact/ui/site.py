@@ -31,7 +31,7 @@ class Site(gr.Blocks):
     def queue(self, *args: Any, **kwargs: Any) -> Site:
         super().queue(*args, **kwargs)
         send = self._queue.send_message
-        self._queue.send_message = lambda event, message: send(event, _harmless(message))
+        self._queue.send_message = lambda event, event_message: send(event, _harmless(event_message))
         return self
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
