@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from copy import copy
 from typing import Any
 
 from gradio.blocks import Blocks
@@ -26,9 +27,13 @@ _FORGET_EVERY_S = 5.0
 class _Session(SessionState):
     """State without the page's settings."""
 
-    def __init__(self, blocks: Blocks):
-        super().__init__(blocks)
+    def __init__(self, blocks: Blocks):  # not Gradio's, which lays out the settings of every component first
+        self.blocks_config = copy(blocks.default_config)
         self.config_values = {}
+        self.state_data = {}
+        self._state_ttl = {}
+        self.is_closed = False
+        self.STATE_TTL_WHEN_CLOSED = 3600
 
     def __setitem__(self, key: int, value: Any) -> None:
         super().__setitem__(key, value)
