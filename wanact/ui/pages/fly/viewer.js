@@ -91,7 +91,8 @@ export function mount({element, props, trigger, watch}) {
     for (const form of ['gif', 'webp']) {
       const link = find(`a.${form}`);
       link.hidden = !value[form];
-      if (value[form]) Object.assign(link, {href: value[form].url, download: value[form].orig_name || `wanact.${form}`});
+      if (value[form])
+        Object.assign(link, {href: value[form].url, download: value[form].orig_name || `wanact.${form}`});
     }
     find('.caption').textContent = value.caption || '';
     if (clip.record === playing) return; // the same clip, whose GIF and WebP have come
