@@ -380,19 +380,19 @@ def test_an_error_stays_in_sight_and_nothing_is_lost(page):
 
 
 def test_visitors_wait_in_line_and_can_cancel(page, visit, engine):
-    first, second = page, visit()
+    *served, waiting = page, visit(), visit(), visit()
     with contextlib.ExitStack() as model_is_busy:
         model_is_busy.enter_context(engine.pipe.lock)
-        first.click("#generate")
-        first.wait_for_selector("#viewer .viewer[data-status=working]")
-        second.click("#generate")
-        second.wait_for_function("document.querySelector('#viewer .what')?.textContent.includes('number 1 of 1')")
-        second.click("#viewer [data-do=cancel]")
-        second.wait_for_selector("#viewer .viewer[data-status=cancelled]")
-        first.click("#viewer [data-do=cancel]")
-        first.wait_for_selector("#viewer .viewer[data-status=cancelled]")
-    generate(second)
-    assert first.get_attribute("#viewer .viewer", "data-status") == "cancelled", "visitors share nothing"
+        for one in served:  # so many clips are drawn side by side
+            one.click("#generate")
+            one.wait_for_selector("#viewer .viewer[data-status=working]")
+        waiting.click("#generate")
+        waiting.wait_for_function("document.querySelector('#viewer .what')?.textContent.includes('number 1 of 1')")
+        for one in (waiting, *served):
+            one.click("#viewer [data-do=cancel]")
+            one.wait_for_selector("#viewer .viewer[data-status=cancelled]")
+    generate(waiting)
+    assert page.get_attribute("#viewer .viewer", "data-status") == "cancelled", "visitors share nothing"
 
 
 def test_a_phone_shows_it_all_and_two_fingers_hold_two_keys(visit):
@@ -436,4 +436,5 @@ def serious_violations(results) -> list:
         for violation in results.response["violations"]
         if violation["impact"] in ("serious", "critical")
         for node in violation["nodes"]
+        if node["target"] != [".toast-header"]  # Gradio's own: a button in a button, for ten seconds
     ]

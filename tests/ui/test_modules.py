@@ -14,7 +14,7 @@ from wanact.ui.page import build_page, launch_options
 from wanact.ui.theme import UI
 
 IMPORT = re.compile(r"^import \{([^}]+)\} from '([^']+)';$", re.MULTILINE)
-EXPORT = re.compile(r"^export (?:function|class|const) (\w+)", re.MULTILINE)
+EXPORT = re.compile(r"^export (?:(?:async )?function|class|const) (\w+)", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,10 @@ def bench_versus(pipe: WanActPipeline, num_runs: int, setting: dict[str, Any]) -
     pipe.load_controller(None)
     parts = pipe.components
     networks = (parts.transformer, parts.vae, parts.text_encoder, parts.tokenizer, parts.scheduler)
-    rivals = {"diffusers": stock_pipeline(*networks)}
+    grid = pipe.defaults["sigma_grid"]
+    rivals = {"diffusers": stock_pipeline(*networks, grid=grid)}
     if parts.transformer.dtype != torch.float32:
-        rivals["diffusers_default"] = stock_pipeline(*networks, dtype=torch.float32)
+        rivals["diffusers_default"] = stock_pipeline(*networks, dtype=torch.float32, grid=grid)
     image = Image.fromarray(
         np.random.default_rng(0).integers(0, 256, (setting["height"], setting["width"], 3), np.uint8)
     )

@@ -9,17 +9,26 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
 
+from wanact import flow
+
 PIPELINE_PATCH = [1, 2, 2]  # what diffusers' pipeline takes for granted when it writes a timestep for every token
 
 
 def stock_pipeline(
-    transformer: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, dtype: torch.dtype | None = None
+    transformer: Any,
+    vae: Any,
+    text_encoder: Any,
+    tokenizer: Any,
+    scheduler: Any,
+    dtype: torch.dtype | None = None,
+    grid: flow.SigmaGrid = "from_one",
 ) -> WanImageToVideoPipeline:
     """diffusers' pipeline around parts of ours; the weights are shared.
 
     Args:
         dtype: None computes as ours does; float32 is what diffusers takes if nobody asks, and copies what is in
             another type.
+        grid: of the sigmas; `from_one` leaves the scheduler its own.
     """
     if dtype not in (None, text_encoder.dtype):
         text_encoder = copy.deepcopy(text_encoder).to(dtype)
@@ -27,12 +36,25 @@ def stock_pipeline(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         vae=_shared(type(vae), vae),
-        scheduler=type(scheduler).from_config(scheduler.config),
+        scheduler=_on_grid(scheduler, grid),
         transformer=_stock_transformer(transformer, dtype),
         expand_timesteps=True,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _on_grid(scheduler: Any, grid: flow.SigmaGrid) -> Any:
+    """A scheduler like this one whose steps, which the pipeline asks for by their number alone, are those of a grid."""
+    own = type(scheduler).from_config(scheduler.config)
+
+    def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
+        del own.set_timesteps  # back to the class's, which is called with the sigmas
+        flow.set_steps(own, num_inference_steps, grid, device)
+        own.set_timesteps = set_timesteps
+
+    own.set_timesteps = set_timesteps
+    return own
 
 
 def _stock_transformer(ours: Any, dtype: torch.dtype | None) -> WanTransformer3DModel:

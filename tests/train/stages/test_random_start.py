@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from train.loop.config import ConfigError
 from train.loop.seeding import Draw
-from wanact.media import video
+from wanact.media import footage, video
 from wanact.models import vae as wan_vae
 from wanact.models.components import load_component
 from wanact.models.lapped import AutoencoderLapped
@@ -39,7 +39,7 @@ def test_a_clip_begins_at_any_latent_frame_with_the_actions_from_there(run, stag
     assert {0, 1} == set(starts)
     for i, (draw, start) in enumerate(zip(draws, starts, strict=True)):
         row = trained.rows[draw.index]
-        frames = video.read_video(row.video)[4 * start : 4 * start + 5]
+        frames = footage.read_video(row.video)[4 * start : 4 * start + 5]
         assert_close(batch["latents"][i], wan_vae.encode(autoencoder, video.to_tensor(frames)[None])[0])
         scale = np.array(trained.config.model.action_magnitude_scale)
         assert_close(batch["magnitude"][i, 0].double(), torch.from_numpy(row.track.magnitude[start] * scale).double())
