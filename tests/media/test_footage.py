@@ -249,7 +249,7 @@ def write_light(path, codes: np.ndarray, transfer: int, options=None):
         context.colorspace, context.color_range = 9, 1
         context.color_primaries, context.color_trc = 9, transfer
 
-    params = "log-level=none:lossless=1" + (options or "")
+    params = "log-level=none:lossless=1:bframes=0:frame-threads=1:pools=none" + (options or "")
     return write(path, [frame], codec="libx265", fmt="yuv420p10le", before=says, options={"x265-params": params})
 
 

@@ -20,6 +20,10 @@ pytestmark = pytest.mark.browser
 STEPS = 4  # of the tiny model's clips
 
 
+# What Gradio's client says, at times, when it closes the stream of an event that a visitor has cancelled.
+GRADIO_CANCELS = ("AbortError: signal is aborted without reason", "Unexpected error Connection errored out.")
+
+
 class Visits:
     """Opens the page as new visitors and notes every error in the console and every request to another host."""
 
@@ -52,7 +56,7 @@ class Visits:
     def end(self) -> None:
         for context in self.contexts:
             context.close()
-        assert not self.problems
+        assert not [problem for problem in self.problems if not problem.startswith(GRADIO_CANCELS)]
 
 
 @pytest.fixture
