@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from wanact.flying import turns as module
-from wanact.flying.turns import Turns
+from wanact.flying.turns import Place, Turns
 
 
 def busy(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.0005)
+
+
+@contextmanager
+def held_elsewhere(turn: Turns | Place) -> Iterator[None]:
+    """Another thread has the turn meanwhile."""
+    held, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with turn:
+            held.set()
+            go.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    try:
+        yield
+    finally:
+        go.set()
+        thread.join()
 
 
 class Work(threading.Thread):
@@ -118,19 +140,8 @@ def test_others_than_the_holder_give_no_way_and_take_nothing():
 def test_who_asked_first_is_next_even_if_a_try_timed_out():
     turns = Turns()
     first, second = turns.place("first"), turns.place("second")
-    held, go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with turns:
-            held.set()
-            go.wait(10)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(10)
-    assert not first.take(0.01)
-    go.set()
-    thread.join()
+    with held_elsewhere(turns):
+        assert not first.take(0.01)
     assert not second.take(0.01), "the first one's place is kept"
     assert first.take(1)
     first.done()
@@ -142,19 +153,8 @@ def test_who_stays_away_or_leaves_blocks_nobody(monkeypatch):
     monkeypatch.setattr(module, "ABSENT_S", 0.05)
     turns = Turns()
     first, second, third = (turns.place(name) for name in ("first", "second", "third"))
-    held, go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with first:
-            held.set()
-            go.wait(10)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(10)
-    assert not second.take(0.01)
-    go.set()
-    thread.join()
+    with held_elsewhere(first):
+        assert not second.take(0.01)
     assert third.take(10), "the second has not come back"
     third.done()
     second.leave()

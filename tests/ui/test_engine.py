@@ -26,6 +26,21 @@ def frames_of(events):
     return [event for event in events if isinstance(event, np.ndarray)][-1]
 
 
+def flown_at_once(engine, flights):
+    """The frames of each, all asked for by visitors at the same time."""
+    frames = [None] * len(flights)
+
+    def visit(i):
+        frames[i] = frames_of(engine.fly(flights[i]))
+
+    visitors = [threading.Thread(target=visit, args=(i,)) for i in range(len(flights))]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
+    return frames
+
+
 def test_checkpoints_are_listed_newest_first_and_the_base_last(engine):
     choices, damaged = engine.checkpoints()
     assert [choice.id for choice in choices] == ["drone/step-000000400", "drone/step-000000200", BASE]
@@ -80,16 +95,7 @@ def test_a_flight_reports_its_steps_and_ends_with_the_frames(engine, flight):
 def test_visitors_with_different_checkpoints_get_what_each_would_get_alone(engine, flight):
     flights = [flight, replace(flight, checkpoint=engine.find(BASE)), replace(flight, seed=4)]
     alone = [frames_of(engine.fly(flight)) for flight in flights]
-    together = [None] * len(flights)
-
-    def visit(i):
-        together[i] = frames_of(engine.fly(flights[i]))
-
-    visitors = [threading.Thread(target=visit, args=(i,)) for i in range(len(flights))]
-    for visitor in visitors:
-        visitor.start()
-    for visitor in visitors:
-        visitor.join()
+    together = flown_at_once(engine, flights)
     for one, other in zip(alone, together, strict=True):
         assert np.array_equal(one, other)
     assert not np.array_equal(alone[0], alone[1])
@@ -103,7 +109,7 @@ def test_work_that_is_cut_at_every_block_gives_the_same_frames(engine, flight, r
     causal = Engine(engine.pipe, tmp_path).checkpoints()[0][0]
     flights = [flight, replace(flight, checkpoint=engine.find(BASE)), replace(flight, checkpoint=causal, seed=4)]
     alone = [frames_of(engine.fly(flight)) for flight in flights]
-    together, ways = [None] * len(flights), []
+    ways = []
     give_way = Turns.give_way
 
     def counted(self):
@@ -112,15 +118,7 @@ def test_work_that_is_cut_at_every_block_gives_the_same_frames(engine, flight, r
         return ways[-1]
 
     monkeypatch.setattr(Turns, "give_way", counted)
-
-    def visit(i):
-        together[i] = frames_of(engine.fly(flights[i]))
-
-    visitors = [threading.Thread(target=visit, args=(i,)) for i in range(len(flights))]
-    for one in visitors:
-        one.start()
-    for one in visitors:
-        one.join()
+    together = flown_at_once(engine, flights)
     assert sum(ways) > 20, "they have had the model in turns"
     for one, other in zip(alone, together, strict=True):
         assert np.array_equal(one, other)

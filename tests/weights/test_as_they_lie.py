@@ -30,16 +30,6 @@ def expected(tiny_model_dir):
     return load_components(tiny_model_dir)
 
 
-@pytest.fixture(scope="module")
-def manifest(tiny_model_dir, tmp_path_factory) -> Path:
-    return convert_dir(tiny_model_dir, tmp_path_factory.mktemp("m") / "manifest", "manifest", max_shard_bytes=80_000)
-
-
-@pytest.fixture(scope="module")
-def original(tiny_model_dir, tmp_path_factory) -> Path:
-    return convert_dir(tiny_model_dir, tmp_path_factory.mktemp("o") / "original", "original", max_shard_bytes=80_000)
-
-
 @pytest.fixture
 def copy(tmp_path):
     return lambda source: Path(shutil.copytree(source, tmp_path / f"copy of {source.name}"))

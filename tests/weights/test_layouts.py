@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from wanact.commands.convert import convert_dir
 from wanact.flying.pipeline import WanActPipeline
 from wanact.weights import layouts
 from wanact.weights.layouts import INDEX, ModelDirError
@@ -18,16 +17,6 @@ from wanact.weights.model_dir import load_components, read_metadata
 
 HUB_ID = "someone/tiny-wan"
 DIT = "diffusion_pytorch_model"
-
-
-@pytest.fixture(scope="module")
-def original(tiny_model_dir, tmp_path_factory) -> Path:
-    return convert_dir(tiny_model_dir, tmp_path_factory.mktemp("o") / "original", "original", max_shard_bytes=80_000)
-
-
-@pytest.fixture(scope="module")
-def manifest(tiny_model_dir, tmp_path_factory) -> Path:
-    return convert_dir(tiny_model_dir, tmp_path_factory.mktemp("m") / "manifest", "manifest", max_shard_bytes=80_000)
 
 
 @pytest.fixture

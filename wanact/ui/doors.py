@@ -239,7 +239,7 @@ class Doors:
         if kind != "application/json":
             raise _Refused(415, "This takes application/json.")
         _, model, limit = post
-        with self._holding() as hold:
+        with _Hold(self) as hold:
             body = await _read(receive, headers, limit, hold)
             if len(body) > _LARGE:
                 content = await run_in_threadpool(_checked, body, model)
@@ -250,11 +250,8 @@ class Doors:
                 scope["app"].state_holder.touch(session)
             await self.app(scope, _again(body, receive), out.send)
 
-    def _holding(self) -> _Hold:
-        return _Hold(self)
-
     async def _upload(self, scope: Scope, receive: Receive, out: _Out) -> None:
-        if int(_length(Headers(scope=scope))) > MAX_UPLOAD_BYTES:
+        if _length(Headers(scope=scope)) > MAX_UPLOAD_BYTES:
             raise _Refused(413, _too_much(MAX_UPLOAD_BYTES))
         received = 0
 
