@@ -1,3 +1,4 @@
+import {withoutLateWord} from '../../web/cancelled.js';
 import {channelLamps} from '../../web/channels.js';
 import {connect} from '../../web/events.js';
 import {makeClock} from './clock.js';
@@ -13,6 +14,7 @@ export function mount({element, props, trigger, watch}) {
   const scrub = find('.transport input[type=range]');
   const big = find('.big');
   const canvas = find('.big canvas');
+  const valid = withoutLateWord();
   // Which way is better; a lane's figure is marked only where the lanes differ.
   const HIGHER = ['control', 'likeness', 'sharpness at the end', 'PSNR to the truth', 'SSIM to the truth'];
   const LOWER = ['lag', 'colour shift at the end', 'GMSD to the truth'];
@@ -277,7 +279,7 @@ export function mount({element, props, trigger, watch}) {
     find('.notice span').textContent = message || '';
   }
   function show() {
-    const value = props.value || {status: 'idle'};
+    const value = valid(props.value || {status: 'idle'});
     const status = value.status;
     const working = status === 'working' || status === 'queued';
     if (value.lanes?.length) {

@@ -1,3 +1,4 @@
+import {withoutLateWord} from '../../web/cancelled.js';
 import {channelLamps} from '../../web/channels.js';
 import {announceToAll, connect, leave} from '../../web/events.js';
 
@@ -10,6 +11,7 @@ export function mount({element, props, trigger, watch}) {
   const scrub = find('.controls input[type=range]');
   const bar = find('.bar');
   const notice = find('.notice');
+  const valid = withoutLateWord();
   let clip = null; // what is playing: {url, track, key, fps}
 
   // ---- heads-up display ---------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ export function mount({element, props, trigger, watch}) {
     video.play().catch(() => {}); // a browser that blocks autoplay shows the play button instead
   }
   function show() {
-    const value = props.value || {status: 'idle'};
+    const value = valid(props.value || {status: 'idle'});
     const status = value.status;
     if (status === 'done' && value.video) play(value);
     const working = status === 'working' || status === 'queued';
