@@ -174,7 +174,8 @@ class Trainer:
         if processes.sharded:
             self._shard()
         self.optimizers = {
-            phase: build_optimizer(stage.trainable(phase), config.optim, processes.sharded) for phase in stage.phases
+            phase: build_optimizer(stage.trainable(phase), config.optim, processes.sharded, processes.compute_dtype)
+            for phase in stage.phases
         }
         self.ema = self._initial_ema(loaded)
         if loaded is not None:

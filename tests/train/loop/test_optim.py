@@ -45,6 +45,20 @@ def test_muon_moves_a_kernel_by_an_orthogonal_matrix_of_adams_size():
     torch.testing.assert_close(values, torch.full_like(values, 0.1 * 0.2 * 108**0.5), rtol=0.1, atol=0)
 
 
+def test_muon_in_bfloat16_moves_a_matrix_nearly_as_in_float32():
+    """What it computes in is told by the run's precision; weights and momentum stay in float32."""
+    config = OptimConfig(optimizer="muon", learning_rate=0.1, weight_decay=0.0)
+    moved = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = nn.Parameter(torch.zeros(16, 48))
+        optimizer = build_optimizer({"weight": weight}, config, dtype=dtype)
+        weight.grad = seeded(16, 48)
+        optimizer.step()
+        moved[dtype] = weight.detach()
+    off = moved[torch.bfloat16] - moved[torch.float32]
+    assert 0 < off.norm() < 0.03 * moved[torch.float32].norm()
+
+
 def test_what_is_no_matrix_moves_as_under_adamw():
     own, other = (nn.Parameter(seeded(16)) for _ in range(2))
     config = OptimConfig(optimizer="muon", learning_rate=0.01, adam_beta2=0.95)
