@@ -81,7 +81,9 @@ def build_optimizer(
     }
     if config.optimizer == "muon":
         groups.append({"params": matrices, "weight_decay": config.weight_decay, "muon": True})
-        return Muon([group for group in groups if group["params"]], momentum=config.muon_momentum, dtype=dtype, **settings)
+        return Muon(
+            [group for group in groups if group["params"]], momentum=config.muon_momentum, dtype=dtype, **settings
+        )
     return torch.optim.AdamW([group for group in groups if group["params"]], fused=not sharded, **settings)
 
 
