@@ -160,6 +160,10 @@ class ModelConfig:
     initialize_model_on_cpu: bool = flag(default=False, help="build on the CPU, then move: less memory at the start")
     use_gradient_checkpointing: bool = flag(default=False, help="recompute activations; always on for the 5B model")
     use_gradient_checkpointing_offload: bool = flag(default=False, help="and keep the kept ones in host memory")
+    compile_blocks: bool = flag(
+        default=False,
+        help="compile the transformer's blocks by torch.compile, half a minute for each length of clips; stage i2v",
+    )
     task: str | None = flag(default=None, help=f"taken for other trainers' scripts; {NO_EFFECT['task']}")
     extra_inputs: str | None = flag(default=None, help=f"taken for theirs too; {NO_EFFECT['extra_inputs']}")
     fp8_models: str | None = flag(default=None, help=f"taken for theirs too; {NO_EFFECT['fp8_models']}")

@@ -35,7 +35,9 @@ class ActionStage(FlowStage):
     """Train the controller; with `--trainable_models action_controller,transformer` the transformer as well."""
 
     name = "action"
-    refuses = dict.fromkeys(("lora_base_model", *LORA_SETTINGS), NO_LORA)
+    refuses = dict.fromkeys(("lora_base_model", *LORA_SETTINGS), NO_LORA) | {
+        "compile_blocks": "each layer takes actions in its own way"
+    }
     needs_actions = True
     known_models = ("action_controller", "transformer", "text_encoder")
     default_models = "action_controller"

@@ -70,6 +70,14 @@ class I2VStage(FlowStage):
         if self.text_trained:
             encoder = self.load_parts("text_encoder", trained=True).text_encoder
             self.modules["text_encoder"] = encoder.requires_grad_(True)
+        if self.config.model.compile_blocks:
+            self._compile_blocks()
+
+    def _compile_blocks(self) -> None:
+        if self.processes.sharded:
+            raise ConfigError("--compile_blocks compiles whole blocks and --fsdp splits them; leave one of them out")
+        for block in self.transformer.blocks:
+            block.compile(dynamic=False)  # in place: parameters keep their names
 
     def _add_lora(self) -> None:
         from peft import LoraConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,16 @@ def test_all_ways_to_hold_memory_down_give_the_same_loss(run, tmp_path):
     assert losses[0] == pytest.approx([row["loss"] for row in store.read_log(tmp_path / "bf16")], rel=0.02)
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     assert losses[0] == losses[2] == losses[3]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_train_as_the_others_do(run, tmp_path):
+    losses = []
+    for flags in ([], ["--compile_blocks", "true"]):
+        folder = tmp_path / str(len(losses))
+        run("i2v", folder, "--max_steps", "3", *flags)
+        losses.append([row["loss"] for row in store.read_log(folder)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_dropped_actions_are_no_actions_and_dropped_prompts_no_prompt(run, tmp_path):
