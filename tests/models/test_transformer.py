@@ -12,8 +12,9 @@ from torch.testing import assert_close
 from tests.tiny_model import LATENT_CHANNELS, TEXT_DIM, build_transformer
 from wanact.models.controller import WanActionController
 from wanact.models.injection import INJECTION_TYPES
+from wanact.models.kv_cache import FrameView
 from wanact.models.rotary import rotate
-from wanact.models.transformer import WanActTransformer3DModel, _two_products
+from wanact.models.transformer import WanActTransformer3DModel, _frame_by_frame, _two_products
 
 B, T, H, W = 2, 5, 4, 6
 TOKENS = (H // 2) * (W // 2)
@@ -257,4 +258,15 @@ def test_attention_in_training_is_torchs(mask):
     assert_close(ours, torchs, rtol=1e-5, atol=1e-6)
     weights = torch.randn_like(ours)
     for own, other in zip(*(torch.autograd.grad((out * weights).sum(), inputs) for out in (ours, torchs)), strict=True):
+        assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("view", [FrameView.causal(4, window=1), FrameView.teacher_forcing(3)])
+def test_attention_frame_by_frame_is_that_under_the_mask(view):
+    size = 5
+    inputs = [torch.randn(2, size * len(view.positions), 3, 8, requires_grad=True) for _ in range(3)]
+    ways = _frame_by_frame(*inputs, view), _two_products(*inputs, view.attention_mask(size))
+    assert_close(*ways, rtol=1e-5, atol=1e-6)
+    weights = torch.randn_like(ways[0])
+    for own, other in zip(*(torch.autograd.grad((out * weights).sum(), inputs) for out in ways), strict=True):
         assert_close(own, other, rtol=1e-4, atol=1e-5)

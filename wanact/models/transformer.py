@@ -62,7 +62,7 @@ class WanActAttnProcessor(WanAttnProcessor):
         attn: WanAttention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | LayerMemory | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | FrameView | None = None,
         rotary_emb: Rotation | None = None,
     ) -> Tensor:
         memory = encoder_hidden_states if isinstance(encoder_hidden_states, LayerMemory) else None
@@ -71,6 +71,7 @@ class WanActAttnProcessor(WanAttnProcessor):
             query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         elif rotary_emb is None:  # cross-attention, where the stock one has nothing to improve
             assert not isinstance(encoder_hidden_states, LayerMemory), "only self-attention has a past"
+            assert not isinstance(attention_mask, FrameView), "only self-attention is between frames"
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, None)
         else:
             read = encoder_hidden_states if isinstance(encoder_hidden_states, Tensor) else hidden_states
@@ -80,7 +81,9 @@ class WanActAttnProcessor(WanAttnProcessor):
             query, key = rotate(query, rotary_emb), rotate(key, rotary_emb)
             if memory is not None:
                 key, value = memory.with_newest(key, value)
-        if torch.is_grad_enabled() and query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        if isinstance(attention_mask, FrameView):
+            out = _frame_by_frame(query, key, value, attention_mask)
+        elif torch.is_grad_enabled() and query.dtype == torch.bfloat16 and query.device.type == "cpu":
             out = _two_products(query, key, value, attention_mask)
         else:
             out = self._attend(query, key, value, attention_mask)
@@ -118,6 +121,21 @@ def _two_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     return (scores.softmax(-1) @ value).transpose(1, 2)
 
 
+def _frame_by_frame(query: Tensor, key: Tensor, value: Tensor, view: FrameView) -> Tensor:
+    """Attention [B, L, N, K] in which each frame's queries meet only the keys that they see: 2 to 3 times as fast.
+
+    Of a clip that is trained on with its clean frames beside it they see a quarter.
+    """
+    size = query.shape[1] // len(view.positions)
+    keys, values = key.split(size, dim=1), value.split(size, dim=1)
+    found = []
+    for piece, row in zip(query.split(size, dim=1), view.visible, strict=True):
+        seen = row.nonzero().flatten().tolist()
+        seen_keys, seen_values = (torch.cat([parts[frame] for frame in seen], dim=1) for parts in (keys, values))
+        found.append(_two_products(piece, seen_keys, seen_values, None))
+    return torch.cat(found, dim=1)
+
+
 class WanActBlock(WanTransformerBlock):
     """A Wan block, parameter for parameter, whose modulation may be one value per frame and which takes actions.
 
@@ -135,7 +153,7 @@ class WanActBlock(WanTransformerBlock):
         rotary_emb: Rotation,
         action: Tensor | None = None,
         controller: WanActionController | None = None,
-        seen: Tensor | LayerMemory | None = None,
+        seen: Tensor | FrameView | LayerMemory | None = None,
     ) -> Tensor:
         """
         Args:
@@ -145,8 +163,8 @@ class WanActBlock(WanTransformerBlock):
             rotary_emb: cosines and sines, [1, L, 1, K] each.
             action: what `controller.prepare` returned for this clip.
             controller: decides whether and how this layer is steered.
-            seen: which tokens see which, [L, L]; or what is remembered of earlier frames. None: everything sees
-                everything.
+            seen: which tokens see which, [L, L], or which frames; or what is remembered of earlier frames. None:
+                everything sees everything.
         """
         modulation = self.scale_shift_table.unsqueeze(0) + temb.float()  # [B, n, 6, D]
         if controller is not None:
@@ -283,8 +301,8 @@ class WanActTransformer3DModel(WanTransformer3DModel):
 
     def _placed(
         self, latents: Tensor, view: FrameView | KVCache | None, frame_tokens: int
-    ) -> tuple[Rotation, Tensor | None]:
-        """Where the tokens stand, and which see which: rotation and mask."""
+    ) -> tuple[Rotation, Tensor | FrameView | None]:
+        """Where the tokens stand, and which see which: rotation, and a mask or, where that is faster, the view."""
         if view is None:
             return self.rope(latents), None
         if isinstance(view, KVCache):
@@ -299,7 +317,8 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         places = torch.tensor(view.positions, device=latents.device)
         whole = latents[:1, :, :1].expand(-1, -1, max(view.positions) + 1, -1, -1)  # only its shape counts
         cos, sin = (part.unflatten(1, (-1, frame_tokens))[:, places].flatten(1, 2) for part in self.rope(whole))
-        return (cos, sin), view.attention_mask(frame_tokens, latents.device)
+        by_frame = torch.is_grad_enabled() and latents.device.type == "cpu"
+        return (cos, sin), view if by_frame else view.attention_mask(frame_tokens, latents.device)
 
     def _embed_conditions(
         self, timestep: Tensor, text: Tensor, image: Tensor | None, num_latent_frames: int, frame_tokens: int
