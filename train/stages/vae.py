@@ -103,11 +103,6 @@ class VAEOptions:
     decoder_only: bool = flag(
         default=False, help="leave the encoder and so the latents as they are: transformers trained on them go on"
     )
-    latent_noise: float = flag(
-        default=0.0,
-        help="most noise in what is decoded, in deviations of normalised latents: a transformer's are never quite "
-        "right, and a decoder that has seen noise smooths over it; with --decoder_only",
-    )
 
     @property
     def kinds(self) -> list[CropKind]:
@@ -118,14 +113,9 @@ class VAEOptions:
             raise ConfigError("--vae_crops names no crop")
         if not 0 <= self.still_share <= 1:
             raise ConfigError(f"--still_share {self.still_share:g} must be at least 0 and at most 1")
-        counts = ("basis_clips", "latent_noise")
-        for name in (*(field.name for field in fields(self) if field.name.endswith("_weight")), *counts):
+        for name in (*(field.name for field in fields(self) if field.name.endswith("_weight")), "basis_clips"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"--{name} {getattr(self, name):g} must not be negative")
-        if self.latent_noise and not self.decoder_only:
-            raise ConfigError(
-                "--latent_noise is measured in deviations that latents in training do not have yet; add --decoder_only"
-            )
         if self.vae_preset is not None and self.vae_preset not in presets.PRESETS:
             raise ConfigError(f"--vae_preset {self.vae_preset!r} is unknown; choose from {', '.join(presets.PRESETS)}")
 
@@ -165,7 +155,6 @@ class VAEStage(Stage):
         if self.settings.decoder_only:
             for parameter in wan_vae.encoder_parameters(self.vae):
                 parameter.requires_grad_(False)
-        self._deviation = torch.tensor(self.vae.config.latents_std, device=self.device).view(-1, 1, 1, 1)
         self.modules["vae"] = self.vae
         self.base = {"model_dir": self.config.model.model_dir, "fingerprint": module_fingerprint(self.vae)}
         share = self.settings.still_share
@@ -221,16 +210,14 @@ class VAEStage(Stage):
         return files_fingerprint(self.rows)
 
     def load(self, draws: list[Draw]) -> dict[str, Tensor]:
-        """Crops uint8 [B, crops, F, H, W, 3], noise for their latents [B * crops, C, T, h, w] and how much of it is
-        added before decoding, 0 to 1, [B * crops]: little of it more often than much."""
+        """Crops uint8 [B, crops, F, H, W, 3], and the noise of their latents [B * crops, C, T, h, w]."""
         kind = self._kind(draws[0])
         video_crops = np.stack([np.stack(self._crops(draw, kind)) for draw in draws])
         stride = shapes.SPATIAL_STRIDE
         size = (shapes.num_latent_frames(kind.frames), kind.height // stride, kind.width // stride)
         latent = (kind.count, self.vae.config.z_dim, *size)
         noise = [torch.randn(latent, generator=draw.generator("noise")) for draw in draws]
-        level = [torch.rand(kind.count, generator=draw.generator("noise_level")).square() for draw in draws]
-        return {"video": torch.from_numpy(video_crops), "noise": torch.cat(noise), "noise_level": torch.cat(level)}
+        return {"video": torch.from_numpy(video_crops), "noise": torch.cat(noise)}
 
     def _kind(self, draw: Draw) -> CropKind:
         kinds = self.settings.kinds
@@ -268,9 +255,6 @@ class VAEStage(Stage):
         with torch.set_grad_enabled(not self.settings.decoder_only):
             mean, log_variance = (moment.float() for moment in wan_vae.encode_moments(self.vae, target))
         latents = mean + torch.exp(0.5 * log_variance) * batch["noise"]
-        if self.settings.latent_noise:
-            wrong = self.settings.latent_noise * batch["noise_level"].view(-1, 1, 1, 1, 1) * batch["noise"]
-            latents = latents + wrong * self._deviation
         again = wan_vae.decode_raw(self.vae, latents).float()
         error = again - target
         terms = {

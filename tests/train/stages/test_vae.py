@@ -200,26 +200,6 @@ def test_the_decoder_of_a_lapped_vae_can_be_trained_alone(train_lapped, tmp_path
     assert fixed == {"analysis", "offset"}
 
 
-def test_a_decoder_that_has_seen_noise_decodes_wrong_latents_better(train_lapped, tmp_path):
-    clean, wrong = (
-        train_lapped(tmp_path / name, "--max_steps", "25", "--learning_rate", "3e-3", "--decoder_only", *flags).stage
-        for name, flags in {"clean": [], "wrong": ["--latent_noise", "3"]}.items()
-    )
-    draws = [Draw(i, i, 0, 0, "vae") for i in range(2)]
-    batch = wrong.load(draws) | {"noise_level": torch.ones(2)}
-    errors = {}
-    for stage in (clean, wrong):
-        stage.settings.latent_noise = 3.0
-        with torch.no_grad():
-            errors[stage] = stage.loss(batch, "vae").metrics["mse"].mean()
-    assert errors[wrong] < 0.95 * errors[clean]
-
-
-def test_latent_noise_wants_latents_that_stay(train_lapped, tmp_path):
-    with pytest.raises(ConfigError, match="--decoder_only"):
-        train_lapped(tmp_path, "--max_steps", "1", "--latent_noise", "0.2")
-
-
 def test_samples_show_clips_above_their_reconstructions(train_vae, tmp_path):
     train_vae(tmp_path, "--max_steps", "1", "--sample_steps", "1", "--sample_count", "1")
     (file,) = tmp_path.glob("samples/*/reconstruction-0.mp4")
