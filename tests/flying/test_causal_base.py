@@ -11,14 +11,16 @@ from safetensors.torch import save_file
 from tests.flying.test_pipeline import edit_config, write_run
 from tests.tiny_model import build_transformer
 from wanact.actions import channel_track
+from wanact.files import write_json
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.record import FlightRecord
 from wanact.flying.request import RequestError
-from wanact.flying.rollout import DEFAULT_WINDOW, CausalSettings
+from wanact.flying.rollout import DEFAULT_WINDOW, CausalRollout, CausalSettings
 from wanact.flying.stream import WanActStream
 from wanact.runs.ref import BASE
 from wanact.ui.engine import Engine
 from wanact.weights.convert import convert
+from wanact.weights.layouts import ModelDirError
 
 SIZE = {"height": 32, "width": 64, "num_frames": 17, "num_inference_steps": 2, "guidance_scale": 1.0}
 
@@ -123,3 +125,49 @@ def test_actions_steer_a_causal_base(vidarc, image, tmp_path):
     forward, back = (vidarc("a lake", image, channel_track(name, 4), **options) for name in ("forward", "back"))
     assert not np.array_equal(forward, back)
     vidarc.load_controller(None)
+
+
+def test_a_file_beside_the_weights_says_how_they_are_flown(tiny_model_dir, weights, image, tmp_path):
+    """Window, steps, sampler and guidance, in clips and live; the flag has the last word on the window."""
+    torch.save(weights, tmp_path / "drone.pt")
+    said = {"window": 3, "num_inference_steps": 3, "sampler": "unipc", "guidance_scale": 4.0}
+    write_json(tmp_path / "drone.json", {"causal": said})
+    pipe = WanActPipeline.from_model_dir(tiny_model_dir, fine_tuned=[tmp_path / "drone.pt"])
+    assert pipe.causal == CausalSettings(**said)
+    plain = WanActPipeline.from_model_dir(tiny_model_dir, fine_tuned=[tmp_path / "drone.pt"], causal=3)
+    assert plain.causal == CausalSettings(**said)
+    other = WanActPipeline.from_model_dir(tiny_model_dir, fine_tuned=[tmp_path / "drone.pt"], causal=2)
+    assert other.causal == CausalSettings(**said | {"window": 2}) and other.fingerprint() == pipe.fingerprint()
+    sizes = {name: SIZE[name] for name in ("height", "width", "num_frames")}
+    assert np.array_equal(pipe("a lake", image, **sizes), pipe("a lake", image, **sizes, guidance_scale=4.0))
+    assert not np.array_equal(pipe("a lake", image, **sizes), pipe("a lake", image, **sizes, guidance_scale=1.0))
+    stream = WanActStream(pipe, image, "a lake", 5, height=32, width=64)
+    assert stream.step(np.zeros(8)).shape == (4, 32, 64, 3)
+    record = FlightRecord.from_stream(stream)
+    assert (record.guidance_scale, record.sampler["name"], record.num_inference_steps) == (4.0, "unipc", 3)
+    write_json(tmp_path / "drone.json", {"causal": said | {"guidance_scale": float("1e9")}})
+    with pytest.raises(ModelDirError, match="beside drone.pt cannot be used: guidance_scale is"):
+        WanActPipeline.from_model_dir(tiny_model_dir, fine_tuned=[tmp_path / "drone.pt"])
+
+
+@torch.no_grad()
+def test_unipc_and_guidance_draw_a_latent_frame_as_the_models_own_scheduler_does(vidarc):
+    """As Vidar's command: a fresh solver for each latent frame, and both branches see the keys of the prompt's past."""
+    transformer = vidarc.components.transformer
+    generator = torch.Generator().manual_seed(0)
+    first, noise = torch.randn(2, 1, 48, 1, 2, 4, generator=generator)
+    text, negative = vidarc.prepare_prompt("a lake"), vidarc.prepare_prompt("")
+    settings = CausalSettings(4, 5, "unipc", 3.0)
+    rollout = CausalRollout(transformer, None, text, first, vidarc.rollout_sigmas(5), settings, negative=negative)
+    drawn = rollout.draw(None, lambda: noise.clone())
+    scheduler = vidarc._make_scheduler(5)
+    cache, latent = transformer.prefill(first, text, window=4), noise.clone()
+    for sigma, t in zip(scheduler.sigmas, scheduler.timesteps, strict=False):
+        timestep = 1000.0 * sigma.view(1, 1)
+        one, other = (
+            transformer(latent, timestep, read, return_dict=False, view=cache)[0] for read in (text, negative)
+        )
+        latent = scheduler.step(other + 3.0 * (one - other), t, latent, return_dict=False)[0]
+    torch.testing.assert_close(drawn, latent, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(drawn, CausalRollout(transformer, None, text, first, vidarc.rollout_sigmas(5),
+                              settings).draw(None, lambda: noise.clone()), atol=1e-3)  # fmt: skip

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from tests.models.test_transformer import TOKENS, H, T, W, like, make_actions, make_controller, make_inputs, run
 from tests.tiny_model import build_transformer
 from wanact.models.injection import INJECTION_TYPES
+from wanact.models import flex
 from wanact.models.kv_cache import FrameView, KVCache
 from wanact.models.rotary import time_rotation, time_width
 
@@ -86,6 +87,82 @@ def test_teacher_forcing_shows_each_noisy_frame_what_the_flight_will_show_it(our
         parts = {"hidden_states": clean["hidden_states"][:, :, place], "timestep": torch.zeros(2, 1)}
         run(ours, clean | parts, view=cache)
         cache.commit()
+
+
+def test_a_chunk_is_predicted_as_it_is_in_the_whole_clip(ours):
+    """A chunk of the noisy frames, at its own place, with all that is clean before it."""
+    clean, noisy, chunk = make_inputs(0), make_inputs(1), range(2, 4)
+
+    def forced(places: range) -> Tensor:
+        kept = slice(places.start, places.stop)
+        latents = [clean["hidden_states"][:, :, : places.stop], noisy["hidden_states"][:, :, kept]]
+        steps = [torch.zeros(2, places.stop), noisy["timestep"][:, kept]]
+        inputs = clean | {"hidden_states": torch.cat(latents, dim=2), "timestep": torch.cat(steps, dim=1)}
+        view = FrameView.teacher_forcing(places.stop, window=2, predicted=places)
+        return run(ours, inputs, view=view)[:, :, places.stop :]
+
+    assert_close(forced(chunk), forced(range(T))[:, :, 2:4], **CLOSE)
+
+
+@pytest.mark.parametrize("view", [FrameView.causal(T, 2), FrameView.teacher_forcing(T, 2),
+                                  FrameView.teacher_forcing(T, 3, range(2, T))])  # fmt: skip
+def test_blocks_of_the_mask_attend_as_the_dense_mask_does(ours, view):
+    """The kernel that is fast on a GPU, against the reference."""
+    count = len(view.positions)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 48, count, 2 * H, 4 * W, generator=generator)  # more tokens than a block, and no multiple
+    inputs = {"hidden_states": latents, "timestep": torch.full((1, count), 300.0),
+              "encoder_hidden_states": make_inputs()["encoder_hidden_states"][:1]}  # fmt: skip
+    outputs = [run(ours, inputs, view=FrameView(view.positions, view.visible, kernel)) for kernel in ("dense", "flex")]
+    assert_close(outputs[1], outputs[0], **CLOSE)
+
+
+@pytest.mark.parametrize("frame_tokens", [5, 128, 300])
+def test_a_block_is_left_out_if_nothing_in_it_is_seen_and_whole_if_all_is(frame_tokens):
+    view = FrameView.teacher_forcing(6, 2)
+    blocks = flex.block_mask(view.visible, frame_tokens)
+    dense = view.attention_mask(frame_tokens)
+    size = flex.BLOCK
+    rows = -(-len(dense) // size)
+    for row in range(rows):
+        partial = blocks.kv_indices[0, 0, row, : blocks.kv_num_blocks[0, 0, row]].tolist()
+        full = blocks.full_kv_indices[0, 0, row, : blocks.full_kv_num_blocks[0, 0, row]].tolist()
+        for column in range(rows):
+            tile = dense[row * size : (row + 1) * size, column * size : (column + 1) * size]
+            assert (column in partial or column in full) == bool(tile.any())
+            assert column not in full or (bool(tile.all()) and tile.numel() == size * size)
+
+
+def test_prefill_and_forward_with_cache_equal_one_pass(ours):
+    """The plan's two verbs: a clean past, then a noisy frame, of which the truth is remembered."""
+    clean, noisy = make_inputs(0), make_inputs(1)
+    both = clean | {
+        "hidden_states": torch.cat([clean["hidden_states"], noisy["hidden_states"]], dim=2),
+        "timestep": torch.cat([torch.zeros(2, T), noisy["timestep"]], dim=1),
+    }
+    whole = run(ours, both, view=FrameView.teacher_forcing(T))[:, :, T:]
+    latents, context = clean["hidden_states"], clean["encoder_hidden_states"]
+    cache = ours.prefill(latents[:, :, :2], context, window=T)
+    for frame in range(2, T):
+        place = slice(frame, frame + 1)
+        velocity, cache = ours.forward_with_cache(
+            noisy["hidden_states"][:, :, place], noisy["timestep"][:, place], cache, latents[:, :, place]
+        )
+        assert_close(velocity, whole[:, :, place], **CLOSE)
+        assert velocity.requires_grad and not cache.keys.requires_grad
+    assert cache.num_frames == T
+
+
+def test_a_gradient_goes_through_the_newest_frame_and_stops_at_what_is_remembered(ours):
+    clean, noisy = make_inputs(0), make_inputs(1)
+    first = clean["hidden_states"][:, :, :1].clone().requires_grad_()
+    newest = noisy["hidden_states"][:, :, :1].clone().requires_grad_()
+    cache = ours.prefill(first, clean["encoder_hidden_states"], window=2)
+    velocity, cache = ours.forward_with_cache(newest, noisy["timestep"][:, :1], cache, newest.detach())
+    later, _ = ours.forward_with_cache(newest.detach(), noisy["timestep"][:, :1], cache)
+    (velocity.square().mean() + later.square().mean()).backward()
+    assert first.grad is None and newest.grad is not None and bool(newest.grad.abs().sum() > 0)
+    assert all(weight.grad is not None for weight in ours.parameters())
 
 
 def test_a_flight_never_ends(ours):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from wanact import flow, shapes
 from wanact.actions import NUM_CHANNELS, ActionTrack
+from wanact.errors import UserError
 from wanact.files import CheckpointError, number, read_model, sha256
 from wanact.flying.fastest import fastest_dtype
 from wanact.flying.placement import (
@@ -51,7 +52,8 @@ from wanact.runs import store
 from wanact.runs.ref import RUN_CONFIG, CheckpointRef, is_in_run, run_of
 from wanact.runs.store import FlightWeights
 from wanact.weights.convert import convert
-from wanact.weights.finetuned import files_of, lay_on, says_causal
+from wanact.weights.finetuned import files_of, lay_on, said_causal
+from wanact.weights.layouts import ModelDirError
 from wanact.weights.lora import convert_lora
 from wanact.weights.model_dir import Components, fingerprint, former_fingerprint, load_components
 from wanact.weights.names import ConvertError
@@ -187,12 +189,20 @@ class WanActPipeline:
         return pipe
 
     def _set_base_causal(self, window: int | None, files: Sequence[Path]) -> None:
-        named = [file.name for file in files if says_causal(file)]
-        said = window if window is not None else bool(named)
-        self.base_causal = self.causal = causal_settings(said or None, self.defaults["num_inference_steps"])
-        if self.base_causal is not None:
-            why = f"as {named[0]} says" if window is None else "as --causal says"
-            self.notes.append(f"the base is flown frame by frame, {why}, with a window of {self.base_causal.window}")
+        said = next(((file.name, said) for file in files if (said := said_causal(file))), None)
+        try:
+            settings = causal_settings(said and said[1], self.defaults["num_inference_steps"])
+        except (TypeError, UserError) as error:
+            assert said is not None, "nothing said is nothing wrong"
+            raise ModelDirError(f"the causal settings beside {said[0]} cannot be used: {error}") from error
+        if window == 0:
+            settings = None
+        elif window is not None:
+            settings = replace(settings or CausalSettings(window, self.defaults["num_inference_steps"]), window=window)
+        self.base_causal = self.causal = settings
+        if settings is not None:
+            why = f"as {said[0]} says" if window is None and said else "as --causal says"
+            self.notes.append(f"the base is flown frame by frame, {why}, with a window of {settings.window}")
 
     @property
     def path(self) -> Path:
@@ -407,7 +417,11 @@ class WanActPipeline:
         Raises:
             RequestError, ImageError, ActionError: naming what cannot be used, and what could be.
         """
-        own = {} if self.causal is None else {"num_inference_steps": self.causal.num_inference_steps}
+        own: dict[str, Any] = {}
+        if self.causal is not None:
+            own["num_inference_steps"] = self.causal.num_inference_steps
+            if self.causal.guidance_scale > 1:
+                own["guidance_scale"] = self.causal.guidance_scale
         longest = shapes.num_pixel_frames(self.components.transformer.config.rope_max_seq_len)  # of the rotary table
         return check_request(self.defaults | own, longest, request)
 
@@ -609,13 +623,23 @@ class WanActPipeline:
         latents = first_latent.repeat(1, 1, request.num_latent_frames, 1, 1)
         latents[:, :, 1:] = 0.0
         total = request.num_latent_frames - 1
-        settings = replace(self.causal, window=max(1, min(self.causal.window, total)))  # there is nothing behind that
+        window = max(1, min(self.causal.window, total))  # there is nothing behind that
+        settings = replace(self.causal, window=window)
+        if settings.guidance_scale > 1:  # a checkpoint that is made for it is guided as asked
+            settings = replace(settings, guidance_scale=request.guidance_scale)
         self.require_cache(request.height, request.width, settings.window)
         sigmas = self.rollout_sigmas(request.num_inference_steps)
         with self.placement.using("transformer") as transformer:
             text = self._read_text(transformer, context[:1])
             rollout = CausalRollout(
-                transformer, self.controller, text, first_latent, sigmas, settings, prediction=self.prediction
+                transformer,
+                self.controller,
+                text,
+                first_latent,
+                sigmas,
+                settings,
+                prediction=self.prediction,
+                negative=self._read_text(transformer, context[1:]) if settings.guidance_scale > 1 else None,
             )
             for frame, latent in enumerate(rollout.clip(actions, total, draw_noise), start=1):
                 latents[:, :, frame : frame + 1] = latent

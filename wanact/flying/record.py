@@ -136,7 +136,7 @@ class FlightRecord:
             track=stream.track,
             num_frames=num_pixel_frames(stream.num_frames + 1),
             num_inference_steps=stream.num_inference_steps,
-            guidance_scale=1.0,
+            guidance_scale=stream.guidance_scale,
             fps=float(stream.pipe.defaults["fps"]),
             model={"name": str(stream.pipe.metadata.get("name", "")), "fingerprint": stream.pipe.fingerprint()},
             checkpoint=checkpoint

@@ -44,7 +44,7 @@ class ClipRequest:
         num_frames: in pixels, 4k+1.
         num_inference_steps: denoising steps; of every latent frame, with a causal checkpoint.
         guidance_scale: classifier-free guidance; 1 is none, and takes half the time. Actions reach both branches. A
-            causal checkpoint is drawn without.
+            causal checkpoint is drawn without, unless its settings have guidance.
         seed: 0 to 2**31 - 1.
         fit: whether the image is cropped or padded to the clip's shape.
     """

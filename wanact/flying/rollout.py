@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
 from wanact import flow
 from wanact.actions import NUM_CHANNELS
 from wanact.errors import UserError
+from wanact.flying.request import MAX_GUIDANCE
 from wanact.models.controller import WanActionController
 from wanact.models.kv_cache import KVCache
 from wanact.models.transformer import Actions, PreparedText
 
-Sampler = Literal["euler", "consistency"]
+Sampler = Literal["euler", "consistency", "unipc"]
 MAX_WINDOW = 1024  # latent frames that Wan's rotary table has places for; no model has seen a larger distance
 MAX_DRAW_STEPS = 100  # of a latent frame, far more than a causal checkpoint is trained for
 
@@ -30,7 +33,9 @@ class CausalSettings:
         window: latent frames that a frame sees besides itself and the first.
         num_inference_steps: steps that draw a latent frame.
         sampler: `euler` follows the velocity from level to level; `consistency` goes to the end from each level and
-            adds noise anew, as few-step students are trained.
+            adds noise anew, as few-step students are trained; `unipc` is the solver of Wan's own command, and begins
+            anew with every latent frame.
+        guidance_scale: classifier-free guidance; 1 is none, and takes half the time.
 
     Raises:
         ValueError: for settings that cannot be flown.
@@ -39,6 +44,7 @@ class CausalSettings:
     window: int
     num_inference_steps: int
     sampler: Sampler = "euler"
+    guidance_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name, most in (("window", MAX_WINDOW), ("num_inference_steps", MAX_DRAW_STEPS)):
@@ -47,6 +53,9 @@ class CausalSettings:
                 raise UserError(f"{name} is {_brief(value)}, expected a whole number from 1 to {most}")
         if self.sampler not in get_args(Sampler):
             raise UserError(f"sampler is {_brief(self.sampler)}, expected one of {', '.join(get_args(Sampler))}")
+        guidance = self.guidance_scale
+        if type(guidance) not in (int, float) or not 1 <= guidance <= MAX_GUIDANCE:
+            raise UserError(f"guidance_scale is {_brief(guidance)}, expected a number from 1 to {MAX_GUIDANCE:g}")
 
 
 def _brief(value: object) -> str:
@@ -88,9 +97,11 @@ class CausalRollout:
         text: embeddings of the prompt [1, S, text_dim], or what `prepare_text` made of them.
         first_latent: the first frame, [B, C, 1, h, w]; B flights go side by side.
         sigmas: noise levels of the steps that draw a frame, from 1 down to 0.
-        settings: window and sampler.
+        settings: window, sampler and guidance.
         late: actions that went before, where the flight is taken up in its middle.
         prediction: what the transformer predicts.
+        negative: like `text`, what guidance leads away from; None draws without. Both see the same past, whose keys
+            and values are those of `text`.
     """
 
     def __init__(
@@ -103,8 +114,11 @@ class CausalRollout:
         settings: CausalSettings,
         late: int = 0,
         prediction: flow.Prediction = "flow_prediction",
+        negative: Tensor | PreparedText | None = None,
     ):
         self.transformer = transformer
+        self.negative = negative if settings.guidance_scale > 1 else None
+        self.guidance_scale = settings.guidance_scale
         self.controller = controller
         self.text = text
         self.late = late
@@ -138,9 +152,12 @@ class CausalRollout:
         """
         prepared = self._prepare(action)
         latent = draw_noise()
-        for sigma, following in zip(self.sigmas, self.sigmas[1:], strict=False):
-            velocity = self._velocity(latent, self._zero + 1000.0 * sigma, prepared)
-            if self.sampler == "euler" or following == 0:
+        solver = self._solver() if self.sampler == "unipc" else None
+        for step, (sigma, following) in enumerate(zip(self.sigmas, self.sigmas[1:], strict=False)):
+            velocity = self._guided(latent, self._zero + 1000.0 * sigma, prepared)
+            if solver is not None:
+                latent = solver.step(velocity, solver.timesteps[step], latent, return_dict=False)[0]
+            elif self.sampler == "euler" or following == 0:
                 latent = flow.euler_step(latent, velocity, sigma, following)
             else:
                 clean = flow.euler_step(latent, velocity, sigma, 0.0)
@@ -160,8 +177,7 @@ class CausalRollout:
         for left in range(num_steps, 0, -1):
             velocity = self._velocity(noisy, 1000.0 * sigma * left / num_steps, prepared)
             noisy = noisy - (sigma / num_steps).view(-1, 1, 1, 1, 1) * velocity
-        self._velocity(noisy, self._zero, prepared)
-        self.cache.commit()
+        self._remember(noisy, prepared)
         return noisy
 
     def clip(self, actions: Actions | None, num_actions: int, draw_noise: Callable[[], Tensor]) -> Iterator[Tensor]:
@@ -173,8 +189,26 @@ class CausalRollout:
 
     def commit(self, latent: Tensor, action: Actions | None) -> None:
         """Take a latent frame that is known as the next of the flight: one more pass, over what is clean."""
-        self._velocity(latent, self._zero, self._prepare(action))
-        self.cache.commit()
+        self._remember(latent, self._prepare(action))
+
+    def _remember(self, latent: Tensor, action: Tensor | None) -> None:
+        self.transformer.prefill(
+            latent.to(self._dtype), self.text, self.cache, actions=[action], controller=self.controller
+        )
+
+    def _solver(self) -> UniPCMultistepScheduler:
+        """Of one latent frame; the levels are shifted already."""
+        solver = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
+        solver.set_timesteps(sigmas=np.array(self.sigmas[:-1]), device=self._zero.device)
+        solver.set_begin_index(0)
+        return solver
+
+    def _guided(self, latent: Tensor, timestep: Tensor, action: Tensor | None) -> Tensor:
+        velocity = self._velocity(latent, timestep, action)
+        if self.negative is None:
+            return velocity
+        without = self._velocity(latent, timestep, action, self.negative)
+        return without + self.guidance_scale * (velocity - without)
 
     def _prepare(self, action: Actions | None) -> Tensor | None:
         frame = self.cache.num_frames
@@ -185,11 +219,13 @@ class CausalRollout:
             action = (none, none)
         return self.transformer.prepare_frame_action(action, self.controller, frame + self.late)
 
-    def _velocity(self, latent: Tensor, timestep: Tensor, action: Tensor | None) -> Tensor:
+    def _velocity(
+        self, latent: Tensor, timestep: Tensor, action: Tensor | None, text: Tensor | PreparedText | None = None
+    ) -> Tensor:
         output = self.transformer(
             latent.to(self._dtype),
             timestep,
-            self.text,
+            self.text if text is None else text,
             return_dict=False,
             actions=action,
             controller=None if action is None else self.controller,

@@ -279,6 +279,7 @@ class WanActStream:
                 self._sigmas,
                 self._settings,
                 prediction=pipe.prediction,
+                negative=None if self.guidance_scale == 1 else pipe.prepare_prompt(pipe.defaults["negative_prompt"]),
             )
             rollout.cache.skip(self._num_committed - len(past))
             for moment in past:
@@ -528,6 +529,11 @@ class WanActStream:
                 self._first_words = prompt
                 self.prefill()
         self._note_prompt()
+
+    @property
+    def guidance_scale(self) -> float:
+        """Classifier-free guidance; 1 is none."""
+        return float(self._settings.guidance_scale)
 
     @property
     def sampler(self) -> str:

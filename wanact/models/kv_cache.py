@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
+from wanact.models import flex
 from wanact.models.rotary import Rotation, rotate, time_rotation, time_width
+
+
+Kernel = Literal["auto", "flex", "dense"]
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,12 @@ class FrameView:
     Attributes:
         positions: temporal position of each of the n frames.
         visible: [n, n], True where the row's frame sees the column's.
+        kernel: `dense` masks token by token, the reference; `flex` by blocks; `auto` takes flex where it is fast.
     """
 
     positions: tuple[int, ...]
     visible: Tensor
+    kernel: Kernel = "auto"
 
     @classmethod
     def causal(cls, num_frames: int, window: int | None = None) -> FrameView:
@@ -35,17 +42,29 @@ class FrameView:
         return cls(tuple(range(num_frames)), _causal(num_frames, window))
 
     @classmethod
-    def teacher_forcing(cls, num_frames: int, window: int | None = None) -> FrameView:
-        """Clean frames, then noisy ones, 2n in all: a noisy frame sees itself and what is clean before it.
+    def teacher_forcing(
+        cls, num_frames: int, window: int | None = None, predicted: range | None = None, kernel: Kernel = "auto"
+    ) -> FrameView:
+        """Clean frames, then noisy ones: a noisy frame sees itself and what is clean before it.
 
         Training sees every frame of a clip at once as the flight will see it, one after the other.
+
+        Args:
+            num_frames: clean frames.
+            predicted: places of the noisy ones, a chunk of the clip; None for all, 2n frames together.
         """
-        seen = _causal(num_frames, window)
-        itself = torch.eye(num_frames, dtype=torch.bool)
-        visible = torch.cat(
-            [torch.cat([seen, torch.zeros_like(seen)], dim=1), torch.cat([seen & ~itself, itself], dim=1)]
-        )
-        return cls((*range(num_frames), *range(num_frames)), visible)
+        places = range(num_frames) if predicted is None else predicted
+        seen, rows = _causal(num_frames, window), torch.tensor(list(places))
+        before = seen & ~torch.eye(num_frames, dtype=torch.bool)
+        clean = torch.cat([seen, torch.zeros(num_frames, len(rows), dtype=torch.bool)], dim=1)
+        noisy = torch.cat([before[rows], torch.eye(len(rows), dtype=torch.bool)], dim=1)
+        return cls((*range(num_frames), *places), torch.cat([clean, noisy]), kernel)
+
+    def mask(self, frame_tokens: int, device: torch.device, head_width: int) -> Tensor | BlockMask:
+        """Which tokens see which, for the kernel that attends."""
+        if self.kernel == "flex" or (self.kernel == "auto" and flex.works(device, head_width)):
+            return flex.block_mask(self.visible, frame_tokens, device)
+        return self.attention_mask(frame_tokens, device)
 
     def attention_mask(self, frame_tokens: int, device: torch.device | str | None = None) -> Tensor:
         """The same for tokens, [n * frame_tokens, n * frame_tokens]."""
@@ -76,8 +95,11 @@ class LayerMemory:
     def with_newest(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values to attend to, where the newest frame's [B, frame_tokens, N, K] have taken their place."""
         size = key.shape[1]
-        self.keys[:, -size:] = key
-        self.values[:, -size:] = value
+        self.keys[:, -size:] = key.detach()
+        self.values[:, -size:] = value.detach()
+        if torch.is_grad_enabled() and (key.requires_grad or value.requires_grad):  # the newest has a gradient alone
+            past_keys, past_values = self.keys[:, :-size].to(key.dtype), self.values[:, :-size].to(value.dtype)
+            return torch.cat([past_keys, key], dim=1), torch.cat([past_values, value], dim=1)
         return self.keys, self.values
 
 
@@ -119,7 +141,10 @@ class KVCache:
 
     Attributes:
         num_frames: frames that have been committed; also the position of the newest.
+        context: what `prefill` read of the prompt, for who goes on from it; None where every pass is told.
     """
+
+    context: Any = None
 
     def __init__(self, transformer: Transformer, frame_size: tuple[int, int], window: int, batch_size: int = 1):
         if window < 1:

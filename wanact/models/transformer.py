@@ -22,8 +22,10 @@ from diffusers.models.transformers.transformer_wan import (
 from diffusers.utils.peft_utils import apply_lora_scale
 from einops import rearrange
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from wanact.errors import UserError
+from wanact.models import flex
 from wanact.models.controller import WanActionController, require_actions
 from wanact.models.kv_cache import FrameView, KVCache, LayerMemory, TransformerConfig
 from wanact.models.rotary import Rotation, rotate
@@ -62,7 +64,7 @@ class WanActAttnProcessor(WanAttnProcessor):
         attn: WanAttention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | LayerMemory | None = None,
-        attention_mask: Tensor | FrameView | None = None,
+        attention_mask: Tensor | BlockMask | FrameView | None = None,
         rotary_emb: Rotation | None = None,
     ) -> Tensor:
         memory = encoder_hidden_states if isinstance(encoder_hidden_states, LayerMemory) else None
@@ -71,7 +73,7 @@ class WanActAttnProcessor(WanAttnProcessor):
             query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         elif rotary_emb is None:  # cross-attention, where the stock one has nothing to improve
             assert not isinstance(encoder_hidden_states, LayerMemory), "only self-attention has a past"
-            assert not isinstance(attention_mask, FrameView), "only self-attention is between frames"
+            assert attention_mask is None or isinstance(attention_mask, Tensor), "only self-attention is between frames"
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, None)
         else:
             read = encoder_hidden_states if isinstance(encoder_hidden_states, Tensor) else hidden_states
@@ -83,6 +85,8 @@ class WanActAttnProcessor(WanAttnProcessor):
                 key, value = memory.with_newest(key, value)
         if isinstance(attention_mask, FrameView):
             out = _frame_by_frame(query, key, value, attention_mask)
+        elif isinstance(attention_mask, BlockMask):
+            out = flex.attend(query, key, value, attention_mask)
         elif torch.is_grad_enabled() and query.dtype == torch.bfloat16 and query.device.type == "cpu":
             out = _two_products(query, key, value, attention_mask)
         else:
@@ -153,7 +157,7 @@ class WanActBlock(WanTransformerBlock):
         rotary_emb: Rotation,
         action: Tensor | None = None,
         controller: WanActionController | None = None,
-        seen: Tensor | FrameView | LayerMemory | None = None,
+        seen: Tensor | BlockMask | FrameView | LayerMemory | None = None,
     ) -> Tensor:
         """
         Args:
@@ -163,8 +167,8 @@ class WanActBlock(WanTransformerBlock):
             rotary_emb: cosines and sines, [1, L, 1, K] each.
             action: what `controller.prepare` returned for this clip.
             controller: decides whether and how this layer is steered.
-            seen: which tokens see which, [L, L], or which frames; or what is remembered of earlier frames. None:
-                everything sees everything.
+            seen: which tokens see which, [L, L] or by blocks, or which frames; or what is remembered of earlier
+                frames. None: everything sees everything.
         """
         modulation = self.scale_shift_table.unsqueeze(0) + temb.float()  # [B, n, 6, D]
         if controller is not None:
@@ -301,7 +305,7 @@ class WanActTransformer3DModel(WanTransformer3DModel):
 
     def _placed(
         self, latents: Tensor, view: FrameView | KVCache | None, frame_tokens: int
-    ) -> tuple[Rotation, Tensor | FrameView | None]:
+    ) -> tuple[Rotation, Tensor | BlockMask | FrameView | None]:
         """Where the tokens stand, and which see which: rotation, and a mask or, where that is faster, the view."""
         if view is None:
             return self.rope(latents), None
@@ -317,8 +321,9 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         places = torch.tensor(view.positions, device=latents.device)
         whole = latents[:1, :, :1].expand(-1, -1, max(view.positions) + 1, -1, -1)  # only its shape counts
         cos, sin = (part.unflatten(1, (-1, frame_tokens))[:, places].flatten(1, 2) for part in self.rope(whole))
-        by_frame = torch.is_grad_enabled() and latents.device.type == "cpu"
-        return (cos, sin), view if by_frame else view.attention_mask(frame_tokens, latents.device)
+        if view.kernel == "auto" and torch.is_grad_enabled() and latents.device.type == "cpu":
+            return (cos, sin), view
+        return (cos, sin), view.mask(frame_tokens, latents.device, self.config.attention_head_dim)
 
     def _embed_conditions(
         self, timestep: Tensor, text: Tensor, image: Tensor | None, num_latent_frames: int, frame_tokens: int
@@ -394,3 +399,83 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         """
         self.check_controller(controller)
         return controller.prepare(controller.build_action_emb(*action, first=frame - 1), with_first=False)
+
+    # Frame by frame
+
+    @torch.no_grad()
+    def prefill(
+        self,
+        latents: Tensor,
+        context: Tensor | PreparedText,
+        kv_cache: KVCache | None = None,
+        *,
+        window: int | None = None,
+        actions: Sequence[Tensor | None] | None = None,
+        controller: WanActionController | None = None,
+    ) -> KVCache:
+        """Remember latent frames that are known: each passes once, clean, at t = 0, and sees those before it.
+
+        Args:
+            latents: [B, C, T, h, w]; observed ones in closed loop.
+            context: text embeddings [B or 1, S, text_dim], or what `prepare_text` made of them; kept for
+                `forward_with_cache`.
+            kv_cache: goes on from its last frame; None begins one.
+            window: latent frames that a new cache remembers beside the first; as many as there are if not given.
+            actions: what `prepare_frame_action` made for each frame; None for one that takes none.
+            controller: that prepared them.
+        """
+        count = latents.shape[2]
+        if kv_cache is None:
+            kv_cache = KVCache(self, (latents.shape[3], latents.shape[4]), window or max(1, count), len(latents))
+        kv_cache.context = context
+        clean = torch.zeros(1, 1, device=latents.device)
+        for frame, action in enumerate(actions or [None] * count):
+            self._next_frame(latents[:, :, frame : frame + 1], clean, kv_cache, context, action, controller)
+            kv_cache.commit()
+        return kv_cache
+
+    def forward_with_cache(
+        self,
+        noisy: Tensor,
+        timestep: Tensor,
+        kv_cache: KVCache,
+        clean: Tensor | None = None,
+        *,
+        action: Tensor | None = None,
+        controller: WanActionController | None = None,
+    ) -> tuple[Tensor, KVCache]:
+        """Output for the latent frame that comes next, with a gradient through this frame alone.
+
+        Args:
+            noisy: [B, C, 1, h, w].
+            timestep: 0..1000, [B or 1, 1].
+            kv_cache: of `prefill`.
+            clean: what is remembered of this frame, the truth or an estimate, like `noisy`; None leaves no trace.
+            action, controller: as for `prefill`, of this frame.
+
+        Returns:
+            The output [B, C, 1, h, w], a velocity in Wan's own models, and the cache.
+        """
+        output = self._next_frame(noisy, timestep, kv_cache, kv_cache.context, action, controller)
+        if clean is not None:
+            self.prefill(clean, kv_cache.context, kv_cache, actions=[action], controller=controller)
+        return output, kv_cache
+
+    def _next_frame(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        kv_cache: KVCache,
+        context: Tensor | PreparedText,
+        action: Tensor | None,
+        controller: WanActionController | None,
+    ) -> Tensor:
+        return self(
+            latent,
+            timestep,
+            context,
+            return_dict=False,
+            actions=action,
+            controller=None if action is None else controller,
+            view=kv_cache,
+        )[0]

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from wanact.files import CheckpointError, read_json
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.weights.convert import key_map
 from wanact.weights.files import WeightFiles
@@ -95,7 +96,33 @@ def files_of(path: Path) -> list[Path]:
         file = lora_file(path)
     except ConvertError as error:
         raise ModelDirError(str(error)) from error
-    return [file, *settings_beside(file)]
+    said = [side_file(file)] if side_file(file).is_file() else []
+    return [file, *settings_beside(file), *said]
+
+
+def side_file(path: Path) -> Path:
+    """What says beside a file of weights how they are flown: `vidarc.json` beside `vidarc.pt`."""
+    return path.with_suffix(".json")
+
+
+def said_causal(path: Path) -> Any:
+    """What a file of weights says of drawing each latent frame from those before it.
+
+    Returns:
+        The settings that `causal_settings` takes, from the file beside it; else True or False, from its own name or
+        header.
+
+    Raises:
+        ModelDirError: if the file beside it is damaged.
+    """
+    if path.suffix != ".json" and side_file(path).is_file():
+        try:
+            said = read_json(side_file(path))
+        except CheckpointError as error:
+            raise ModelDirError(f"how {path.name} is flown cannot be read: {error}") from error
+        if "causal" in said:
+            return said["causal"]
+    return says_causal(path)
 
 
 def says_causal(path: Path) -> bool:
