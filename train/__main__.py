@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         print(_usage())
         return 0 if argv else 2
     command, rest = argv[0], argv[1:]
+    if command.startswith("--"):  # settings alone, which say what is trained
+        return _reporting(lambda: import_module("train.commands.run").main(None, argv))
     if command in STAGES:
         return _reporting(lambda: import_module("train.commands.run").main(command, rest))
     if command in TOOLS:
@@ -101,7 +103,11 @@ def _patient_output() -> Iterator[None]:
 def _usage() -> str:
     rows = [(name, text) for name, (_, text) in (*STAGES.items(), *TOOLS.items())]
     commands = "\n".join(f"  {name:12} {text}" for name, text in rows)
-    return f"usage: python -m train COMMAND ...\n\ncommands (each has --help):\n{commands}"
+    return (
+        "usage: python -m train COMMAND ...\n"
+        "       python -m train --config FILE ...    where FILE names its model_class: WanModel or WanModelCausal\n\n"
+        f"commands (each has --help):\n{commands}"
+    )
 
 
 if __name__ == "__main__":

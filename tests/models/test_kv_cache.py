@@ -7,8 +7,8 @@ from torch.testing import assert_close
 
 from tests.models.test_transformer import TOKENS, H, T, W, like, make_actions, make_controller, make_inputs, run
 from tests.tiny_model import build_transformer
-from wanact.models.injection import INJECTION_TYPES
 from wanact.models import flex
+from wanact.models.injection import INJECTION_TYPES
 from wanact.models.kv_cache import FrameView, KVCache
 from wanact.models.rotary import time_rotation, time_width
 

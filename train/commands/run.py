@@ -6,17 +6,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from train.loop.config import NO_EFFECT, TrainConfig, parse, require_writable
+from train.loop.config import NO_EFFECT, ConfigError, TrainConfig, parse, require_writable, stage_said
 from train.loop.dist import Processes
-from train.loop.export import require_free
+from train.loop.export import require_free, require_free_file
 from train.loop.progress import available_tracker
 from train.loop.trainer import Trainer
 from train.stages import refuse_unused, stage_class
 
 
-def main(name: str, argv: list[str]) -> None:
-    """Train a stage from the command line."""
-    train(name, argv)
+def main(name: str | None, argv: list[str]) -> None:
+    """Train a stage from the command line; None for the one that the settings name."""
+    train(stage_said(argv) if name is None else name, argv)
 
 
 def train(name: str, argv: list[str]) -> Trainer:
@@ -26,7 +26,7 @@ def train(name: str, argv: list[str]) -> Trainer:
         ValueError: for settings, data or checkpoints that cannot be used, in a sentence for the user.
     """
     stage = stage_class(name)
-    config = parse(name, argv, stage.options, partial(refuse_unused, stage))
+    config = parse(name, argv, stage.options, partial(refuse_unused, stage), stage.usual)
     stage.check(config)
     for flag, reason in NO_EFFECT.items():
         if flag in config.given and getattr(config.model, flag):
@@ -41,6 +41,13 @@ def run(config: TrainConfig) -> Trainer:
     if target:  # now, and not after the last step
         require_free(Path(target), str(Path(config.checkpoint.output_path).resolve()))
     require_writable("output_path", Path(config.checkpoint.output_path))
+    start = config.checkpoint.init_from
+    if start and not Path(start).exists():
+        raise ConfigError(f"--init_from (--pt_dir) {start} is missing")
+    file = _save_path(config)
+    if file is not None:
+        require_writable("save_path", file.parent)
+        require_free_file(file, str(Path(config.checkpoint.output_path).resolve()))
     if config.data.cache_dir:
         require_writable("cache_dir", Path(config.data.cache_dir))
     processes = Processes(
@@ -54,5 +61,15 @@ def run(config: TrainConfig) -> Trainer:
     trainer.run()
     if target and trainer.step == trainer.num_steps:
         trainer.export_model_dir(Path(target))
+    if file is not None and trainer.step == trainer.num_steps:
+        trainer.export_file(file)
     processes.close()
     return trainer
+
+
+def _save_path(config: TrainConfig) -> Path | None:
+    """Where the trained transformer goes; in the run's own folder while somebody only tries."""
+    if not config.checkpoint.save_path:
+        return None
+    file = Path(config.checkpoint.save_path)
+    return Path(config.checkpoint.output_path) / file.name if config.debug else file

@@ -7,12 +7,13 @@ with either spelling mean the same.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
@@ -20,6 +21,7 @@ from typing import Any, Literal, TypeVar, overload
 import yaml
 from transformers.hf_argparser import HfArg, HfArgumentParser
 
+from train.loop import words
 from wanact import shapes
 from wanact.actions import DEFAULT_MAGNITUDE_SCALE
 from wanact.errors import UserError
@@ -85,6 +87,7 @@ class DataConfig:
     cache_dir: str | None = flag(default=None, help="latents and text embeddings; OUTPUT_PATH/cache if not given")
     cache_dtype: Literal["float32", "float16", "bfloat16"] = flag(default="float16", help="of cached latents and text")
     cache_memory_gb: float = flag(default=8.0, help="cached latents are held in memory up to this size")
+    max_rows: int | None = flag(default=None, help="use the first so many rows only")
     max_skipped: float = flag(default=0.1, help="stop if more than this fraction of the rows cannot be used")
 
     def file_keys(self) -> set[str]:
@@ -112,6 +115,8 @@ class DataConfig:
             if choice < 2:
                 raise ConfigError(f"--num_latent_frames_choices {choice} must be at least 2: the first is given")
         _positive(self, "dataset_repeat")
+        if self.max_rows is not None:
+            _positive(self, "max_rows")
         _positive(self, "fps")
         if self.window_stride is not None and (self.window_stride < 1 or self.window_stride % shapes.TEMPORAL_STRIDE):
             raise ConfigError(
@@ -129,7 +134,7 @@ class ModelConfig:
 
     model_dir: str | None = flag(
         default=None,
-        aliases=["--base_model_dir"],
+        aliases=["--base_model_dir", "--ckpt_dir"],
         help="model directory: a manifest, the original release or diffusers",
     )
     model_paths: str | None = flag(default=None, help="JSON list of weight files, instead of --model_dir")
@@ -222,6 +227,9 @@ class OptimConfig:
         default="auto", help="bf16 autocast over fp32 weights; auto is bf16 on an accelerator, no on a CPU"
     )
     seed: int = flag(default=0, help="of weights, data order and noise")
+    checks: bool = flag(
+        default=False, help="look at every operation for NaN, and whether each weight has a gradient: slow"
+    )
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "num_epochs", "batch_size", "gradient_accumulation_steps", "adam_epsilon"):
@@ -300,12 +308,15 @@ class CheckpointConfig:
         default="stop", help="fresh: train on with the weights that fit, and without what cannot load"
     )
     init_from: str | None = flag(
-        default=None, help="run, checkpoint or weight file whose weights a new run starts from"
+        default=None, aliases=["--pt_dir"], help="run, checkpoint or weight file whose weights a new run starts from"
     )
     override: list[str] | None = flag(
         default=None, help="settings that may differ from the checkpoint's without a word, or `all`"
     )
     export_model_dir: str | None = flag(default=None, help="write a complete model directory here at the end")
+    save_path: str | None = flag(
+        default=None, help="write the trained transformer here at the end, one .pt file in Wan's names"
+    )
     export_dtype: Literal["float32", "float16", "bfloat16"] = flag(
         default="bfloat16", help="of exported transformers and text encoders; controllers and LoRA stay float32"
     )
@@ -314,6 +325,8 @@ class CheckpointConfig:
         for name in ("save_steps", "max_checkpoints"):
             if getattr(self, name) is not None:
                 _positive(self, name)
+        if self.save_path and Path(self.save_path).suffix not in (".pt", ".pth"):
+            raise ConfigError(f"--save_path {self.save_path} must end in .pt, or in .pth")
 
 
 @dataclass
@@ -374,6 +387,7 @@ class TrainConfig:
     shard: ShardConfig = field(default_factory=ShardConfig)
     stage: Any = None
     given: frozenset[str] = frozenset()  # names that were set, not left at their default
+    debug: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Sections as plain values, for train_config.json; `from_dict` reads it back."""
@@ -383,11 +397,22 @@ class TrainConfig:
         return {"stage_name": self.stage_name, **sections}
 
 
+# What --debug means: a minute that shows whether a run would work. Flags beside it win.
+DEBUG: dict[str, Any] = {
+    "max_rows": 8,
+    "batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "log_steps": 1,
+    "checks": True,
+}
+
+
 def parse(
     stage_name: str,
     argv: list[str],
     options: type | None = None,
     refuse: Callable[[TrainConfig], None] = lambda config: None,
+    usual: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
     """Settings from command-line arguments.
 
@@ -397,6 +422,7 @@ def parse(
         options: dataclass of the stage's own flags, or None.
         refuse: raises ConfigError for settings that the stage does not use; asked before settings are held against
             each other, so that nobody is told what else to give for a flag that has no effect here.
+        usual: what settings are where nobody gives them, if that is not their default.
 
     Raises:
         ConfigError: for an unknown flag or section, a value of the wrong kind, or a contradiction.
@@ -410,21 +436,79 @@ def parse(
         description=_description(stage_name),
     )
     parser.add_argument("--config", action="append", default=[], help="YAML file of settings; may be given repeatedly")
+    parser.add_argument("--debug", action="store_true", help=_debug_help())
+    with _words_as_config_errors():
+        argv = words.translate_flags(argv, stage_name, parser.option_strings(), _value_of, _dotted(types))
     arguments = _split_lists(parser, _without_dots(argv, types))
-    files = parser.config_files(arguments)
-    from_files = [token for path in files for token in _file_arguments(Path(expanded(path)), types, parser)]
+    files = [Path(expanded(path)) for path in parser.config_files(arguments)]
+    from_files = [token for path in files for token in _file_arguments(path, types, parser, stage_name)]
+    if "--debug" in arguments:
+        from_files += _tokens(DEBUG, parser)
+    with _words_as_config_errors():
+        said = words.without_later(from_files + arguments, parser.option_strings(), stage_name)
+    given = parser.given(said)
     *parts, _, unknown = parser.parse_args_into_dataclasses(
-        from_files + arguments, return_remaining_strings=True, look_for_args_file=False
+        _tokens(_still_usual(usual or {}, given), parser) + said,
+        return_remaining_strings=True,
+        look_for_args_file=False,
     )
     if unknown:
         raise ConfigError(_unknown(unknown[0], parser))
-    given = parser.given(from_files + arguments)
     for part in parts:
         _expand_paths(part)
-    config = TrainConfig(stage_name, **dict(zip(types, parts, strict=True)), given=given)
+    config = TrainConfig(stage_name, **dict(zip(types, parts, strict=True)), given=given, debug="--debug" in arguments)
     refuse(config)
     _check_combinations(config)
     return config
+
+
+def stage_said(argv: list[str]) -> str:
+    """The stage that `--config` files or flags name by the plan's words.
+
+    Raises:
+        ConfigError: if a file cannot be read, or none is named.
+    """
+    paths = [value for token, value in zip(argv, argv[1:], strict=False) if token == "--config"]
+    paths += [token.partition("=")[2] for token in argv if token.startswith("--config=")]
+    contents = [read_settings(Path(expanded(path))) for path in paths]
+    flags = {}
+    for token, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = token.removeprefix("--").partition("=")
+        if name.removeprefix("model.") == "model_class":
+            flags["model"] = {"model_class": value if equals else following}
+    with _words_as_config_errors():
+        return words.stage_of([*contents, flags])
+
+
+@contextlib.contextmanager
+def _words_as_config_errors(where: str = "") -> Iterator[None]:
+    try:
+        yield
+    except ConfigError:
+        raise
+    except UserError as error:
+        raise ConfigError(f"{where}{error}") from error
+
+
+def _value_of(text: str) -> Any:
+    return yaml.load(text, _Yaml)
+
+
+def _dotted(types: dict[str, type]) -> set[str]:
+    """Settings of ours with their section, as in `optim.batch_size`, with and without dashes."""
+    names = {f"{section}.{f.name}" for section, kind in types.items() for f in dataclasses.fields(kind)}
+    return names | {f"--{name}" for name in names}
+
+
+def _debug_help() -> str:
+    meaning = ", ".join(f"{name} {str(value).lower()}" for name, value in DEBUG.items())
+    return f"see in a minute whether a run would work: {meaning}, and --save_path in the run's folder"
+
+
+def _still_usual(usual: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """What nobody has said, also not by the other name of the same thing."""
+    other = {"lr_warmup_steps": "lr_warmup_ratio"}
+    return {name: value for name, value in usual.items() if name not in given and other.get(name) not in given}
 
 
 def _check_combinations(config: TrainConfig) -> None:
@@ -460,7 +544,7 @@ def _check_combinations(config: TrainConfig) -> None:
 PATHS = (
     *("dataset_base_path", "dataset_metadata_path", "cache_dir", "model_dir", "model_paths", "tokenizer_path"),
     *("action_controller_checkpoint", "lora_checkpoint", "output_path", "resume_from", "init_from"),
-    *("export_model_dir", "teacher_run"),
+    *("export_model_dir", "teacher_run", "save_path"),
 )
 
 
@@ -562,8 +646,12 @@ def _split_lists(parser: _Parser, argv: list[str]) -> list[str]:
     return result
 
 
-def _file_arguments(path: Path, types: dict[str, type], parser: _Parser) -> list[str]:
-    """The settings in a YAML file as command-line arguments."""
+def read_settings(path: Path) -> dict[str, Any]:
+    """Content of a YAML file of settings.
+
+    Raises:
+        ConfigError: if it cannot be read, or holds anything but names and values.
+    """
     try:
         content = yaml.load(_utf8(path), _Yaml)
     except OSError as error:
@@ -574,6 +662,13 @@ def _file_arguments(path: Path, types: dict[str, type], parser: _Parser) -> list
         raise ConfigError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path} must hold names and values, not {type(content).__name__}")
+    return content
+
+
+def _file_arguments(path: Path, types: dict[str, type], parser: _Parser, stage_name: str) -> list[str]:
+    """The settings in a YAML file as command-line arguments."""
+    with _words_as_config_errors(f"{path}: "):
+        content = words.translate(read_settings(path), stage_name, types)
     flat: dict[str, Any] = {}
     for name, value in content.items():
         if name in types and isinstance(value, dict):
@@ -584,12 +679,18 @@ def _file_arguments(path: Path, types: dict[str, type], parser: _Parser) -> list
             flat |= value
         else:
             flat[name] = value
-    tokens: list[str] = []
-    for name, value in flat.items():
-        if f"--{name}" not in parser.option_strings():
+    for name in flat:
+        if f"--{name}" not in parser.option_strings() and name not in words.LATER:
             raise ConfigError(f"{path}: {_unknown(f'--{name}', parser)}")
-        action = parser.option_strings()[f"--{name}"]
-        tokens += _value_arguments(name, value, isinstance(action.const, bool))
+    return _tokens(flat, parser)
+
+
+def _tokens(settings: Mapping[str, Any], parser: _Parser) -> list[str]:
+    """Settings as command-line arguments."""
+    tokens: list[str] = []
+    for name, value in settings.items():
+        action = parser.option_strings().get(f"--{name}")
+        tokens += _value_arguments(name, value, action is not None and isinstance(action.const, bool))
     return tokens
 
 

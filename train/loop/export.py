@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from wanact.errors import TakenError
-from wanact.files import CheckpointError, load_weights, read_json, replacing_folder, visible, write_json
+from wanact.files import CheckpointError, load_weights, read_json, replacing, replacing_folder, visible, write_json
 from wanact.weights import model_dir
+from wanact.weights.convert import ORIGINAL, convert
+from wanact.weights.finetuned import side_file
 
 ORIGIN = "exported_from.json"
 
@@ -45,6 +47,47 @@ def require_free(folder: Path, run: str) -> None:
         return
     if (exported_from(folder) or {}).get("run") != run:
         raise TakenError(f"{folder} holds a model already, or other files; choose another folder or remove it")
+
+
+def file_exported_from(file: Path) -> dict[str, Any]:
+    """Run and step that a file of weights was exported from, as is said beside it; {} if it is not, or not there."""
+    try:
+        said = read_json(side_file(file)) if file.is_file() else {}
+    except CheckpointError:
+        return {}
+    return {name: said.get(name) for name in ("run", "step")} if said.get("run") else {}
+
+
+def require_free_file(file: Path, run: str) -> None:
+    """Raise TakenError if a file of weights is there that this run did not export, such as a released one."""
+    if file.exists() and file_exported_from(file).get("run") != run:
+        raise TakenError(f"{file} is there and was not written by this run; name another --save_path, or move it away")
+
+
+def write_original(
+    file: Path, weights: dict[str, Tensor], transformer: dict[str, Any], said: dict[str, Any], origin: dict[str, Any]
+) -> None:
+    """Write a whole transformer as Wan's own code reads it: `load_state_dict(torch.load(file, weights_only=True))`.
+
+    Args:
+        file: .pt; what is said of it lies beside it, in a .json of the same name.
+        weights: all of the transformer's, in diffusers' names.
+        transformer: its configuration, against which names and shapes are held.
+        said: how it is flown.
+        origin: `run` and `step`; a file of another run is never replaced.
+
+    Raises:
+        ConvertError: if a weight is missing.
+        TakenError: if another run's file, or anyone's, is there.
+    """
+    require_free_file(file, origin["run"])
+    renamed = convert("transformer", weights, ORIGINAL, config=transformer)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # The file beside says first that the weights are this run's, of no step yet: a kill in between can be repeated.
+    write_json(side_file(file), said | origin | {"step": None})
+    with replacing(file) as temporary:
+        torch.save({name: value.contiguous() for name, value in renamed.items()}, temporary)
+    write_json(side_file(file), said | origin)
 
 
 @contextlib.contextmanager

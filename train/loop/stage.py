@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 # Settings that the loop itself uses, whatever the stage is: whole sections, and single ones.
 LOOP_USES = (
     *("optim", "shard", "dataset_repeat", "dataset_num_workers"),
+    "checks",
     *("output_path", "save_steps", "max_checkpoints", "save_full_state", "export_model_dir"),
     *("resume_from", "on_resume_error", "init_from", "override"),
     *("log_steps", "tracker", "use_wandb", "wandb_project", "wandb_run_name"),
@@ -81,6 +82,7 @@ class Stage:
         uses: sections of the settings, and single settings, that count here, beside `LOOP_USES` and `options`.
         refuses: of those, the ones that do not count all the same, and why. What is not used is refused where it is
             given, so that nobody waits for an effect that never comes.
+        usual: what settings are in this stage where nobody gives them, if that is not their default.
         phases: optimizers of a step, in order.
         modules: trained networks by name, filled by `setup`. Parameters that require gradients when `setup` returns
             are trained, counted and saved under "<module>.<parameter>".
@@ -91,6 +93,7 @@ class Stage:
     options: ClassVar[type | None] = None
     uses: ClassVar[tuple[str, ...]] = ()
     refuses: ClassVar[dict[str, str]] = {}
+    usual: ClassVar[dict[str, Any]] = {}
     phases: ClassVar[tuple[str, ...]] = ("main",)
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
@@ -155,6 +158,18 @@ class Stage:
     def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Write a complete model directory in diffusers layout with these trained weights (full names, on the CPU)."""
         raise UserError(f"stage {self.name!r} does not export a model directory; use i2v or vae")
+
+    def export_file(self, file: Path, weights: dict[str, Tensor], origin: dict[str, Any]) -> None:
+        """Write the trained transformer (full names, on the CPU) as one .pt file of this run and step."""
+        raise UserError(f"stage {self.name!r} trains no transformer; leave --save_path out")
+
+    def self_check(self) -> list[str]:
+        """What `--checks` looks at before the first step; a line for each thing that holds.
+
+        Raises:
+            UserError: for one that does not.
+        """
+        return []
 
     def sample(self, folder: Path, step: int) -> None:
         """Write sample clips into `folder`, on fixed inputs, so that steps can be compared.

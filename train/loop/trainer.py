@@ -81,6 +81,8 @@ class Trainer:
         if self.claim is not None:
             self.claim.release()
             self.claim = None
+        if self.config.optim.checks:
+            torch.autograd.set_detect_anomaly(False)
 
     def _run(self) -> int:
         resumed_at = self.step
@@ -106,12 +108,25 @@ class Trainer:
         """Write the base model with the trained (or averaged) weights in it, unless it is there. Collective."""
         if export.exported_from(folder) == self._origin():
             return
-        weights = {name: to_host(value) for name, value in (self.ema or self.parameters).items()}
+        weights = self._final_weights()
         if self.processes.is_main:
             with export.new_folder(folder, self._origin()) as temporary:
                 self.stage.export_model_dir(temporary, weights)
             self.processes.print(f"wrote the model directory {folder}")
         self.processes.barrier()
+
+    def export_file(self, file: Path) -> None:
+        """Write the trained (or averaged) transformer as one file, unless it is there. Collective."""
+        if self.processes.broadcast(export.file_exported_from(file) == self._origin()):
+            return
+        weights = self._final_weights()
+        if self.processes.is_main:
+            self.stage.export_file(file, weights, self._origin())
+            self.processes.print(f"wrote {file}")
+        self.processes.barrier()
+
+    def _final_weights(self) -> dict[str, Tensor]:
+        return {name: to_host(value) for name, value in (self.ema or self.parameters).items()}
 
     def _origin(self) -> dict[str, Any]:
         return {"run": str(self.run_dir.resolve()), "step": self.step}
@@ -187,6 +202,10 @@ class Trainer:
                 self.run_dir, stage.export, stage.export_config(), config.checkpoint.max_checkpoints
             )
             self.saver.launch()
+        if config.optim.checks:
+            torch.autograd.set_detect_anomaly(True)
+            for line in stage.self_check():
+                processes.print(f"checked: {line}")
         self.is_set_up = True
         count = sum(shape.numel() for shape in self.shapes.values())
         processes.print(
@@ -321,6 +340,8 @@ class Trainer:
                     parameter.requires_grad_(name in parameters)
             for batch in self._micro_batches():
                 self._accumulate(batch, phase, sums)
+            if self.config.optim.checks and not self.bad_steps:
+                self._check_gradients(parameters)
             norm = self._update(phase, list(parameters.values()), rate)
             if not math.isfinite(norm):
                 self.diverged = f"the gradient of its last step had the norm {norm}"
@@ -329,6 +350,15 @@ class Trainer:
         self.step += 1
         self.position += self.sampler.global_batch
         return sums, rate, norm
+
+    def _check_gradients(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Raise ConfigError if the loss does not reach a weight that is trained."""
+        without = [name for name, parameter in parameters.items() if parameter.grad is None]
+        if without:
+            raise ConfigError(
+                f"--checks: the loss of step {self.step} reaches {len(parameters) - len(without)} of {len(parameters)} "
+                f"trained weights, and not {without[0]}"
+            )
 
     def _micro_batches(self) -> Iterator[dict[str, Any]]:
         for round_ in range(self.config.optim.gradient_accumulation_steps):

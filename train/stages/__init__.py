@@ -16,6 +16,8 @@ STAGES = {
         "train.stages.causal:CausalStage",
         "train a model that draws each latent frame from those before it, for live flight",
     ),
+    "vidar": ("train.stages.vidar:VidarStage", "train the whole base model, as Vidar is (stage 1)"),
+    "vidarc": ("train.stages.vidar:VidarcStage", "make it causal, as Vidarc is (stage 2), with or without actions"),
     "vae": ("train.stages.vae:VAEStage", "train a VAE"),
     "idm": ("train.stages.idm:IDMStage", "train an inverse dynamics model: from frames to actions"),
 }

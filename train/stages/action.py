@@ -40,6 +40,7 @@ class ActionStage(FlowStage):
     }
     needs_actions = True
     known_models = ("action_controller", "transformer", "text_encoder")
+    controller: WanActionController | None = None  # where nothing steers
     default_models = "action_controller"
 
     @classmethod
@@ -53,6 +54,15 @@ class ActionStage(FlowStage):
     def build(self) -> None:
         trained = "transformer" in self.chosen
         self.transformer = self.load_parts("transformer", trained=trained).transformer
+        if self.needs_actions:
+            self._add_controller()
+        if trained:
+            self.modules["transformer"] = self.transformer.requires_grad_(True)
+        if self.text_trained:
+            encoder = self.load_parts("text_encoder", trained=True).text_encoder
+            self.modules["text_encoder"] = encoder.requires_grad_(True)
+
+    def _add_controller(self) -> None:
         settings = controller_config(self.config, self.transformer.config)
         with seeded(self.config.optim.seed, "action_controller"):
             controller = controller_of(settings)
@@ -64,11 +74,6 @@ class ActionStage(FlowStage):
         self._initial = {name: value.to("cpu", copy=True) for name, value in controller.state_dict().items()}
         if "action_controller" in self.chosen:
             self.modules["action_controller"] = self.controller
-        if trained:
-            self.modules["transformer"] = self.transformer.requires_grad_(True)
-        if self.text_trained:
-            encoder = self.load_parts("text_encoder", trained=True).text_encoder
-            self.modules["text_encoder"] = encoder.requires_grad_(True)
 
     def conditions(self, draws: list[Draw], frames: int) -> dict[str, Tensor]:
         binary, magnitude = zip(*(self._controls(draw, frames) for draw in draws), strict=True)

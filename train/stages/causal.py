@@ -2,13 +2,15 @@
 
 Teacher forcing: one pass sees the clean clip and the noisy one, and every noisy frame sees itself and the clean frames
 before it, which is what the flight will show it (`FrameView.teacher_forcing`). Every frame has a noise level of its
-own. A flight sees three things that a clip from its start never shows, and options bring each into training:
+own. A flight sees four things that a clip from its start never shows, and options bring each into training:
 
 - Frames far from the first one. `--late_share` of the steps take the first frame and then frames from the middle.
 - Frames that the network has drawn itself, with its errors. `--own_history` of the steps replace the clean clip by one
   that the network draws, frame by frame and from its own history, out of the true clip under noise. The frames to be
   predicted stay true, so that errors are corrected rather than handed on (resampling, Guo et al. 2025,
   arXiv:2512.15702). `--history_noise` is the cheaper half of it.
+- Long histories. `--chunk_size` N predicts N frames of a step's clip, at any place in it, and what goes before them is
+  history alone: every length of the cache that clips of this length have, and no more tokens for it.
 - Few steps. `--student_steps` N teaches the velocities whose N steps end where many small ones of `--teacher_run` end:
   a flow map between the levels of a flight (progressive distillation, Salimans & Ho 2022, arXiv:2202.00512).
 """
@@ -29,11 +31,13 @@ from train.loop.stage import StepLoss
 from train.stages.action import ActionStage
 from train.stages.losses import flow_matching_loss
 from wanact import flow
+from wanact.errors import UserError
 from wanact.files import load_weights
-from wanact.flying.rollout import CausalRollout, CausalSettings
+from wanact.flying.request import MAX_GUIDANCE
+from wanact.flying.rollout import CausalRollout, CausalSettings, Sampler
 from wanact.models.controller import WanActionController
-from wanact.models.kv_cache import FrameView
-from wanact.models.transformer import WanActTransformer3DModel
+from wanact.models.kv_cache import FrameView, Kernel
+from wanact.models.transformer import Actions, WanActTransformer3DModel
 from wanact.runs.store import CONTROLLER, TRANSFORMER, resolve
 
 REDRAW_STEPS = 2  # that draw a frame of the network's own history
@@ -50,6 +54,18 @@ class CausalOptions:
     history_noise: float = flag(default=0.0, help="what a frame sees is blurred by noise up to this sigma")
     own_history: float = flag(default=0.0, help="share of steps whose history the network has drawn itself")
     late_share: float = flag(default=0.0, help="share of steps that go on from the middle of a clip")
+    chunk_size: int | None = flag(
+        default=None, help="latent frames that a step predicts, anywhere in its clip; all but the first if not given"
+    )
+    causal_attention: Kernel = flag(
+        default="auto", help="flex masks by blocks, dense token by token; auto is flex on a GPU"
+    )
+    flight_sampler: Sampler | None = flag(
+        default=None, help="draws a flight's latent frames: euler, consistency or unipc; the stage's own if not given"
+    )
+    flight_guidance: float | None = flag(
+        default=None, help="classifier-free guidance of flights, 1 for none; the stage's own if not given"
+    )
     flight_steps: int | None = flag(
         default=None, help="steps that draw a latent frame of a flight; by default as many as a clip takes"
     )
@@ -65,13 +81,18 @@ class CausalOptions:
         for name in ("own_history", "late_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"--{name} {getattr(self, name):g} must be at least 0 and at most 1")
-        for name in ("flight_steps", "student_steps", "teacher_steps"):
+        for name in ("chunk_size", "flight_steps", "student_steps", "teacher_steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"--{name} {getattr(self, name)} must be at least 1")
         if (self.student_steps is None) != (self.teacher_run is None):
             raise ConfigError("--student_steps and --teacher_run go together: a student needs a teacher")
+        if self.flight_guidance is not None and not 1 <= self.flight_guidance <= MAX_GUIDANCE:
+            raise ConfigError(f"--flight_guidance {self.flight_guidance:g} must be from 1 to {MAX_GUIDANCE:g}")
         if self.flight_steps and self.student_steps:
             raise ConfigError("--flight_steps has no effect on a student, which flies with its --student_steps")
+
+
+Networks = tuple[WanActTransformer3DModel, WanActionController | None]
 
 
 class CausalStage(ActionStage):
@@ -80,6 +101,7 @@ class CausalStage(ActionStage):
     name = "causal"
     default_models = "action_controller,transformer"
     options = CausalOptions
+    usual_sampler: Sampler = "euler"
     refuses = ActionStage.refuses | {
         "loss_weighting": "every frame has its own noise level here, and none is weighted",
         "first_frame_dropout": "every frame follows the first",
@@ -90,11 +112,13 @@ class CausalStage(ActionStage):
         self.settings: CausalOptions = self.config.stage
         self.teacher = self._load_teacher() if self.settings.teacher_run else None
 
-    def _load_teacher(self) -> tuple[WanActTransformer3DModel, WanActionController]:
+    def _load_teacher(self) -> Networks:
         assert self.settings.teacher_run is not None, "asked before this is called"
         folder = resolve(Path(self.settings.teacher_run))
         teacher = copy.deepcopy((self.transformer, self.controller))
         for network, file in zip(teacher, (TRANSFORMER, CONTROLLER), strict=True):
+            if network is None:
+                continue
             network.load_state_dict(load_weights(folder / file))
             network.eval().requires_grad_(False)
         return teacher
@@ -105,7 +129,8 @@ class CausalStage(ActionStage):
         """As for other flow stages, but sigma is [B, T].
 
         Beside it: `sigma_next` [B, T], where a student's step ends; `history_sigma` [B, T] and `history_noise` like
-        the latents; `own_sigma` [B, 1], empty if this step's history is the data's; `late`, actions before the first.
+        the latents; `own_sigma` [B, 1], empty if this step's history is the data's; `late`, actions before the first;
+        `predicted`, the first latent frame that is predicted and the one after the last.
         """
         frames, late = self._prefix(draws[0]), self._late(draws[0])
         batch = super().load(draws)
@@ -131,6 +156,7 @@ class CausalStage(ActionStage):
         own = float(torch.rand((), generator=draws[0].step_generator("own_history"))) < self.settings.own_history
         own_sigma = torch.stack([torch.rand(1, generator=draw.generator("own_sigma")) for draw in draws])
         return batch | {
+            "predicted": self._predicted(draws[0], shape[1], bool(late)),
             "sigma": sigma,
             "sigma_next": sigma_next,
             "history_sigma": history_sigma,
@@ -138,6 +164,16 @@ class CausalStage(ActionStage):
             "own_sigma": own_sigma if own else own_sigma[:0],
             "late": torch.tensor(self._place(draws[0]) if late else 0),
         }
+
+    def _predicted(self, draw: Draw, frames: int, late: bool) -> tuple[int, int]:
+        """The chunk of this step: one for the whole step."""
+        size = self.settings.chunk_size
+        if size is None or size >= frames:
+            return 0, frames
+        last = frames - size
+        first = min(_uncounted(frames, late), last)
+        start = int(torch.randint(first, last + 1, (), generator=draw.step_generator("chunk")))
+        return start, start + size
 
     def _late(self, draw: Draw) -> int:
         """Latent frames that this step's clips leave out after the first: one number for the whole step."""
@@ -151,27 +187,31 @@ class CausalStage(ActionStage):
 
     def _place(self, draw: Draw) -> int:
         """Place of such a clip's first action among the controller's: where it was, or beyond them all."""
+        if self.controller is None:
+            return self._late(draw)
         beyond = float(torch.rand((), generator=draw.step_generator("place"))) < 0.5
         return self.controller.config.num_latent_frames if beyond else self._late(draw)
 
     # Loss
 
     def loss(self, batch: dict[str, Any], phase: str) -> StepLoss:
-        latents, noise = batch["latents"], batch["noise"]
+        start, stop = batch["predicted"]
         context = self._context(batch)
         history, history_sigma = self._history(batch, context)
-        noisy = flow.interpolate(latents, noise, _per_frame(batch["sigma"]))
-        both = torch.cat([history, noisy], dim=2)
-        timestep = 1000.0 * torch.cat([history_sigma, batch["sigma"]], dim=1)
+        latents, noise, sigma = batch["latents"][:, :, start:stop], batch["noise"][:, :, start:stop], batch["sigma"]
+        sigma = sigma[:, start:stop]
+        both = torch.cat([history[:, :, :stop], flow.interpolate(latents, noise, _per_frame(sigma))], dim=2)
+        timestep = 1000.0 * torch.cat([history_sigma[:, :stop], sigma], dim=1)
         with self._offload():
             velocity = self.predict(both, timestep, context, batch)
-        counted = torch.ones(len(latents), 1, latents.shape[2], 1, 1, device=latents.device)
-        counted[:, :, : 1 + (min(WARM_UP, latents.shape[2] - 2) if batch["late"] else 0)] = 0
-        weight = flow.loss_weight(batch["sigma"], self.prediction)
+        frames = batch["latents"].shape[2]
+        counted = torch.ones(len(latents), 1, frames, 1, 1, device=latents.device)
+        counted[:, :, : _uncounted(frames, bool(batch["late"]))] = 0
+        counted, weight = counted[:, :, start:stop], flow.loss_weight(sigma, self.prediction)
         if self.teacher is None:
             loss = flow_matching_loss(velocity, latents, noise, counted, weight)
         else:  # the velocity that leads where the teacher goes stands in for noise - latents
-            target = self._teach(both, history_sigma, context, batch)
+            target = self._teach(both, timestep, context, batch)
             loss = flow_matching_loss(velocity, torch.zeros_like(target), target, counted, weight)
         return StepLoss(loss, {"velocity_error": loss.detach()})
 
@@ -181,23 +221,23 @@ class CausalStage(ActionStage):
         timestep: Tensor,
         context: Tensor,
         batch: dict[str, Any],
-        networks: tuple[WanActTransformer3DModel, WanActionController] | None = None,
+        networks: Networks | None = None,
     ) -> Tensor:
-        """Velocity [B, C, T, h, w] of the noisy clip that follows the clean one in `both`, [B, C, 2T, h, w]."""
-        T = both.shape[2] // 2
+        """Velocity of the noisy frames [B, C, n, h, w], a chunk or all, that follow the clean ones in `both`."""
+        start, stop = batch["predicted"]
         transformer, controller = networks or (self.transformer, self.controller)
-        actions, late = (batch["binary"], batch["magnitude"]), int(batch.get("late", 0))
-        prepared = transformer.prepare_actions(actions, controller, len(both), T, first=late or None)
+        actions = None
+        if controller is not None:
+            late = int(batch["late"]) or None
+            track = batch["binary"][:, : stop - 1], batch["magnitude"][:, : stop - 1]
+            prepared = transformer.prepare_actions(track, controller, len(both), stop, first=late)
+            dim = controller.injection.frame_dim
+            actions = torch.cat([prepared, prepared.narrow(dim, start, stop - start)], dim=dim)
+        view = FrameView.teacher_forcing(stop, self.settings.window, range(start, stop), self.settings.causal_attention)
         output = transformer(
-            both,
-            timestep,
-            context,
-            return_dict=False,
-            actions=torch.cat([prepared, prepared], dim=controller.injection.frame_dim),
-            controller=controller,
-            view=FrameView.teacher_forcing(T, self.settings.window),
-        )[0][:, :, T:]
-        return self.velocity(output, both[:, :, T:], timestep[:, T:])
+            both, timestep, context, return_dict=False, actions=actions, controller=controller, view=view
+        )[0][:, :, stop:]
+        return self.velocity(output, both[:, :, stop:], timestep[:, stop:])
 
     @torch.no_grad()
     def _history(self, batch: dict[str, Any], context: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,22 +252,49 @@ class CausalStage(ActionStage):
         frames = [first]
         for t in range(1, latents.shape[2]):
             noisy = flow.interpolate(latents[:, :, t : t + 1], noise[:, :, t : t + 1], _per_frame(level))
-            action = (batch["binary"][:, t - 1 : t], batch["magnitude"][:, t - 1 : t])
+            action = self._action(batch, t)
             frames.append(rollout.redraw(noisy, level, action, REDRAW_STEPS))
         return torch.cat(frames, dim=2), torch.zeros_like(sigma)
 
+    def _action(self, batch: dict[str, Any], frame: int) -> Actions | None:
+        """What leads to a latent frame; None where nothing steers."""
+        if self.controller is None:
+            return None
+        return batch["binary"][:, frame - 1 : frame], batch["magnitude"][:, frame - 1 : frame]
+
     @torch.no_grad()
-    def _teach(self, both: Tensor, history_sigma: Tensor, context: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Velocity [B, C, T, h, w] of the straight way from each frame's level to where the teacher's steps end."""
-        T, count = both.shape[2] // 2, self.settings.teacher_steps
-        history, start = both[:, :, :T], both[:, :, T:]
-        length = (batch["sigma"] - batch["sigma_next"]) / count
+    def _teach(self, both: Tensor, timestep: Tensor, context: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Velocity [B, C, n, h, w] of the straight way from each frame's level to where the teacher's steps end."""
+        (first, stop), count = batch["predicted"], self.settings.teacher_steps
+        sigma, sigma_next = batch["sigma"][:, first:stop], batch["sigma_next"][:, first:stop]
+        history, start = both[:, :, :stop], both[:, :, stop:]
+        length = (sigma - sigma_next) / count
         moved = start
         for step in range(count):
-            timestep = 1000.0 * torch.cat([history_sigma, batch["sigma"] - step * length], dim=1)
+            times = torch.cat([timestep[:, :stop], 1000.0 * (sigma - step * length)], dim=1)
             both = torch.cat([history, moved], dim=2)
-            moved = moved - _per_frame(length) * self.predict(both, timestep, context, batch, self.teacher).float()
+            moved = moved - _per_frame(length) * self.predict(both, times, context, batch, self.teacher).float()
         return (start - moved) / _per_frame(count * length).clamp_min(1e-6)  # the first frame's does not count
+
+    def self_check(self) -> list[str]:
+        """That no frame's velocity knows what comes after it."""
+        batch = {
+            name: value.to(self.device) if isinstance(value, Tensor) else value
+            for name, value in self.load([Draw(0, 0, 0, self.config.optim.seed, "check")]).items()
+        }
+        start, stop = batch["predicted"]
+        both = torch.cat([batch["latents"][:, :, :stop], batch["noise"][:, :, start:stop]], dim=2)
+        later = both.clone()
+        later[:, :, stop - 1] += 1.0
+        later[:, :, -1] += 1.0
+        timestep = 1000.0 * torch.cat([batch["history_sigma"][:, :stop] * 0, batch["sigma"][:, start:stop]], dim=1)
+        with torch.no_grad(), self.processes.autocast():
+            context = self._context(batch)
+            one, other = (self.predict(latents, timestep, context, batch) for latents in (both, later))
+        before = stop - start - 1
+        if not torch.equal(one[:, :, :before], other[:, :, :before]):
+            raise UserError("--checks: a latent frame's velocity depends on one that comes after it")
+        return [f"{before} latent frames do not know the one after them"]
 
     # Results
 
@@ -237,6 +304,7 @@ class CausalStage(ActionStage):
         first = self.latents[index]["latents"][None, :, :1].float().to(self.device)
         batch = self.conditions([draw], self.num_latent_frames) | self._prompt_batch([self.prompt_of_row[index]])
         batch = {name: value.to(self.device) for name, value in batch.items()}
+        empty = {name: value.to(self.device) for name, value in self._prompt_batch([self.no_prompt]).items()}
         noise = draw.generator("noise")
         steps = self.config.log.sample_inference_steps or self._settings.num_inference_steps
         with torch.no_grad(), self.processes.autocast():
@@ -248,9 +316,10 @@ class CausalStage(ActionStage):
                 self.inference_sigmas(steps).tolist(),
                 self._settings,
                 prediction=self.prediction,
+                negative=self._context(empty),
             )
             frames = rollout.clip(
-                (batch["binary"], batch["magnitude"]),
+                None if self.controller is None else (batch["binary"], batch["magnitude"]),
                 self.num_latent_frames - 1,
                 lambda: torch.randn(first.shape, generator=noise).to(self.device),
             )
@@ -258,8 +327,18 @@ class CausalStage(ActionStage):
 
     @property
     def _settings(self) -> CausalSettings:
-        steps = self.settings.student_steps or self.settings.flight_steps or self.defaults["num_inference_steps"]
-        return CausalSettings(self.settings.window, steps)
+        own = self.settings
+        steps = own.student_steps or own.flight_steps or self.defaults["num_inference_steps"]
+        return CausalSettings(self.flight_window, steps, own.flight_sampler or self.usual_sampler, self._guidance)
+
+    @property
+    def flight_window(self) -> int:
+        """Latent frames that a flight remembers beside the first."""
+        return self.settings.window
+
+    @property
+    def _guidance(self) -> float:
+        return float(self.settings.flight_guidance or 1.0)
 
     @property
     def _grid(self) -> Tensor:
@@ -268,9 +347,18 @@ class CausalStage(ActionStage):
 
     def export_config(self) -> tuple[str, dict[str, Any]]:
         name, config = super().export_config()
-        return name, config | {"causal": asdict(self._settings)}
+        return name, config | self.causal_config()
+
+    def causal_config(self) -> dict[str, Any]:
+        """What a run says of how it is flown."""
+        return {"causal": asdict(self._settings)}
 
 
 def _per_frame(values: Tensor) -> Tensor:
     """[B, T] -> [B, 1, T, 1, 1]; [B, 1] stands for all frames."""
     return values[:, None, :, None, None]
+
+
+def _uncounted(frames: int, late: bool) -> int:
+    """Frames at a clip's beginning that are history alone: the first, and a few where it goes on from the middle."""
+    return 1 + (min(WARM_UP, frames - 2) if late else 0)

@@ -48,7 +48,10 @@ class FlowStage(Stage):
     Subclasses say what is trained (`build`) and whether rows have actions.
     """
 
-    uses = ("data", "model", "loss", "export_dtype", "sample_steps", "sample_count", "sample_inference_steps")
+    uses = (
+        *("data", "model", "loss", "export_dtype", "save_path"),
+        *("sample_steps", "sample_count", "sample_inference_steps"),
+    )
     needs_actions = False
     known_models: tuple[str, ...] = ("transformer", "text_encoder")
     default_models = "transformer"
@@ -74,6 +77,8 @@ class FlowStage(Stage):
                 f"--trainable_models {unknown[0]} is unknown in stage {cls.name}; "
                 f"choose from {', '.join(cls.known_models)}"
             )
+        if config.checkpoint.save_path and ("transformer" not in names or config.model.lora_base_model):
+            raise ConfigError("--save_path writes the trained transformer, and none is trained whole here")
 
     # Beginning
 
@@ -415,6 +420,14 @@ class FlowStage(Stage):
         trained = export.split_modules(weights)
         networks = {name: trained[name] for name in ("transformer", "text_encoder") if name in trained}
         export.write_model_dir(self.directory, folder, networks, self.config.checkpoint.export_dtype)
+
+    def export_file(self, file: Path, weights: dict[str, Tensor], origin: dict[str, Any]) -> None:
+        dtype = getattr(torch, self.config.checkpoint.export_dtype)
+        trained = {name: value.to(dtype) for name, value in export.split_modules(weights)["transformer"].items()}
+        causal = (self.export_config() or ("", {}))[1].get("causal")
+        said = {"model_class": "WanModel" if causal is None else "WanModelCausal", "causal": causal}
+        config = {name: value for name, value in self.transformer.config.items() if not name.startswith("_")}
+        export.write_original(file, trained, config, said, origin)
 
 
 def _encode_clip(autoencoder: nn.Module, pixels: Tensor) -> Tensor:

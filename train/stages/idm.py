@@ -59,7 +59,17 @@ class IDMStage(Stage):
     name = "idm"
     options = IDMOptions
     uses = (
-        *("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fps", "window_stride", "fit"),
+        *(
+            "dataset_base_path",
+            "dataset_metadata_path",
+            "max_rows",
+            "height",
+            "width",
+            "num_frames",
+            "fps",
+            "window_stride",
+            "fit",
+        ),
         "max_skipped",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +87,8 @@ class RowReader:
         self._say_what_was_mended(mended, records)
         # Half of a mirrored pair would tilt what is learnt to one side: a clip is kept both ways or not at all.
         whole = {place: entry for place, entry in kept.items() if place[:2] not in skipped}
-        return self._all(whole, list(skipped.values()), len(clips), len(records))
+        used = min(len(records), self.config.data.max_rows or len(records))
+        return self._all(whole, list(skipped.values()), len(clips), used)
 
     def _say_what_was_mended(self, mended: list[Mended], records: list[Any]) -> None:
         """One line for all rows: of flags that differ from magnitudes, and of first frames that are left alone."""
@@ -115,7 +117,8 @@ class RowReader:
         def windows(record: Any) -> list[int]:
             return csv.windows(record, base, self.num_frames, data.fps, data.window_stride)
 
-        for number, (record, starts) in enumerate(ahead(windows, records, self._workers), start=1):
+        used = itertools.islice(records, data.max_rows)
+        for number, (record, starts) in enumerate(ahead(windows, used, self._workers), start=1):
             if isinstance(starts, Exception):
                 yield (number, 0), csv.RowError(str(starts))
             else:

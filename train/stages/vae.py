@@ -126,7 +126,17 @@ class VAEStage(Stage):
     name = "vae"
     options = VAEOptions
     uses = (
-        *("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fps", "window_stride", "fit"),
+        *(
+            "dataset_base_path",
+            "dataset_metadata_path",
+            "max_rows",
+            "height",
+            "width",
+            "num_frames",
+            "fps",
+            "window_stride",
+            "fit",
+        ),
         *("max_skipped", "cache_memory_gb", "model_dir", "sample_steps", "sample_count"),
     )
 

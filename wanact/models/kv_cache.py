@@ -18,7 +18,6 @@ from torch.nn.attention.flex_attention import BlockMask
 from wanact.models import flex
 from wanact.models.rotary import Rotation, rotate, time_rotation, time_width
 
-
 Kernel = Literal["auto", "flex", "dense"]
 
 

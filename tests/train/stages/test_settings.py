@@ -39,9 +39,9 @@ def parse_for(stage: str, argv: list[str]):
         ("idm", ["--lora_rank", "4"], "i2v"),
         ("idm", ["--lora_base_model", "transformer"], "i2v"),
         ("idm", ["--sigma_mean", "1"], "i2v, action, causal"),
-        ("idm", ["--model_dir", "x"], "i2v, action, causal, vae"),
-        ("idm", ["--sample_steps", "1"], "i2v, action, causal, vae"),
-        ("idm", ["--cache_memory_gb", "1"], "i2v, action, causal, vae"),
+        ("idm", ["--model_dir", "x"], "i2v, action, causal, vidar, vidarc, vae"),
+        ("idm", ["--sample_steps", "1"], "i2v, action, causal, vidar, vidarc, vae"),
+        ("idm", ["--cache_memory_gb", "1"], "i2v, action, causal, vidar, vidarc, vae"),
         ("idm", ["--export_dtype", "float32"], "i2v, action, causal"),
         ("i2v", ["--action_dropout", "0.1"], "action, causal"),
         ("i2v", ["--action_magnitude_scale", "1,1,1,1,1,1,1,1"], "action, causal"),
@@ -62,7 +62,10 @@ def test_a_setting_without_effect_is_refused_in_a_sentence_that_says_where_it_ha
 def test_it_is_refused_in_a_file_too_and_printed_without_a_traceback(tmp_path, capsys):
     (tmp_path / "settings.yaml").write_text("data: {mirror: true}\n")
     assert main(["idm", "--config", str(tmp_path / "settings.yaml")]) == 1
-    assert capsys.readouterr().err == "error: --mirror has no effect in stage idm, only in i2v, action, causal\n"
+    assert (
+        capsys.readouterr().err
+        == "error: --mirror has no effect in stage idm, only in i2v, action, causal, vidar, vidarc\n"
+    )
 
 
 def test_an_emptied_flag_of_a_script_is_let_through():
@@ -93,6 +96,8 @@ def test_every_preset_is_valid_in_its_stage(file):
     fresh = stage == "idm" or file.stem == "vae"  # from random weights
     base = [] if fresh else ["--model_dir", "m"]
     needed = [*base, "--dataset_metadata_path", "d.csv", "--output_path", "o"]
+    if stage == "vidarc":
+        needed += ["--embodiment_aware", "false"]  # its mask is a network of its own
     stage_class(stage).check(parse_for(stage, ["--config", str(file), *needed]))
 
 
