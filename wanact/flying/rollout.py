@@ -199,7 +199,8 @@ class CausalRollout:
     def _solver(self) -> UniPCMultistepScheduler:
         """Of one latent frame; the levels are shifted already."""
         solver = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
-        solver.set_timesteps(sigmas=np.array(self.sigmas[:-1]), device=self._zero.device)
+        levels: Any = np.array(self.sigmas[:-1])  # called a list there, and multiplied as an array
+        solver.set_timesteps(sigmas=levels, device=self._zero.device)
         solver.set_begin_index(0)
         return solver
 

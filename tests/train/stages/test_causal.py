@@ -115,7 +115,12 @@ def test_it_samples_resumes_and_says_how_it_is_flown(run, tmp_path):
         "--flight_steps", "2", "--sample_inference_steps", "1")  # fmt: skip
     assert list(tmp_path.glob("samples/*/clip0.mp4"))
     config = read_json(tmp_path / RUN_CONFIG)
-    assert config["causal"] == {"window": 3, "num_inference_steps": 2, "sampler": "euler"}
+    assert config["causal"] == {
+        "window": 3,
+        "num_inference_steps": 2,
+        "sampler": "euler",
+        "guidance_scale": 1.0,
+    }
     again = run("causal", tmp_path, "--max_steps", "3", "--window", "3", "--flight_steps", "2")
     assert again.step == 3
 
