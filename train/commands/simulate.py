@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from train.data import episodes
+from train.data.csv import FPS
 from wanact.errors import UserError
 from wanact.files import CheckpointError, place, read_json, replacing, write_text
 from wanact.media.video import write_mp4
@@ -22,15 +24,19 @@ from wanact.world import simulator
 from wanact.world.painted import simulator as painted_simulator
 
 LARGEST_SIZE = 4096
+FORMATS = ("table", "episodes")
 
 # What can be flown in: the world of the model that is shipped, and that of the next one.
 WORLDS: dict[str, Any] = {"first": simulator, "painted": painted_simulator}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write random flights: clips.csv, lossless mp4 and poses. What is there is kept, so that it can go on."""
+    """Write random flights: lossless mp4, their actions and poses. What is there is kept, so that it can go on."""
     parser = argparse.ArgumentParser(prog="python -m train simulate", description=main.__doc__)
     parser.add_argument("--out", type=place, help="folder to write; existing clips are kept")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="table", help="clips.csv, or manifest.jsonl and a folder an episode"
+    )
     parser.add_argument("--sheet", type=place, help="write one picture of all painted biomes and hours instead")
     parser.add_argument("--world", choices=WORLDS, default="first", help="first is the bundled model's")
     parser.add_argument("--clips", type=int, default=100)
@@ -61,12 +67,16 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--returns {args.returns} must be a share from 0 to 1")
     if args.returns and args.world != "painted":
         raise UserError(f"--returns {args.returns} is for --world painted; the first world's flights never turn back")
-    (args.out / "videos").mkdir(parents=True, exist_ok=True)
-    rows = []
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, str]] = []
     for number, written in enumerate(_all_worlds(args), start=1):
         rows += written
         if number % 10 == 0:
             print(f"{len(rows)}/{args.clips} clips", flush=True)
+    if args.format == "episodes":
+        lengths = ((str(Path(row["video"]).parent), args.num_frames) for row in rows)
+        episodes.write_manifest(args.out / "manifest.jsonl", lengths)
+        return
     table = args.out / "clips.csv"
     with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["video", "prompt", "action"])
@@ -90,15 +100,21 @@ def _fly_world(number: int, args: argparse.Namespace) -> list[dict[str, str]]:
     chosen, seed, world = WORLDS[args.world], args.seed + number, None
     rows = []
     for take in range(min(args.clips_per_world, args.clips - number * args.clips_per_world)):
+        as_episode = args.format == "episodes"
         name = f"videos/world{seed:06d}-{take}.mp4"
+        if as_episode:
+            name = f"{episodes.folder_of(number * args.clips_per_world + take + 1)}/{episodes.VIDEO}"
         notes = args.out / name.replace(".mp4", ".json")
+        notes.parent.mkdir(parents=True, exist_ok=True)
         record = _read_notes(notes)
         if record is None:
             world = world or chosen.make_world(seed)
             rng = np.random.default_rng([seed, take, 7])
             returns = {"returns": args.returns} if args.returns else {}
             clip = chosen.fly(world, rng, args.num_frames, args.height, args.width, **returns)
-            write_mp4(clip.frames, args.out / name, lossless=True)
+            write_mp4(clip.frames, args.out / name, fps=episodes.FPS if as_episode else FPS, lossless=True)
+            if as_episode:
+                episodes.write_actions(notes.parent, clip.track, clip.caption)
             record = {"prompt": clip.caption, "action": clip.track.to_list(), "poses": clip.poses.round(6).tolist()}
             write_text(notes, json.dumps(record))
         rows.append({"video": name, "prompt": record["prompt"], "action": json.dumps(record["action"])})

@@ -12,18 +12,21 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
+from train.data import observation
 from wanact import shapes
 from wanact.actions import ActionError, ActionTrack, Mended, read_track
 from wanact.errors import UserError
 from wanact.files import replacing
 from wanact.media.footage import num_frames_of, read_video
+from wanact.media.video import fit_image
 
 FPS = 16.0  # frames a second of a clip, unless a run says otherwise
 
@@ -48,6 +51,8 @@ class Row:
         input_image: a first frame to use instead of the clip's own, or None.
         mended: flags of its actions that did not say what the magnitudes say.
         start: the clip's first frame, in frames of the video at the rate of training.
+        views: two further cameras that are seen below the video, or none.
+        states: of an episode, what its actions.npy says at some frames of the clip's video: [len] -> [len, n].
     """
 
     number: int
@@ -57,6 +62,8 @@ class Row:
     input_image: Path | None
     mended: Mended = Mended()
     start: int = 0
+    views: tuple[Path, ...] = ()
+    states: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -336,13 +343,19 @@ def parse_row(
     if not path.exists():
         raise RowError("file is missing")
     prompt = record.get("prompt") or ""
+    prompt = prompt() if callable(prompt) else prompt
     if not isinstance(prompt, str):
         raise RowError(f"prompt is {type(prompt).__name__}, expected text")
     track, mended = _track(record.get("action"), num_frames, needs_action, start)
     image = (record.get("input_image") or None) if "input_image" in file_keys else None
     if image is not None and not find_file(base, str(image)).is_file():
         raise RowError(f"input_image {image} is missing")
-    return Row(number, path, prompt, track, find_file(base, str(image)) if image is not None else None, mended, start)
+    views = record.get("views", ())
+    missing = next((view for view in views if not view.exists()), None)
+    if missing is not None:
+        raise RowError(f"{missing.name} is missing")
+    image = find_file(base, str(image)) if image is not None else None
+    return Row(number, path, prompt, track, image, mended, start, views, record.get("states"))
 
 
 def _track(action: Any, num_frames: int, needed: bool, start: int) -> tuple[ActionTrack | None, Mended]:
@@ -350,7 +363,7 @@ def _track(action: Any, num_frames: int, needed: bool, start: int) -> tuple[Acti
         return None, Mended()
     if action is None or (isinstance(action, str) and not action.strip()):
         raise RowError("column action is empty")
-    track, mended = read_track(action)
+    track, mended = (action(), Mended()) if callable(action) else read_track(action)
     first, count = start // shapes.TEMPORAL_STRIDE, shapes.num_actions(num_frames)
     if len(track) < first + count:
         behind = f" from frame {start} on need actions {first + 1} to {first + count}" if start else f" need {count}"
@@ -366,7 +379,15 @@ def clip_frames(
     Raises:
         wanact.media.video.VideoError: if the clip is damaged or too short.
     """
-    return read_video(row.video, num_frames, row.start, fps, (height, width), fit)
+    if not row.views:
+        return read_video(row.video, num_frames, row.start, fps, (height, width), fit)
+    sizes = (observation.FRONT, observation.SIDE, observation.SIDE)
+    cameras = [
+        read_video(path, num_frames, row.start, fps, size, "pad")
+        for path, size in zip((row.video, *row.views), sizes, strict=True)
+    ]
+    fitted = (fit_image(Image.fromarray(frame), height, width, fit) for frame in observation.unified(*cameras))
+    return np.stack([np.asarray(frame) for frame in fitted])
 
 
 def write_skipped(path: Path, skipped: list[Skipped]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from train.data import csv
+from train.data import csv, episodes
 from train.data.cache import ahead, key_of
 from train.loop.config import TrainConfig
 from train.loop.dist import Processes
@@ -59,7 +59,7 @@ class RowReader:
             train.data.csv.DataError: if more rows than `--max_skipped` cannot be used, or none can.
         """
         processes = self.processes
-        records = csv.read_records(Path(self.config.data.dataset_metadata_path), self.needs_actions)
+        records = read_records(self.config, self.needs_actions)
         clips = list(self._clips(records))
         mine = clips[processes.rank :: processes.count] if self.shared else clips
         ways = (False, True) if self.mirror else (False,)
@@ -90,7 +90,7 @@ class RowReader:
         used = min(len(records), self.config.data.max_rows or len(records))
         return self._all(whole, list(skipped.values()), len(clips), used)
 
-    def _say_what_was_mended(self, mended: list[Mended], records: list[Any]) -> None:
+    def _say_what_was_mended(self, mended: list[Mended], records: Sequence[Any]) -> None:
         """One line for all rows: of flags that differ from magnitudes, and of first frames that are left alone."""
         if self.shared:
             mended = [entry for part in self.processes.gather(mended) for entry in part]
@@ -106,7 +106,7 @@ class RowReader:
     def _workers(self) -> int:
         return self.config.data.dataset_num_workers
 
-    def _clips(self, records: list[Any]) -> Iterator[tuple[tuple[int, int], Any]]:
+    def _clips(self, records: Sequence[Any]) -> Iterator[tuple[tuple[int, int], Any]]:
         """Number of a row and first frame of a clip for each clip, with the row: several of long videos.
 
         A function of the files alone, so that all processes and every resume see the same clips in the same order.
@@ -153,6 +153,14 @@ class RowReader:
         if total != rows:
             processes.print(f"{rows} rows give {len(kept)} clips")
         return [kept[place] for place in sorted(kept)]
+
+
+def read_records(config: TrainConfig, needs_actions: bool) -> Sequence[Any]:
+    """The raw rows that `--dataset_metadata_path` lists: of a table, or of a manifest of episodes."""
+    path = Path(config.data.dataset_metadata_path)
+    if episodes.is_manifest(path):
+        return episodes.Manifest(path, config.data.fps)
+    return csv.read_records(path, needs_actions)
 
 
 def files_fingerprint(rows: Iterable[csv.Row]) -> str:

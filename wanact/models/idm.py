@@ -150,9 +150,7 @@ def latent_windows(grey: np.ndarray) -> np.ndarray:
 
 def signed_axes(track: ActionTrack) -> np.ndarray:
     """A track as the network answers, [N, 4]: signed, in full deflections."""
-    m = track.magnitude
-    axes = np.stack([m[:, 0] - m[:, 1], m[:, 3] - m[:, 2], m[:, 5] - m[:, 4], m[:, 6] - m[:, 7]], axis=1)
-    return (axes / np.array(FULL)).astype(np.float32)
+    return (track.axes / np.array(FULL)).astype(np.float32)
 
 
 def loss_of(answer: Tensor, target: Tensor) -> Tensor:
