@@ -188,6 +188,14 @@ class Stage:
             if name not in self._frozen(module)
         }
 
+    def buffers(self) -> dict[str, Tensor]:
+        """What a network keeps beside its parameters and training changes (statistics of the data, of a batch norm).
+
+        By full name, like `trainable`: saved with the weights, and there again after a resume. Of several processes the
+        main one's count.
+        """
+        return {}
+
     def _frozen(self, module: str) -> frozenset[str]:
         """Parameters without gradients at the time of first asking; phases may toggle requires_grad afterwards."""
         cache = self.__dict__.setdefault("_frozen_names", {})

@@ -175,7 +175,8 @@ class Trainer:
         self.parameters = stage.trainable()
         if not self.parameters:
             raise ConfigError(f"--trainable_models {config.model.trainable_models} leaves nothing to train")
-        self.shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
+        self.buffers = stage.buffers()
+        self.shapes = {name: value.shape for name, value in {**self.parameters, **self.buffers}.items()}
         if processes.is_main:
             store.clean(self.run_dir)
         processes.barrier()
@@ -207,11 +208,15 @@ class Trainer:
             for line in stage.self_check():
                 processes.print(f"checked: {line}")
         self.is_set_up = True
-        count = sum(shape.numel() for shape in self.shapes.values())
         processes.print(
-            f"{stage.name}: {count / 1e6:,.2f} M parameters, {len(stage)} rows, {self.sampler.global_batch} samples a "
-            f"step, steps {self.step} to {self.num_steps}, {processes.count} x {processes.device.type}"
+            f"{stage.name}: {self._num_parameters / 1e6:,.2f} M parameters, {len(stage)} rows, "
+            f"{self.sampler.global_batch} samples a step, steps {self.step} to {self.num_steps}, "
+            f"{processes.count} x {processes.device.type}"
         )
+
+    @property
+    def _num_parameters(self) -> int:
+        return sum(self.shapes[name].numel() for name in self.parameters)
 
     @property
     def num_samples(self) -> int:
@@ -257,9 +262,10 @@ class Trainer:
         return loaded
 
     def _take_weights(self, weights: dict[str, Tensor]) -> None:
+        held = {**self.parameters, **self.buffers}
         with torch.no_grad():
             for name, value in weights.items():
-                self.parameters[name].copy_(value)
+                held[name].copy_(value)
 
     def _shard(self) -> None:
         """Shard the networks that have units; small ones (a controller) stay whole on every process."""
@@ -464,9 +470,11 @@ class Trainer:
         window = dict(zip(names, self.processes.mean([self.window[name] for name in names]), strict=True))
         full = self.config.checkpoint.save_full_state
         began = time.perf_counter()
-        weights = {name: to_host(parameter) for name, parameter in self.parameters.items()}
+        buffers = {name: to_host(value) for name, value in self.buffers.items()}
+        weights = {name: to_host(parameter) for name, parameter in self.parameters.items()} | buffers
         optimizer = {phase: self._optimizer_state(phase) for phase in self.stage.phases} if full else None
         ema = {name: to_host(value) for name, value in self.ema.items()}
+        ema |= buffers if ema else {}
         self.since_save = [0.0, 0]
         if self.saver is None:
             return
@@ -500,7 +508,7 @@ class Trainer:
     def _short_names(self) -> dict[str, str]:
         """Names for trainable.safetensors: without the module where only one is trained."""
         modules = {name.partition(".")[0] for name in self.parameters}
-        return {name: name.partition(".")[2] if len(modules) == 1 else name for name in self.parameters}
+        return {name: name.partition(".")[2] if len(modules) == 1 else name for name in self.shapes}
 
     def _state(self, window: dict[str, float]) -> dict[str, Any]:
         return {
@@ -531,7 +539,7 @@ class Trainer:
                 "current_learning_rate": rate,
                 "max_steps": self.num_steps,
                 "trained": sorted({name.partition(".")[0] for name in self.parameters}),
-                "parameters": sum(shape.numel() for shape in self.shapes.values()),
+                "parameters": self._num_parameters,
             },
             "base": self.stage.base,
             "data": {

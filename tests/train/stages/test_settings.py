@@ -92,8 +92,8 @@ def test_every_setting_has_an_effect_somewhere():
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_every_preset_is_valid_in_its_stage(file):
-    stage = file.stem.partition("_")[0]
-    fresh = stage == "idm" or file.stem == "vae"  # from random weights
+    stage = max((name for name in STAGES if file.stem.startswith(name)), key=len)
+    fresh = stage.startswith("idm") or file.stem == "vae"  # from random weights
     base = [] if fresh else ["--model_dir", "m"]
     needed = [*base, "--dataset_metadata_path", "d.csv", "--output_path", "o"]
     if stage == "vidarc":
