@@ -16,6 +16,7 @@ from wanact.errors import UserError, in_words
 TOOLS = {
     "init": ("train.commands.init", "write an untrained model directory of a known size"),
     "simulate": ("train.commands.simulate", "write a dataset of simulated drone flights"),
+    "encode": ("train.commands.encode", "encode a share of a dataset ahead of training"),
     "import": ("train.commands.import_footage", "write a dataset from footage with camera poses"),
     "evaluate": ("train.commands.evaluate", "measure a model or a checkpoint"),
     "verify": ("train.commands.verify", "check every sum of a run or a checkpoint"),

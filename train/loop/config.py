@@ -82,6 +82,10 @@ class DataConfig:
     random_start: bool = flag(
         default=False, help="such clips begin at any latent frame; for autoencoders whose latent frames stand alone"
     )
+    encoding: Literal["ahead", "lazy"] = flag(
+        default="ahead",
+        help="encode all clips before the first step, or, of a manifest of episodes, each when it is first drawn",
+    )
     fit: Literal["crop", "pad"] = flag(default="crop", help="how a video of another shape is made to fit")
     mirror: bool = flag(default=False, help="learn from every clip twice: as it is, and mirrored with its actions")
     cache_dir: str | None = flag(default=None, help="latents and text embeddings; OUTPUT_PATH/cache if not given")
@@ -269,6 +273,11 @@ class LossConfig:
     first_frame_dropout: float = flag(
         default=0.0, help="fraction of samples trained without first frame: from words alone, as Wan2.2-TI2V is"
     )
+    embodiment_aware: bool = flag(default=False, help="errors count for more where --idm sees a body act")
+    eta: float = flag(default=3.0, help="how much more: inside its mask an error is multiplied by 1 + eta")
+    idm: str | None = flag(
+        default=None, help="idm.pt, or what idm_mask wrote; the idm.pt beside --init_from if not given"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_timestep_boundary < self.max_timestep_boundary <= 1:
@@ -281,6 +290,8 @@ class LossConfig:
         _fraction(self, "first_frame_dropout", inclusive=True)
         if self.sigma_std <= 0 or (self.sigma_shift is not None and self.sigma_shift <= 0):
             raise ConfigError("--sigma_std and --sigma_shift must be above 0")
+        if not 0 <= self.eta <= 1000:
+            raise ConfigError(f"--eta {self.eta:g} must be at least 0")
 
 
 @dataclass
@@ -523,6 +534,8 @@ def _check_combinations(config: TrainConfig) -> None:
     for name, active, remedy in (
         ("sigma_mean", config.loss.sigma_sampling == "logit_normal", "--sigma_sampling logit_normal"),
         ("sigma_std", config.loss.sigma_sampling == "logit_normal", "--sigma_sampling logit_normal"),
+        ("eta", config.loss.embodiment_aware, "--embodiment_aware true"),
+        ("idm", config.loss.embodiment_aware, "--embodiment_aware true"),
         ("sample_count", config.log.sample_steps, "--sample_steps N"),
         ("sample_inference_steps", config.log.sample_steps, "--sample_steps N"),
         ("muon_momentum", config.optim.optimizer == "muon", "--optimizer muon"),
@@ -543,7 +556,7 @@ def _check_combinations(config: TrainConfig) -> None:
 # Settings that are places on a disk; `--model_paths` is a JSON list of them.
 PATHS = (
     *("dataset_base_path", "dataset_metadata_path", "cache_dir", "model_dir", "model_paths", "tokenizer_path"),
-    *("action_controller_checkpoint", "lora_checkpoint", "output_path", "resume_from", "init_from"),
+    *("action_controller_checkpoint", "lora_checkpoint", "output_path", "resume_from", "init_from", "idm"),
     *("export_model_dir", "teacher_run", "save_path"),
 )
 

@@ -138,6 +138,7 @@ class CausalStage(ActionStage):
             rows = [self.latents[draw.index]["latents"] for draw in draws]
             segments = [torch.cat([row[:, :1], row[:, late + 1 : late + frames]], dim=1) for row in rows]
             batch["latents"] = torch.stack(segments).float()
+            batch |= self.emphasis(draws, frames, late)
             whole = self.conditions(draws, late + frames)
             batch |= {name: value[:, late:] for name, value in whole.items()}
         shape = batch["latents"].shape[1:]
@@ -208,11 +209,12 @@ class CausalStage(ActionStage):
         counted = torch.ones(len(latents), 1, frames, 1, 1, device=latents.device)
         counted[:, :, : _uncounted(frames, bool(batch["late"]))] = 0
         counted, weight = counted[:, :, start:stop], flow.loss_weight(sigma, self.prediction)
+        emphasis = batch["emphasis"][:, :, start:stop] if "emphasis" in batch else None
         if self.teacher is None:
-            loss = flow_matching_loss(velocity, latents, noise, counted, weight)
+            loss = flow_matching_loss(velocity, latents, noise, counted, weight, emphasis)
         else:  # the velocity that leads where the teacher goes stands in for noise - latents
             target = self._teach(both, timestep, context, batch)
-            loss = flow_matching_loss(velocity, torch.zeros_like(target), target, counted, weight)
+            loss = flow_matching_loss(velocity, torch.zeros_like(target), target, counted, weight, emphasis)
         return StepLoss(loss, {"velocity_error": loss.detach()})
 
     def predict(

@@ -6,6 +6,8 @@ import contextlib
 import gc
 import hashlib
 import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,20 @@ import torch
 from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
-from train.data import csv, text
-from train.data.cache import Cache, CachedEntries, key_of, module_fingerprint
+from train.data import csv, episodes, text
+from train.data.cache import CachedEntries
 from train.loop import export, legacy
 from train.loop.config import ConfigError, TrainConfig, require
 from train.loop.dist import Processes
 from train.loop.seeding import Draw
 from train.loop.stage import Stage, StepLoss, going_on
 from train.stages import refuse_unused, samples
+from train.stages.clips import ByPrompt, ClipEncoder, Keys, LazyClips, PromptEncoder, Share, View, encode_share
+from train.stages.embodiment import idm_path, masks_of
 from train.stages.losses import SigmaSampler, flow_matching_loss
 from train.stages.rows import RowReader
 from wanact import flow, shapes
-from wanact.media import footage, video
+from wanact.media import video
 from wanact.models import vae as wan_vae
 from wanact.models.text import unread
 from wanact.models.transformer import WanActTransformer3DModel
@@ -33,10 +37,6 @@ from wanact.weights import layouts, model_dir
 
 # Networks above this many parameters do not fit without gradient checkpointing; Wan2.2-TI2V-5B has 5.0 B.
 LARGE_NETWORK = 1_000_000_000
-
-# A whole clip of larger frames takes tens of gigabytes inside the 5B model's VAE.
-MAX_WHOLE_ENCODE_PIXELS = 256 * 256
-
 
 # What action_train_config.json says of the LoRA of a run without one: readers ask for the keys.
 NO_LORA_CONFIG = {"lora_base_model": None, "lora_target_modules": "", "lora_rank": None}
@@ -57,6 +57,10 @@ class FlowStage(Stage):
     default_models = "transformer"
     transformer: WanActTransformer3DModel  # loaded by `build`
     prediction: flow.Prediction
+    rows: Sequence[csv.Row]
+    latents: Any  # entries by number of clip, like `masks`
+    masks: Any
+    prompt_of_row: Sequence[Any]
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         super().__init__(config, device)
@@ -80,9 +84,23 @@ class FlowStage(Stage):
         if config.checkpoint.save_path and ("transformer" not in names or config.model.lora_base_model):
             raise ConfigError("--save_path writes the trained transformer, and none is trained whole here")
 
+        if config.data.encoding == "lazy" and not episodes.is_manifest(Path(config.data.dataset_metadata_path)):
+            raise ConfigError("--encoding lazy is for a manifest of episodes; a table is encoded ahead")
+        if config.loss.embodiment_aware:
+            idm_path(config)
+
     # Beginning
 
     def setup(self, processes: Processes) -> None:
+        self._begin(processes)
+        self._prepare_latents()
+        self._prepare_text()
+        gc.collect()
+        self.build()
+        self._set_checkpointing()
+
+    def _begin(self, processes: Processes) -> None:
+        """What is to be known before clips are encoded."""
         config = self.config
         self.processes = processes
         self.directory = legacy.base_model_dir(config.model)
@@ -107,11 +125,6 @@ class FlowStage(Stage):
         )
         self.cache_dir = Path(config.data.cache_dir or Path(config.checkpoint.output_path) / "cache")
         self.base = {"model_dir": str(self.directory), "fingerprint": model_dir.fingerprint(self.directory)}
-        self._prepare_latents()
-        self._prepare_text()
-        gc.collect()
-        self.build()
-        self._set_checkpointing()
 
     def build(self) -> None:
         """Load the networks onto the device and fill `modules`."""
@@ -140,33 +153,44 @@ class FlowStage(Stage):
         if wanted or count > LARGE_NETWORK:
             self.transformer.enable_gradient_checkpointing()
 
-    def _prepare_latents(self) -> None:
-        """Encode what is not cached, each process its share; leave out and list what cannot be used."""
-        config = self.config.data
-        cache = Cache(self.cache_dir / "latents")
+    def _clip_encoder(self) -> ClipEncoder:
         autoencoder = self.load_parts("vae", trained=True).vae
         if self.config.log.sample_steps is not None:
             self._sample_vae = autoencoder
-        network = module_fingerprint(autoencoder)
-        if config.random_start and not wan_vae.frames_stand_alone(autoencoder):
+        if self.config.data.random_start and not wan_vae.frames_stand_alone(autoencoder):
             raise ConfigError(
                 f"--random_start: a latent frame of {type(autoencoder).__name__} depends on those before it, so clips "
                 "can only begin where they were encoded from; leave the flag out"
             )
+        shape = (self.num_frames, self.height, self.width)
+        masks = masks_of(self.config, shapes.latent_size(self.height, self.width), self.device)
+        return ClipEncoder(self.config, autoencoder, self.cache_dir, shape, masks)
 
-        def load(row: csv.Row, mirrored: bool) -> tuple[str, np.ndarray | None]:
-            image = cache.content_key(row.input_image) if row.input_image else ""
-            made_from = (cache.content_key(row.video), image, self.height, self.width, self.num_frames, config.fit)
-            way = [*self._reading(row), *["mirrored"] * mirrored, *["starts"] * config.random_start]
-            key = key_of("latents", network, config.cache_dtype, *made_from, *way)
-            frames = None if cache.has(key) else self._frames(row)
-            return key, np.ascontiguousarray(frames[:, :, ::-1]) if mirrored and frames is not None else frames
+    def _prompt_encoder(self) -> PromptEncoder:
+        encoder = self.load_parts("text_encoder").text_encoder
+        return PromptEncoder(encoder, self._tokenizer(), self.cache_dir, self.text_length, self.config.data.cache_dtype)
 
-        def keep(row: csv.Row, loaded: tuple[str, np.ndarray | None]) -> tuple[csv.Row, str]:
-            key, frames = loaded
-            if frames is not None:
-                cache.put(key, self._encode(autoencoder, frames))
-            return row, key
+    def encode_share(self, processes: Processes, part: int, parts: int) -> Share:
+        """Encode one of `parts` shares of the clips and words, the one numbered `part` from 0 on, and train nothing."""
+        self._begin(processes)
+        prompts = None if self.text_trained else self._prompt_encoder()
+        return encode_share(self.config, self._clip_encoder(), prompts, self.needs_actions, part, parts)
+
+    def _prepare_latents(self) -> None:
+        """Encode what is not cached, each process its share; leave out and list what cannot be used."""
+        config, encoder = self.config.data, self._clip_encoder()
+        self.lazy = config.encoding == "lazy"
+        if self.lazy:
+            clips = LazyClips(self.config, encoder, self.needs_actions, self.processes.print)
+            self.rows = View(len(clips), clips.row)
+            self.latents = View(len(clips), clips.entry)
+            self.masks = View(len(clips), partial(clips.entry, cache=1)) if encoder.masks else None
+            self._data_fingerprint = clips.fingerprint
+            return
+
+        def keep(row: csv.Row, loaded: tuple[Keys, np.ndarray | None]) -> tuple[csv.Row, Keys]:
+            encoder.keep(*loaded)
+            return row, loaded[0]
 
         reader = RowReader(
             self.config,
@@ -178,75 +202,44 @@ class FlowStage(Stage):
             clip_bytes=3 * self.num_frames * self.height * self.width,
             title="encoding clips",
         )
-        made = reader.read(load, keep)
+        made = reader.read(encoder.load, keep)
         self.rows = [row for row, _ in made]
-        self.latents = CachedEntries(cache, [key for _, key in made], config.cache_memory_gb * 2**30)
+        self.latents, *masks = (
+            CachedEntries(cache, [keys[i] for _, keys in made], config.cache_memory_gb * 2**30)
+            for i, cache in enumerate(encoder.caches)
+        )
+        self.masks = masks[0] if masks else None
         digest = hashlib.sha256()
-        for row, key in made:
+        for row, keys in made:
             track = b"" if row.track is None else row.track.magnitude.tobytes()
-            digest.update(f"{key}\x1f{row.prompt}\x1f".encode() + track)
+            digest.update(f"{keys[0]}\x1f{row.prompt}\x1f".encode() + track)
         self._data_fingerprint = digest.hexdigest()
-
-    def _reading(self, row: csv.Row) -> list[Any]:
-        """What an entry of the cache depends on beside the file: nothing where every frame is taken as it is.
-
-        So the entries of simulated flights stay what they were when footage was read frame by frame.
-        """
-        fps = self.config.data.fps
-        return [] if row.start == 0 and footage.is_as_written(row.video, fps) else ["footage", fps, row.start]
-
-    def _frames(self, row: csv.Row) -> np.ndarray:
-        """A row's clip, uint8 [F, H, W, 3]; with its input image in front if it has one."""
-        fit = self.config.data.fit
-        frames = csv.clip_frames(row, self.num_frames, self.height, self.width, fit, self.config.data.fps)
-        if row.input_image is None:
-            return frames
-        image = video.fit_image(video.open_image(row.input_image), self.height, self.width, fit)
-        return np.concatenate([np.asarray(image)[None], frames])
-
-    @torch.no_grad()
-    def _encode(self, autoencoder: nn.Module, frames: np.ndarray) -> dict[str, Tensor]:
-        """`latents` [C, T, h, w] of one clip; an extra frame in front replaces the first latent frame.
-
-        With `--random_start` also `starts`, the same shape: each latent frame's last frame alone, as a first one.
-        """
-        pixels = video.to_tensor(frames)[None].to(self.device)  # [1, 3, F, H, W]
-        extra = pixels.shape[2] - self.num_frames
-        latents = _encode_clip(autoencoder, pixels[:, :, extra:])
-        if extra:
-            latents[:, :, :1] = wan_vae.encode(autoencoder, pixels[:, :, :1])
-        entry = {"latents": latents}
-        if self.config.data.random_start:
-            stills = pixels[0, :, extra :: shapes.TEMPORAL_STRIDE].unbind(1)
-            starts = [wan_vae.encode(autoencoder, still[None, :, None]) for still in stills]
-            entry["starts"] = torch.cat([latents[:, :, :1], *starts[1:]], dim=2)
-        return {name: value[0].to("cpu", getattr(torch, self.config.data.cache_dtype)) for name, value in entry.items()}
 
     def _prepare_text(self) -> None:
         """Token ids of all prompts, and their embeddings unless the text encoder is trained."""
+        tokenizer = self._tokenizer()
+        if self.lazy:  # a prompt is its own number
+            self.prompt_of_row = View(len(self.rows), lambda index: self.rows[index].prompt)
+            self.no_prompt: Any = ""
+            self.token_ids: Any = ByPrompt(lambda prompt: text.tokenise(tokenizer, [prompt], self.text_length)[0])
+            if not self.text_trained:
+                self.embeddings: Any = self._prompt_encoder()
+            return
         prompts = sorted({row.prompt for row in self.rows} | {""})
         place = {prompt: i for i, prompt in enumerate(prompts)}
         self.prompt_of_row = [place[row.prompt] for row in self.rows]
         self.no_prompt = place[""]
-        tokenizer = self._tokenizer()
         self.token_ids = text.tokenise(tokenizer, prompts, self.text_length)
         self._say_what_is_cut(tokenizer, prompts)
         if self.text_trained:
             return
-        cache = Cache(self.cache_dir / "text")
-        encoder = self.load_parts("text_encoder").text_encoder
-        network = module_fingerprint(encoder)
-        dtype = self.config.data.cache_dtype
-        keys = [key_of("text", network, dtype, ids.tolist()) for ids in self.token_ids]
+        encoder = self._prompt_encoder()
         # Split before looking at what is there: another process may be writing it now.
-        mine = range(self.processes.rank, len(keys), self.processes.count)
-        for i in [i for i in mine if not cache.has(keys[i])]:
-            ids, mask = text.pad_ids([self.token_ids[i]])
-            with torch.no_grad():
-                embedding = text.embed(encoder, ids.to(self.device), mask.to(self.device), ids.shape[1])[0]
-            cache.put(keys[i], {"embedding": embedding.to("cpu", getattr(torch, dtype))})
+        for ids in self.token_ids[self.processes.rank :: self.processes.count]:
+            encoder.keep(ids)
         self.processes.barrier()
-        self.embeddings = CachedEntries(cache, keys, self.config.data.cache_memory_gb * 2**30)
+        keys = [encoder.key(ids) for ids in self.token_ids]
+        self.embeddings = CachedEntries(encoder.cache, keys, self.config.data.cache_memory_gb * 2**30)
 
     def _say_what_is_cut(self, tokenizer: Any, prompts: list[str]) -> None:
         """Words that nobody reads are no secret: a prompt beyond the encoder's length, or no prompt anywhere."""
@@ -286,7 +279,7 @@ class FlowStage(Stage):
         sigma = self.sigmas.sigma(uniform)
         dropped = torch.tensor([draw_fraction(d, "first_frame") < self.config.loss.first_frame_dropout for d in draws])
         batch = {"latents": latents, "noise": noise, "sigma": sigma, "weight": self._weight(sigma)}
-        batch["from_words"] = dropped
+        batch |= {"from_words": dropped} | self.emphasis(draws, frames)
         return batch | self._prompts(draws) | self.conditions(draws, frames)
 
     def _weight(self, sigma: Tensor) -> Tensor:
@@ -312,6 +305,20 @@ class FlowStage(Stage):
             return entry["latents"][:, :frames]
         first, others = entry["starts"][:, start : start + 1], entry["latents"][:, start + 1 : start + frames]
         return torch.cat([first, others], dim=1)
+
+    def emphasis(self, draws: list[Draw], frames: int, late: int = 0) -> dict[str, Tensor]:
+        """How much the errors of each sample count, [B, 1, T, h, w]; nothing where all count alike.
+
+        Args:
+            late: latent frames that are left out after the first.
+        """
+        if self.masks is None:
+            return {}
+        masks = []
+        for draw in draws:
+            mask, start = self.masks[draw.index]["mask"].float(), self._start(draw, frames)
+            masks.append(torch.cat([mask[:, start : start + 1], mask[:, start + late + 1 : start + late + frames]], 1))
+        return {"emphasis": 1 + self.config.loss.eta * torch.stack(masks)}
 
     def _prompts(self, draws: list[Draw]) -> dict[str, Tensor]:
         kept = [draw_fraction(draw, "prompt") >= self.config.loss.prompt_dropout for draw in draws]
@@ -343,7 +350,7 @@ class FlowStage(Stage):
             velocity = self.predict(noisy, timestep, self._context(batch), batch)
         counted = torch.ones(len(latents), 1, latents.shape[2], 1, 1, device=latents.device)
         counted[given, :, 0] = 0
-        loss = flow_matching_loss(velocity, latents, noise, counted)
+        loss = flow_matching_loss(velocity, latents, noise, counted, emphasis=batch.get("emphasis"))
         return StepLoss(loss * batch["weight"], {"velocity_error": loss.detach()})
 
     def _context(self, batch: dict[str, Any]) -> Tensor:
@@ -428,15 +435,6 @@ class FlowStage(Stage):
         said = {"model_class": "WanModel" if causal is None else "WanModelCausal", "causal": causal}
         config = {name: value for name, value in self.transformer.config.items() if not name.startswith("_")}
         export.write_original(file, trained, config, said, origin)
-
-
-def _encode_clip(autoencoder: nn.Module, pixels: Tensor) -> Tensor:
-    """Latents of a clip [1, 3, F, H, W]: in one pass where frames are small, else four frames at a time."""
-    if pixels.shape[3] * pixels.shape[4] <= MAX_WHOLE_ENCODE_PIXELS:
-        return wan_vae.encode(autoencoder, pixels)
-    session = wan_vae.StreamingEncoder(autoencoder)
-    chunks = [pixels[:, :, :1], *pixels[:, :, 1:].split(shapes.TEMPORAL_STRIDE, dim=2)]
-    return torch.cat([session.step(chunk) for chunk in chunks], dim=2)
 
 
 def draw_fraction(draw: Draw, purpose: str) -> float:

@@ -13,7 +13,12 @@ from wanact.flow import shift_sigmas, velocity_target
 
 
 def flow_matching_loss(
-    velocity: Tensor, latents: Tensor, noise: Tensor, mask: Tensor, weight: Tensor | None = None
+    velocity: Tensor,
+    latents: Tensor,
+    noise: Tensor,
+    mask: Tensor,
+    weight: Tensor | None = None,
+    emphasis: Tensor | None = None,
 ) -> Tensor:
     """Squared error between predicted and true velocity, one value a sample.
 
@@ -23,6 +28,7 @@ def flow_matching_loss(
         noise: standard normal, [B, C, T, h, w].
         mask: 1 where the loss counts, 0 on conditioning frames, [B, 1, T, 1, 1].
         weight: of each frame's error, [B, T]; None for 1.
+        emphasis: factor of the error before it is squared, [B, 1, T, h, w]; None for 1.
 
     Returns:
         Loss [B], float32, unreduced, so that callers can bin it by sigma.
@@ -32,7 +38,10 @@ def flow_matching_loss(
 
     Source: Lipman et al. 2023 (arXiv:2210.02747); target = noise - latents.
     """
-    error = (velocity.float() - velocity_target(latents, noise).float()).square()
+    error = velocity.float() - velocity_target(latents, noise).float()
+    if emphasis is not None:
+        error = error * emphasis
+    error = error.square()
     per_frame = error.mean(dim=(1, 3, 4))  # [B, T]
     counted = mask.float().flatten(1).expand_as(per_frame)
     count = counted.sum(1)
