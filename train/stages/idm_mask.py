@@ -34,6 +34,7 @@ from wanact.models.masked_idm import (
     preset,
     resized,
 )
+from wanact.shapes import TEMPORAL_STRIDE
 
 LEAST_STD = 1e-6  # of a number that never changes: it counts as it is
 _FORWARD = [0, 2, 4, 6]  # a channel of each axis
@@ -112,7 +113,7 @@ class IDMMaskStage(Stage):
 
         def load(row: csv.Row, mirrored: bool) -> np.ndarray:
             if not drone:
-                self._states(row, np.arange(self.config.data.clip_shape()[0]))
+                states_of(row, np.arange(self.config.data.clip_shape()[0]), self.settings.action_dim)
             return self._pictures(row)
 
         def keep(row: csv.Row, clip: np.ndarray) -> csv.Row:
@@ -131,17 +132,6 @@ class IDMMaskStage(Stage):
         return resized(
             csv.clip_frames(row, num_frames, height, width, data.fit, data.fps), network.height, network.width
         )
-
-    def _states(self, row: csv.Row, frames: np.ndarray) -> np.ndarray:
-        if row.states is None:
-            raise csv.RowError(
-                f"a table holds the controls of a drone; --action_dim {self.settings.action_dim} needs a manifest of "
-                "episodes, or choose 8 or 4"
-            )
-        states = row.states(row.start + frames)
-        if states.shape[1] != self.settings.action_dim:
-            raise csv.RowError(f"it has {states.shape[1]} numbers a frame, not --action_dim {self.settings.action_dim}")
-        return states
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of what is read; of a drone's controls nothing and full deflection, whatever the data."""
@@ -181,7 +171,7 @@ class IDMMaskStage(Stage):
             assert row.track is not None, "rows were asked for actions"
             pairs = [self._flown(w, row.track.axes[i], rng) for w, i in zip(windows, chosen, strict=True)]
         else:
-            states = self._states(row, starts[chosen])
+            states = states_of(row, starts[chosen], self.settings.action_dim)
             pairs = [(self._disturbed(w, rng), state) for w, state in zip(windows, states, strict=True)]
         return np.stack([window for window, _ in pairs]), np.stack([target for _, target in pairs])
 
@@ -191,8 +181,7 @@ class IDMMaskStage(Stage):
             window, axes = window[:, :, ::-1], axes * np.array([1, -1, -1, 1], np.float32)
         if rng.random() < 0.5:
             window, axes = window[::-1], -axes
-        target = axes if self.settings.action_dim == AXES else ActionTrack.from_axes(axes[None]).magnitude[0]
-        return self._disturbed(np.ascontiguousarray(window), rng), target.astype(np.float32)
+        return self._disturbed(np.ascontiguousarray(window), rng), _controls(axes[None], self.settings.action_dim)[0]
 
     def _disturbed(self, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() >= self.settings.disturb:
@@ -225,3 +214,32 @@ class IDMMaskStage(Stage):
         network = MaskedInverseDynamics(self.network.config)
         network.load_state_dict(self.export(weights)[WEIGHTS])
         network.save(folder)
+
+
+def states_of(row: csv.Row, frames: np.ndarray, action_dim: int) -> np.ndarray:
+    """Where the joints stand at frames of a clip, float32 [len, action_dim].
+
+    Raises:
+        RowError: if the row has none, or another number of them.
+    """
+    if row.states is None:
+        raise csv.RowError(
+            f"a table holds the controls of a drone; --action_dim {action_dim} needs a manifest of episodes, or choose "
+            "8 or 4"
+        )
+    states = row.states(row.start + frames)
+    if states.shape[1] != action_dim:
+        raise csv.RowError(f"it has {states.shape[1]} numbers a frame, not --action_dim {action_dim}")
+    return states
+
+
+def targets_of(row: csv.Row, starts: np.ndarray, action_dim: int) -> np.ndarray:
+    """What is to be read from a clip where it is seen from these frames on, float32 [len, action_dim]."""
+    if action_dim not in (AXES, NUM_CHANNELS):
+        return states_of(row, starts, action_dim)
+    assert row.track is not None, "rows of a drone are asked for actions"
+    return _controls(row.track.axes[starts // TEMPORAL_STRIDE], action_dim)
+
+
+def _controls(axes: np.ndarray, action_dim: int) -> np.ndarray:
+    return (axes if action_dim == AXES else ActionTrack.from_axes(axes).magnitude).astype(np.float32)

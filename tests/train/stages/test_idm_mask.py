@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.train.data.test_episodes import write_episode
+from train.__main__ import main
+from train.commands.evaluate.idm_mask import masked
 from train.commands.run import train
 from train.data.csv import DataError
 from train.loop.config import ConfigError
 from train.loop.seeding import Draw
-from wanact.files import load_weights
-from wanact.models.masked_idm import load_masked_idm
+from wanact.files import load_weights, read_json
+from wanact.models.masked_idm import MaskedInverseDynamics, load_masked_idm, preset
 from wanact.runs import store
 
 SIZE, FRAMES = 32, 9
@@ -66,6 +70,27 @@ def test_it_learns_where_the_arm_is_and_looks_there(start, arms, tmp_path):
     assert model.train_mean.tolist() == pytest.approx([places.mean(), 7.0], rel=1e-5)
     assert model.train_std.tolist() == pytest.approx([places.std(), 1.0], rel=1e-5)
     assert load_masked_idm(store.resolve(tmp_path / "run")).config == model.config
+
+
+def test_evaluation_tells_what_the_mask_costs_and_shows_it(arms, tmp_path, capsys):
+    torch.manual_seed(0)
+    config = replace(preset("small", 2), height=SIZE, width=SIZE)
+    model = MaskedInverseDynamics(config).eval()
+    with torch.no_grad():
+        model.model.mask_model.out.weight.zero_()
+        model.model.mask_model.out.bias.fill_(3.0)
+    model.save(tmp_path / "idm")
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "masks.png"
+    flags = ["--idm", str(tmp_path / "idm"), "--dataset", str(arms / "manifest.json"), "--num_frames", str(FRAMES)]
+    flags += ["--height", str(SIZE), "--width", str(SIZE), "--json", str(numbers), "--picture", str(picture)]
+    assert main(["evaluate", "idm_mask", *flags]) == 0
+    found = read_json(numbers)
+    assert found["with_mask"] == found["whole_picture"] and found["seen"] == 1 and found["mask_mean"] > 0.99
+    assert Image.open(picture).size == (3 * SIZE, 4 * SIZE)
+    frame = np.full((4, 4, 3), 100, np.uint8)
+    half = torch.tensor([[[1.0, 1.0, 0.0, 0.0]] * 4])
+    assert masked(frame, half)[0, :, 0].tolist() == [100, 100, 20, 20]
+    assert "with_mask" in capsys.readouterr().out
 
 
 def test_a_resumed_run_is_the_same_to_the_last_statistic(start, tmp_path):
