@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -363,7 +363,7 @@ def _track(action: Any, num_frames: int, needed: bool, start: int) -> tuple[Acti
         return None, Mended()
     if action is None or (isinstance(action, str) and not action.strip()):
         raise RowError("column action is empty")
-    track, mended = (action(), Mended()) if callable(action) else read_track(action)
+    track, mended = (cast(Any, action)(), Mended()) if callable(action) else read_track(action)
     first, count = start // shapes.TEMPORAL_STRIDE, shapes.num_actions(num_frames)
     if len(track) < first + count:
         behind = f" from frame {start} on need actions {first + 1} to {first + count}" if start else f" need {count}"

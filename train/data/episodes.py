@@ -25,7 +25,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -273,7 +273,7 @@ def _checked_head(path: Path, head: dict[str, Any]) -> tuple[float, Kind | None]
         raise DataError(f"{path} has fps {fps!r}, expected frames a second")
     if kind not in (None, *get_args(Kind)):
         raise DataError(f"{path} has actions {kind!r}, expected rates or states")
-    return float(fps), kind
+    return float(fps), cast("Kind | None", kind)
 
 
 @dataclass(frozen=True)

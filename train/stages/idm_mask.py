@@ -212,7 +212,7 @@ class IDMMaskStage(Stage):
     def export_model_dir(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Write configuration and weights, and `idm.pt` as Vidar's code reads it."""
         network = MaskedInverseDynamics(self.network.config)
-        network.load_state_dict(self.export(weights)[WEIGHTS])
+        network.load_state_dict(self.export(self.buffers() | weights)[WEIGHTS])
         network.save(folder)
 
 
