@@ -231,15 +231,13 @@ class LazyClips:
     def _counts(self) -> np.ndarray:
         """Clips of each episode; without a stride no line is read for it."""
         data = self._config.data
-        if data.window_stride is None:
-            return np.ones(len(self.manifest), np.int64)
-        counts = np.ones(len(self.manifest), np.int64)
-        for i in range(len(self.manifest)):
+        counts = np.ones(min(len(self.manifest), data.max_rows or len(self.manifest)), np.int64)
+        for i in range(len(counts) if data.window_stride else 0):
             try:
                 spare = self.manifest.episode(i).length(data.fps) - self._encoder.shape[0]
             except csv.RowError:
                 continue  # what is wrong is said where it is drawn
-            counts[i] = max(0, spare) // data.window_stride + 1
+            counts[i] = max(0, spare) // (data.window_stride or 1) + 1
         return counts
 
     def __len__(self) -> int:
@@ -250,7 +248,8 @@ class LazyClips:
         """Changes when the clips or their order change."""
         data, encoder = self._config.data, self._encoder
         content = encoder.caches[0].content_key(self.manifest.path)
-        return key_of(content, encoder.network, encoder.shape, data.fps, data.window_stride, data.mirror, data.fit)
+        how = (data.fps, data.window_stride, data.mirror, data.fit, len(self._ends))
+        return key_of(content, encoder.network, encoder.shape, *how)
 
     def row(self, index: int) -> csv.Row:
         """The row of a clip, or of the one that takes its place."""
@@ -338,6 +337,7 @@ def encode_share(
     """
     data, share = config.data, Share()
     records = read_records(config, needs_actions)
+    used = min(len(records), data.max_rows or len(records))
     base, keys = Path(data.dataset_base_path), data.file_keys()
 
     def load(place: tuple[int, int, bool, Any]) -> tuple[csv.Row, Keys, np.ndarray | None]:
@@ -346,7 +346,7 @@ def encode_share(
         return row, *encoder.load(row, mirrored)
 
     def clips() -> Iterator[tuple[int, int, bool, Any]]:
-        numbered = ((number + 1, records[number]) for number in range(part, len(records), parts))
+        numbered = ((number + 1, records[number]) for number in range(part, used, parts))
         for number, record in numbered:
             share.rows += 1
             try:

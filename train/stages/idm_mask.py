@@ -86,7 +86,7 @@ class IDMMaskStage(Stage):
     options = IDMMaskOptions
     uses = (
         *("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fps", "window_stride", "fit"),
-        *("max_skipped", "cache_memory_gb"),
+        *("max_rows", "max_skipped", "cache_memory_gb"),
     )
 
     @classmethod

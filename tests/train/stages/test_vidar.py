@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from wanact.errors import TakenError, UserError
 from wanact.files import read_json
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.stream import WanActStream
+from wanact.models import masked_idm
 from wanact.models.presets import PRESETS as MODELS
 from wanact.models.presets import TRANSFORMER
 from wanact.models.transformer import WanActTransformer3DModel
@@ -169,7 +171,9 @@ def test_the_plans_three_files_train_on_two_processes_and_their_weights_fly(mode
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "Wan2.2-TI2V-5B").symlink_to(model)
     data = ("--dataset_base_path", str(dataset), "--dataset_metadata_path", str(dataset / "clips.csv"))
-    over = ("--max_steps", "2", "--embodiment_aware", "false")
+    config = replace(masked_idm.preset("small", 14), height=32, width=32)
+    masked_idm.MaskedInverseDynamics(config).save(tmp_path / "checkpoints" / "vidar")  # as idm.pt, beside vidar.pt
+    over = ("--max_steps", "2")
     start = ("--ckpt_dir", "checkpoints/Wan2.2-TI2V-5B", "--pt_dir", "checkpoints/vidar/vidar.pt")
     for name, more in (
         ("vidar_finetune", ()),
