@@ -281,9 +281,12 @@ def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     """Frames uint8 [F, H, W, 3] at another size, whatever their shape: uint8 [F, height, width, 3]."""
     if frames.shape[1:3] == (height, width):
         return frames
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
-    smaller = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True, align_corners=False)
-    return smaller.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    squeezed = np.empty((len(frames), height, width, 3), np.uint8)
+    for i in range(0, len(frames), AT_ONCE):  # a whole clip as float32 takes gigabytes
+        pixels = torch.from_numpy(np.ascontiguousarray(frames[i : i + AT_ONCE])).permute(0, 3, 1, 2).float()
+        smaller = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True, align_corners=False)
+        squeezed[i : i + AT_ONCE] = smaller.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return squeezed
 
 
 def huber_and_mask(answer: Tensor, target: Tensor, mask: Tensor, std: Tensor, weight: float) -> Tensor:

@@ -319,8 +319,9 @@ def test_every_clip_can_be_learnt_from_mirrored_too(run, dataset, tmp_path):
     for plain, mirrored in zip(range(0, len(stage), 2), range(1, len(stage), 2), strict=True):
         assert stage.rows[mirrored].track == stage.rows[plain].track.mirrored()
         assert stage.rows[mirrored].video == stage.rows[plain].video
-    frames = np.ascontiguousarray(stage._frames(stage.rows[0])[:, :, ::-1])
-    again = stage._encode(stage.load_parts("vae", trained=True).vae, frames)["latents"]
+    encoder = stage._clip_encoder()
+    frames = np.ascontiguousarray(encoder._frames(stage.rows[0])[:, :, ::-1])
+    again = encoder._encode(frames)["latents"]
     assert torch.equal(stage.latents[1]["latents"], again)
 
 
