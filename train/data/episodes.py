@@ -200,6 +200,8 @@ class Manifest(Sequence[Any]):
             raise DataError(f"--dataset_metadata_path {path} cannot be read: {error.strerror}") from error
         except (UnicodeDecodeError, json.JSONDecodeError, RowError) as error:
             raise DataError(f"--dataset_metadata_path {path} is damaged: {error}") from error
+        self.own_fps: float
+        self.kind: Kind | None
         self.own_fps, self.kind = _checked_head(path, head)
         self.fps = self.own_fps if fps is None else fps
         if not len(self):

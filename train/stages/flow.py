@@ -29,6 +29,7 @@ from train.stages.embodiment import idm_path, masks_of
 from train.stages.losses import SigmaSampler, flow_matching_loss
 from train.stages.rows import RowReader
 from wanact import flow, shapes
+from wanact.files import write_json
 from wanact.media import video
 from wanact.models import vae as wan_vae
 from wanact.models.text import unread
@@ -95,6 +96,7 @@ class FlowStage(Stage):
         self._begin(processes)
         self._prepare_latents()
         self._prepare_text()
+        self._keep_statistics()
         gc.collect()
         self.build()
         self._set_checkpointing()
@@ -240,6 +242,15 @@ class FlowStage(Stage):
         self.processes.barrier()
         keys = [encoder.key(ids) for ids in self.token_ids]
         self.embeddings = CachedEntries(encoder.cache, keys, self.config.data.cache_memory_gb * 2**30)
+
+    def _keep_statistics(self) -> None:
+        """Of the actions of episodes, beside the run's settings: what is drawn has to be read in the same units."""
+        path = Path(self.config.data.dataset_metadata_path)
+        if not self.processes.is_main or not episodes.is_manifest(path):
+            return
+        with contextlib.suppress(csv.DataError), going_on("the statistics of the actions"):  # there may be none
+            found = episodes.statistics(episodes.Manifest(path)).to_dict()
+            write_json(Path(self.config.checkpoint.output_path) / "action_statistics.json", found)
 
     def _say_what_is_cut(self, tokenizer: Any, prompts: list[str]) -> None:
         """Words that nobody reads are no secret: a prompt beyond the encoder's length, or no prompt anywhere."""

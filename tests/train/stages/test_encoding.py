@@ -13,6 +13,7 @@ from train.__main__ import main
 from train.data.csv import DataError
 from train.loop.config import ConfigError
 from train.stages.clips import ClipEncoder, PromptEncoder
+from wanact.files import read_json
 
 FLIGHTS = ["--clips", "3", "--clips_per_world", "3", "--height", str(SIZE), "--width", str(SIZE)]
 
@@ -45,6 +46,9 @@ def test_lazily_encoded_clips_teach_the_same_bit_for_bit(run, flights, tmp_path,
     later, after = learnt(run, stage, tmp_path / "b", *lazy)
     assert len(ahead) == len(later) == 3 * 2 * 2, "two windows of each flight, and each of them mirrored"
     assert before == after
+    kept = read_json(tmp_path / "b" / "action_statistics.json")
+    assert kept == read_json(tmp_path / "a" / "action_statistics.json")
+    assert kept["rows"] == 3 * 17 and len(kept["mean"]) == 8
     for i in range(len(ahead)):
         assert torch.equal(ahead.latents[i]["latents"], later.latents[i]["latents"])
         assert (ahead.rows[i].track, ahead.rows[i].start) == (later.rows[i].track, later.rows[i].start)
