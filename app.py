@@ -59,7 +59,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "Without it a file of --pt_dir is causal if it says so (vidarc.pt)",
     )
     host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"  # a Space sets it
-    parser.add_argument("--host", default=host, help="address to serve on; 0.0.0.0 for every one")
+    parser.add_argument("--host", default=host, help="address to serve on; 0.0.0.0 to accept other machines")
     parser.add_argument("--port", type=int, default=None, help="port; 7860 or the next free one if not given")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ...; a GPU if there is one")
     parser.add_argument(

@@ -321,7 +321,7 @@ PRESETS: dict[str, Callable[[int], ActionTrack]] = {
         (0.2, {"yaw_left": 1}), (0.4, {"yaw_right": 1}), (0.2, {"pitch_up": 1}), (0.2, {"pitch_down": 1})
     ),
     # No channel lifts the drone: it climbs by flying forward with its nose up.
-    "Climb and look down": _preset(
+    "Look up, then down": _preset(
         (0.25, {"forward": 1, "pitch_up": 1}), (0.25, {"forward": 1}), (0.5, {"pitch_down": 1})
     ),
     "Back away": _preset((1.0, {"back": 1})),

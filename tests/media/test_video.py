@@ -148,11 +148,11 @@ BAD_IMAGES = {
     "zeros": (bytes(1000), "is not an image"),
     "empty": (b"", "is empty"),
     "header_only": (encoded(gradient())[:20], "is not an image|is damaged"),
-    "half_png": (encoded(gradient())[:150], "is damaged or incomplete"),
-    "half_jpeg": (encoded(gradient(), format="JPEG")[:900], "is damaged or incomplete"),
+    "half_png": (encoded(gradient())[:150], "is damaged; please export it again"),
+    "half_jpeg": (encoded(gradient(), format="JPEG")[:900], "is damaged; please export it again"),
     "half_webp": (encoded(gradient(), format="WEBP")[:150], "is not an image|is damaged"),
-    "half_gif": (encoded(gradient(), format="GIF")[:1200], "is damaged or incomplete"),
-    "half_tiff": (encoded(gradient(), format="TIFF")[:5000], "is damaged or incomplete|is not an image"),
+    "half_gif": (encoded(gradient(), format="GIF")[:1200], "is damaged; please export it again"),
+    "half_tiff": (encoded(gradient(), format="TIFF")[:5000], "is damaged|is not an image"),
 }
 
 

@@ -248,7 +248,8 @@ def test_the_sliders_scale_the_plan(page):
     page.click("#plan [data-preset='Forward']")
     page.locator("#pad input[data-group=move]").fill("0.1")
     assert np.allclose(plan_of(page)[:, 0], 0.1)
-    assert page.inner_text("#pad label.move output") == "0.1"
+    assert page.inner_text("#pad label.move output") == "200%"
+    assert "distance 200% · turn 0° · tilt 0°" in page.inner_text("#plan figcaption")
     page.locator("#pad input[data-group=look]").fill("1.5")
     cell(page, "pitch_up", 2).click()
     assert plan_of(page)[2, CHANNELS.index("pitch_up")] == 1.5
@@ -387,7 +388,7 @@ def test_visitors_wait_in_line_and_can_cancel(page, visit, engine):
             one.click("#generate")
             one.wait_for_selector("#viewer .viewer[data-status=working]")
         waiting.click("#generate")
-        waiting.wait_for_function("document.querySelector('#viewer .what')?.textContent.includes('number 1 of 1')")
+        waiting.wait_for_function("document.querySelector('#viewer .what')?.textContent.includes('You are next')")
         for one in (waiting, *served):
             one.click("#viewer [data-do=cancel]")
             one.wait_for_selector("#viewer .viewer[data-status=cancelled]")

@@ -199,7 +199,7 @@ def test_the_prompt_changes_in_flight(visit, desk):
     page = visit()
     page.fill("#live-prompt textarea", "green hills")
     page.click("#live-say")
-    assert "no flight in the air" in page.inner_text(f"{STAGE} .notice")
+    assert "No flight is running" in page.inner_text(f"{STAGE} .notice")
     flight = take_off(page)
     page.fill("#live-prompt textarea", "desert at dusk")
     page.click("#live-say")
@@ -243,7 +243,7 @@ def test_every_way_to_lose_the_keys_lets_go_of_them(visit, desk):
         document.dispatchEvent(new Event('visibilitychange'));
     }""")
     all_let_go()
-    assert "nobody looked" in page.inner_text(f"{STAGE} .say") and told(desk, flight).paused
+    assert "tab was hidden" in page.inner_text(f"{STAGE} .say") and told(desk, flight).paused
     page.evaluate("""() => {
         Object.defineProperty(document, 'hidden', {value: false, configurable: true});
         document.dispatchEvent(new Event('visibilitychange'));

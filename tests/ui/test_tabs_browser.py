@@ -68,6 +68,6 @@ def test_a_tab_that_nobody_looks_at_lands_and_can_be_gone_on_with(tabs):
     page.wait_for_function(f"{LIVE}.state === 'paused'")
     page.evaluate("() => { const now = performance.now.bind(performance); performance.now = () => now() + 61000; }")
     page.wait_for_function(f"{LIVE}.state === 'landed'")
-    assert "nobody looked" in page.inner_text(f"{STAGE} .say")
+    assert "tab was hidden" in page.inner_text(f"{STAGE} .say")
     page.evaluate(HIDE, False)
     take_off(page, "continue")

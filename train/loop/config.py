@@ -168,7 +168,7 @@ class ModelConfig:
     lora_checkpoint: str | None = flag(default=None, help="LoRA to start from: a file, or peft's folder")
     initialize_model_on_cpu: bool = flag(default=False, help="build on the CPU, then move: less memory at the start")
     use_gradient_checkpointing: bool = flag(default=False, help="recompute activations; always on for the 5B model")
-    use_gradient_checkpointing_offload: bool = flag(default=False, help="and keep the kept ones in host memory")
+    use_gradient_checkpointing_offload: bool = flag(default=False, help="store gradient checkpoints in host memory")
     compile_blocks: bool = flag(
         default=False,
         help="compile the transformer's blocks by torch.compile, half a minute for each length of clips; stage i2v",

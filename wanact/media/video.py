@@ -82,7 +82,7 @@ def open_image(
     try:
         return _no_longer(_to_rgb(image, longest_side), longest_side)
     except Exception as error:
-        raise ImageError(f"{name} is damaged or incomplete ({error}); export it again") from error
+        raise ImageError(f"{name} is damaged; please export it again") from error
 
 
 def _name_of(source: Any) -> str:

@@ -22,11 +22,11 @@ AT_ONCE: dict[str, Any] = QUIET | {"queue": False}  # small answers: no event wa
 
 
 def negative_prompt(engine: Engine) -> gr.Textbox:
-    """The field for what the scene is not, and the model's ready-made texts by their names; rendered where called."""
+    """The field for the negative prompt, and the model's ready-made texts by their names; rendered where called."""
     text = engine.defaults["negative_prompt"]
-    field = gr.Textbox(text, label="Negative prompt: what the scene is not", lines=1, max_lines=3)
+    field = gr.Textbox(text, label="Avoid", lines=1, max_lines=3)
     if engine.negative_prompts:
-        chips = Chips(list(engine.negative_prompts), "Ready-made negative prompts")
+        chips = Chips(list(engine.negative_prompts), "Ready-made lists of what to avoid")
         chips.select(lambda name: engine.negative_prompts.get(name, ""), chips, field, **QUIET)
     return field
 

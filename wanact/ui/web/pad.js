@@ -41,9 +41,9 @@ export function mount({element, props, trigger}) {
       if (value > +slider.max) slider.max = value;
       slider.value = value;
       slider.style.setProperty('--filled', (100 * (value - slider.min)) / (slider.max - slider.min) + '%');
-      const text = group === 'move' ? (+value.toFixed(4)).toString() : +value.toFixed(2) + '°';
+      const text = group === 'move' ? Math.round((100 * value) / props.peaks.move) + '%' : +value.toFixed(2) + '°';
       slider.closest('label').querySelector('output').textContent = text;
-      slider.setAttribute('aria-valuetext', text + (group === 'move' ? ' of the path' : ' per latent frame'));
+      slider.setAttribute('aria-valuetext', text + (group === 'move' ? '' : ' per step'));
     }
   }
   for (const slider of sliders)

@@ -20,7 +20,11 @@ export function mount({element, props, trigger, watch}) {
     const button = find('[data-do=measure]');
     button.hidden = !value.can_measure && !busy;
     button.disabled = busy;
-    button.textContent = busy ? 'Measuring…' : value.numbers ? 'Measure again, quickly' : 'Measure a quick card';
+    button.textContent = busy
+      ? 'Measuring…'
+      : value.numbers
+        ? 'Quick re-measure (1–2 min, less exact)'
+        : 'Quick measure (1–2 min, a rough estimate)';
     for (const [name, url, what] of [
       ['.picture', value.picture, 'Control card of'],
       ['.curve', value.curves, 'Control over the steps of the run of'],

@@ -118,14 +118,14 @@ class CardDesk:
             yield state | {"note": note, "can_measure": self.can_measure}
 
     def _keep(self, choice: CheckpointRef, card: ControlCard, keep: bool) -> str:
-        quick = f"A quick card from {QUICK_FRAMES} first frames: read it for signs, not for decimals. "
+        quick = f"A quick card from {QUICK_FRAMES} first frames: a rough estimate. "
         if not keep or not isinstance(choice, Entry):
-            return quick + "It is not kept."
+            return quick + "It is not saved."
         try:
             is_kept = keep_card(card, card_path(choice.run_dir, choice.step))
         except OSError:
-            return quick + "It could not be kept with the run."
-        return quick + ("It is kept with the run." if is_kept else "A fuller one is kept with the run, and stays.")
+            return quick + "It could not be saved with the run."
+        return quick + ("It is saved with the run." if is_kept else "The run keeps its full card.")
 
     def _picture(self, card: ControlCard) -> dict[str, Any]:
         numbers = [(label, card.number(name)) for name, (_, label, _) in CURVES.items()]

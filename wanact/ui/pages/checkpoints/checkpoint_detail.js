@@ -71,11 +71,9 @@ export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}
       facts,
       'State',
       {
-        verified: uploaded
-          ? 'verified: weights are finite and fit'
-          : 'verified: every sum holds, weights are finite and fit',
-        whole: 'whole: every file has its size; its sums are being read',
-        unsummed: 'an older layout, which wrote no sums',
+        verified: uploaded ? 'verified: weights valid' : 'verified: checksums match; weights valid',
+        whole: 'complete: file sizes match; checksums not checked yet',
+        unsummed: 'an older format without checksums',
         weightless: 'cannot be flown',
         damaged: 'damaged',
       }[item.state],
@@ -118,7 +116,7 @@ export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}
           disabled: !flyable && !picked,
           onclick: () => act('mark', item),
         },
-        picked ? 'Take out of comparison' : 'Add to comparison',
+        picked ? 'Remove from comparison' : 'Add to comparison',
       ),
       build(
         'button',
@@ -148,7 +146,7 @@ export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}
     const remark = build('small', {class: 'kept'}, note.where);
     panel.replaceChildren(
       build('h2', {}, item.title, ...item.marks.map(mark => build('span', {class: 'mark ' + mark}, mark))),
-      build('p', {class: 'sub'}, item.run === 'upload' ? 'Yours alone; nobody else sees it' : item.id),
+      build('p', {class: 'sub'}, item.run === 'upload' ? 'Only you see it' : item.id),
       ...(item.problem ? [build('p', {class: 'why', role: 'alert'}, item.problem)] : []),
       acts,
       facts,

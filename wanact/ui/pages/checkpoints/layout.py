@@ -39,11 +39,11 @@ def build_checkpoints(engine: Engine, _last_frame: gr.State) -> None:
     with gr.Column(elem_id="checkpoints"):
         with gr.Row(elem_id="shelf-head"):
             remark = Note(
-                "Every kept step of every run. Pick one to fly it, or up to four to see side by side.",
+                "Every saved step of every run. Choose one to fly it, or up to four to compare.",
                 elem_id="shelf-remark",
             )
             upload = gr.UploadButton(
-                "Open a checkpoint of yours",
+                "Upload a checkpoint",
                 file_count="multiple",
                 file_types=[".safetensors", ".json"],
                 type="filepath",
@@ -65,4 +65,4 @@ def _remark(answer: Any) -> str:
     if problem:
         gr.Warning(str(problem)[:1_000], title="This checkpoint cannot be used")
         return f"⚠ {str(problem)[:1_000]}"
-    return "Your checkpoint is in the list, for you alone and for an hour. Choose it below, on Fly, or to compare."
+    return "Your checkpoint is in the list. Only you see it, for an hour."

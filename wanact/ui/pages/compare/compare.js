@@ -219,8 +219,7 @@ export function mount({element, props, trigger, watch}) {
       figure.querySelector('canvas').setAttribute('aria-label', `Lane ${lane.letter}: ${lane.label}`);
       say.hidden = lane.status === 'done';
       say.querySelector('.line').textContent =
-        {waiting: 'Waits for its turn', drawing: `Flying… ${lane.message || ''}`, failed: lane.message}[lane.status] ||
-        '';
+        {waiting: 'Queued', drawing: `Flying… ${lane.message || ''}`, failed: lane.message}[lane.status] || '';
       say.querySelector('.bar').hidden = lane.status !== 'drawing';
       say.querySelector('.bar i').style.width = Math.round(100 * (lane.progress || 0)) + '%';
       figure.querySelector('.numbers').replaceChildren(
@@ -268,7 +267,7 @@ export function mount({element, props, trigger, watch}) {
   }
   function format(name, value) {
     if (name === 'control') return Math.round(100 * value) + ' %';
-    if (name === 'lag') return `${value} latent`;
+    if (name === 'lag') return `${+((4 * value) / (props.value?.fps || 16)).toFixed(2)} s`; // of latent frames
     if (name === 'PSNR to the truth') return value.toFixed(1) + ' dB';
     return (+value.toFixed(3)).toString();
   }
@@ -346,7 +345,7 @@ export function mount({element, props, trigger, watch}) {
       element.closest('.block').querySelector('[data-testid=status-tracker]')?.textContent || '',
     );
     if (!place || root.dataset.status !== 'queued') return;
-    const words = `Waiting in line: number ${place[1]} of ${place[2]}`;
+    const words = place[1] === '1' ? 'You are next' : `In line: number ${place[1]} of ${place[2]}`;
     if (find('.what').textContent !== words) find('.what').textContent = words;
   }).observe(element.closest('.block'), {childList: true, characterData: true, subtree: true});
   root.addEventListener('click', async event => {
@@ -364,9 +363,9 @@ export function mount({element, props, trigger, watch}) {
       history.replaceState(null, '', address);
       try {
         await navigator.clipboard.writeText(address.href);
-        find('.told').textContent = 'The link is copied; it stands in the address bar, too.';
+        find('.told').textContent = 'Link copied (also in the address bar).';
       } catch {
-        find('.told').textContent = 'The link stands in the address bar now.';
+        find('.told').textContent = 'The link is in the address bar.';
       }
     }
   });

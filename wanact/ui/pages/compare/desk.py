@@ -138,7 +138,7 @@ class CompareDesk:
             lanes: two to four of {"checkpoint": id, "base" or "truth"; "seed", "guidance", "scale", "prompt" if they
                 differ from the others}.
             seed: 0 to 2147483647, of every lane that has none of its own.
-            negative_prompt: what the scene is not.
+            negative_prompt: what to avoid in the scene.
             steps: denoising steps.
             guidance: how closely the clips follow the prompt.
             size: width × height.

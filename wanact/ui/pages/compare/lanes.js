@@ -7,7 +7,7 @@ export function mount({element, props, trigger, server, watch}) {
   const told = root.querySelector('.told');
   const add = root.querySelector('.add');
   const LETTERS = 'ABCD';
-  const TRUTH = {id: 'truth', label: "the simulator's truth (its own sample frames)"};
+  const TRUTH = {id: 'truth', label: 'simulator (ground truth, sample frames only)'};
   let listing = props.listing;
   let own = '';
   const unfolded = new Set();
@@ -42,11 +42,11 @@ export function mount({element, props, trigger, server, watch}) {
   function summarise() {
     lanesNow().forEach((lane, i) => {
       const summary = list.children[i]?.querySelector('summary');
-      if (summary) summary.textContent = differs(lane) || 'As the others: seed, guidance, controls, prompt';
+      if (summary) summary.textContent = differs(lane) || 'Same settings as other lanes';
     });
     const count = lanesNow().length;
     add.hidden = count >= props.most;
-    told.textContent = count < props.fewest ? 'Two lanes at least.' : '';
+    told.textContent = count < props.fewest ? 'At least two lanes.' : '';
     list.querySelectorAll('.out').forEach(button => {
       button.disabled = count <= props.fewest;
     });
@@ -72,7 +72,7 @@ export function mount({element, props, trigger, server, watch}) {
           commit(lanes, true);
         });
         Object.assign(out, {type: 'button', className: 'out', textContent: '✕'});
-        out.setAttribute('aria-label', `Take lane ${LETTERS[i]} out`);
+        out.setAttribute('aria-label', `Remove lane ${LETTERS[i]}`);
         out.addEventListener('click', () =>
           commit(
             lanesNow().filter((_, j) => j !== i),
@@ -107,7 +107,7 @@ export function mount({element, props, trigger, server, watch}) {
         input.maxLength = 2000;
         field.className = 'wide';
       }
-      input.placeholder = 'as the others';
+      input.placeholder = 'same as other lanes';
       input.value = lane[key] ?? '';
       input.addEventListener('change', () => {
         const lanes = lanesNow().map(one => ({...one}));

@@ -159,7 +159,7 @@ class FlyDesk:
             plan: actions of shape (steps, 2, 8): flags and magnitudes of the eight channels.
             checkpoint: id of a checkpoint, or "base" for the model without actions.
             seed: 0 to 2147483647; the same seed gives the same clip.
-            negative_prompt: what the scene is not.
+            negative_prompt: what to avoid in the scene.
             steps: denoising steps.
             guidance: how closely the clip follows the prompt.
             size: width × height.
@@ -251,10 +251,10 @@ class FlyDesk:
                 yield from self._deliver(flight, event, time.monotonic() - started)
                 return
             if isinstance(event, Denoised):
-                message, progress = f"Denoising: step {event.step} of {event.total}", 0.8 * event.step / event.total
+                message, progress = f"Drawing: step {event.step} of {event.total}", 0.8 * event.step / event.total
                 preview = preview_url(event.preview, fps)
             elif isinstance(event, Decoded):
-                message = f"Decoding: frame {event.num_frames} of {num_frames}"
+                message = f"Finishing: frame {event.num_frames} of {num_frames}"
                 progress = 0.8 + 0.2 * event.num_frames / num_frames
             seconds = f" · {time.monotonic() - started:.0f} s"
             yield ClipState(status="working", message=message + seconds, progress=progress, preview=preview), gr.skip()
@@ -268,7 +268,7 @@ class FlyDesk:
             write_mp4(frames, video, fps=fps)
             flown = self._record(flight)
             write_text(record, flown.to_json())
-            caption = f"{flight.checkpoint.label} · seed {flight.seed:.0f} · drawn in {seconds:.1f} s"
+            caption = f"{flight.checkpoint.label} · seed {flight.seed:.0f} · generated in {seconds:.1f} s"
             state = {
                 "status": "done",
                 "progress": 1.0,

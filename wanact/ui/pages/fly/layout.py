@@ -43,11 +43,11 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
 
     with gr.Column(elem_id="fly"):
         with gr.Column(elem_id="scene", elem_classes="card"):
-            gr.HTML(step_heading(1, "First frame", "Upload, paste, snap or pick one"))
+            gr.HTML(step_heading(1, "First frame", "Upload, paste, take a photo, or pick one"))
             scene.frame.render()
             scene.note.render()
             scene.gallery.render()
-            gr.HTML(step_heading(2, "Prompt", "What the scene is"))
+            gr.HTML(step_heading(2, "Prompt", "Describe the scene"))
             scene.prompt.render()
             chips = Chips(scene.prompts, "Example prompts", elem_id="prompts", visible=bool(scene.prompts))
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):

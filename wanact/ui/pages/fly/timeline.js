@@ -185,9 +185,11 @@ export function mount({element, props, trigger, server, watch}) {
       .setAttribute('transform', `translate(${dx.toFixed(1)} ${dy.toFixed(1)}) rotate(${now.heading.toFixed(1)})`);
     const end = points[STEPS];
     const sign = v => (v > 0 ? '+' : '') + +v.toFixed(0) + '°';
-    const words = [`flown ${+end.flown.toFixed(2)}`, `turned ${sign(end.heading)}`, `tilted ${sign(end.pitch)}`].join(
-      ' · ',
-    );
+    const words = [
+      `distance ${Math.round((100 * end.flown) / (STEPS * props.peaks.move))}%`,
+      `turn ${sign(end.heading)}`,
+      `tilt ${sign(end.pitch)}`,
+    ].join(' · ');
     element.querySelector('figcaption').textContent = 'From above: ' + words;
     svg.setAttribute('aria-label', 'The planned path from above: ' + words);
     element.wanactPath = points;
@@ -287,7 +289,7 @@ export function mount({element, props, trigger, server, watch}) {
     element.querySelector('.timeline').classList.add('recording');
     recordButton.setAttribute('aria-pressed', 'true');
     recordButton.querySelector('span').textContent = 'Stop';
-    status.textContent = `Hold a key: the ${STEPS * props.step_seconds} seconds start with it.`;
+    status.textContent = `Hold a key to start recording ${STEPS * props.step_seconds} seconds.`;
     paint();
     announce('take-keys');
   }
@@ -296,7 +298,7 @@ export function mount({element, props, trigger, server, watch}) {
     const first = !anyHeld && held.some(Boolean);
     anyHeld = held.some(Boolean);
     if (!recording) {
-      if (first) status.textContent = 'Press Record to fly this into the plan.';
+      if (first) status.textContent = 'Press Record to put this into the plan.';
       return;
     }
     recording.held = held;
@@ -451,7 +453,7 @@ export function mount({element, props, trigger, server, watch}) {
       /* none, or not readable */
     }
     if (Array.isArray(kept) && kept.length === STEPS && JSON.stringify(kept) !== own) {
-      lay(kept, 'Your plan from before the page was loaded again.', presetOf(kept));
+      lay(kept, 'Restored your last plan.', presetOf(kept));
     }
   }
   watch('value', () => {

@@ -140,7 +140,7 @@ export function mount({element, props, trigger, watch}) {
       element.closest('.block').querySelector('[data-testid=status-tracker]')?.textContent || '',
     );
     if (!place || root.dataset.status !== 'queued') return;
-    const text = `Waiting in line: number ${place[1]} of ${place[2]}`;
+    const text = place[1] === '1' ? 'You are next' : `In line: number ${place[1]} of ${place[2]}`;
     if (find('.what').textContent !== text) find('.what').textContent = text;
   }).observe(element.closest('.block'), {childList: true, characterData: true, subtree: true});
   hear('failed', () => {

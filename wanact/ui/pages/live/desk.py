@@ -53,7 +53,6 @@ from wanact.ui.turns import Line, Ticket
 MESSAGE_BYTES = 24_000  # of JPEG: a latent frame of nano goes at once, one of 832x480 frame by frame
 POLL_S = 0.005
 BEAT_S = 1.0
-HOW_TO_MAKE = "python -m train causal --config train/configs/nano/causal.yaml (see docs/training.md)"
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +228,10 @@ class LiveDesk:
         """
         choices = self.choices()
         if not choices:
-            raise CheckpointError(f"there is no causal checkpoint to fly live yet; this makes one: {HOW_TO_MAKE}")
+            raise CheckpointError(
+                "live flight needs a causal checkpoint; add the bundled one (--runs runs assets/runs), or train one "
+                "(python -m train causal)"
+            )
         if not checkpoint_id:
             return choices[0]
         choice = next((choice for choice in choices if choice.id == checkpoint_id), None)

@@ -94,13 +94,13 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
             stage = LiveStage(desk, elem_id="live-stage")
             files = LiveFiles(elem_id="live-files")
         with gr.Column(elem_id="live-scene", elem_classes="card"):
-            gr.HTML('<h2 class="step">Where to start<small>Upload, paste, snap or pick a frame</small></h2>')
+            gr.HTML('<h2 class="step">Where to start<small>Upload, paste, take a photo, or pick one</small></h2>')
             scene.frame.render()
             scene.note.render()
             scene.gallery.render()
-            from_clip = gr.Button("Last frame of your clip", size="sm", elem_id="live-from-clip")
+            from_clip = gr.Button("Start from your last clip", size="sm", elem_id="live-from-clip")
             scene.prompt.render()
-            say = gr.Button("Change the prompt in flight", size="sm", elem_id="live-say")
+            say = gr.Button("Use this prompt now", size="sm", elem_id="live-say")
             with gr.Accordion("Advanced", open=False, elem_id="live-advanced"):
                 checkpoint = CheckpointPicker(desk.listing, listing["default"], elem_id="live-checkpoint")
                 with gr.Row():
@@ -139,5 +139,5 @@ def _save(desk: LiveDesk, wanted: Any) -> Iterator[SavedFile]:
 
 def _from_clip(last_frame: np.ndarray | None) -> tuple[Any, str]:
     if last_frame is None:
-        return gr.skip(), "There is no clip yet: draw one on the Fly page first."
+        return gr.skip(), "There is no clip yet: generate one first."
     return Image.fromarray(last_frame), "The last frame of your clip."

@@ -175,8 +175,8 @@ export function mount({element, props, trigger, server, watch}) {
   function vanish() {
     const wasInLine = state === 'line';
     post({stop: true});
-    if (wasInLine) fail('You have left the line, because nobody looked for a minute.');
-    else land('Landed, because nobody looked for a minute.', 'vanished');
+    if (wasInLine) fail('You left the line: this tab was hidden for a minute.');
+    else land('Landed: this tab was hidden for a minute.', 'vanished');
   }
   // Nobody looks: the flight waits, and goes on when somebody does.
   function away(isAway) {
@@ -231,18 +231,12 @@ export function mount({element, props, trigger, server, watch}) {
       tell('');
     }
     if (message.kind === 'line')
-      tell(
-        message.place > 1
-          ? `Waiting in line: number ${message.place}`
-          : message.place
-            ? 'Waiting in line: you are next'
-            : 'Taking off…',
-      );
+      tell(message.place > 1 ? `In line: number ${message.place}` : message.place ? 'You are next' : 'Taking off…');
     else if (message.kind === 'start') start(message);
     else if (message.kind === 'frames') take(message);
     else if (message.kind === 'state' && state === 'flying')
       tell(
-        {busy: 'Waiting: the model draws for somebody else…', slow: '', lost: 'The connection is slow…'}[
+        {busy: 'Waiting: the model is busy with another visitor…', slow: '', lost: 'The connection is slow…'}[
           message.state
         ] || '',
       );
@@ -373,7 +367,7 @@ export function mount({element, props, trigger, server, watch}) {
     tell('Taking off…');
     show('line');
     if (!leaveSeat) leaveSeat = await takeSeat();
-    if (!leaveSeat) return fail('You fly in three tabs of this browser already; land in one of them first.');
+    if (!leaveSeat) return fail('You already fly in three tabs of this browser. Land one of them first.');
     if (!asked) return standUp(); // cancelled meanwhile
     trigger('takeoff');
   }
@@ -381,7 +375,7 @@ export function mount({element, props, trigger, server, watch}) {
     paused = wanted;
     if (wanted) letGo();
     show(wanted ? 'paused' : 'flying');
-    tell(wanted ? (pausedByTab ? 'Paused while nobody looked.' : 'Paused') : '');
+    tell(wanted ? (pausedByTab ? 'Paused while this tab was hidden.' : 'Paused') : '');
     tellKeys();
     showTime();
   }
@@ -491,7 +485,7 @@ export function mount({element, props, trigger, server, watch}) {
     showTime();
   });
   hear('live-prompt', ({words}) => {
-    if (!flight || !branch) return warn('There is no flight in the air; the prompt counts from the next take-off on.');
+    if (!flight || !branch) return warn('No flight is running: the new prompt applies at the next take-off.');
     post({prompt: words});
   });
   find('[name=speed]').addEventListener('input', event => {
@@ -742,7 +736,7 @@ export function mount({element, props, trigger, server, watch}) {
       ],
       ['Frames lost on the way', String(now.frames_missed)],
       [
-        'Prediction',
+        'Instant response',
         now.handoff
           ? `off by ${now.handoff.warped.toFixed(1)} of 255; without it ${now.handoff.plain.toFixed(1)} (${now.handoff.trials} keys)`
           : 'press single keys to measure it',
