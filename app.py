@@ -19,6 +19,7 @@ from pathlib import Path
 from wanact.errors import UserError, in_words
 from wanact.files import expanded
 from wanact.flying.placement_options import add_arguments, options_of
+from wanact.ui.address import require_free
 
 ROOT = Path(__file__).resolve().parent
 DTYPES = ("float32", "bfloat16", "float16")
@@ -76,6 +77,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the model, open the page and stay until interrupted; 2 if something that was asked for cannot be had."""
     args = parse_args(argv)
+    if args.port is not None:
+        try:
+            require_free(args.host, args.port)  # before minutes go into a model
+        except UserError as error:
+            return _refuse(in_words(error))
 
     import torch
 
@@ -89,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))  # of a shared machine, the cores that are ours
+    print(f"Loading {args.model_dir}", flush=True)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         runs = [resolve_runs(expanded(name)) for name in args.runs]
@@ -116,8 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except UserError as error:
         return _refuse(in_words(error))
-    except OSError as error:  # Gradio's word for a port that is taken
-        return _refuse(f"the page cannot be served: {in_words(error)}")
+    except OSError as error:
+        if "empty port" in str(error):  # Gradio's words for ports that are taken
+            return _refuse(f"no port is free on {args.host}; stop another program, or give a port with --port")
+        return _refuse(in_words(error))
     except RuntimeError as error:
         return _refuse(f"device {device!r} cannot be used: {str(error).splitlines()[0]}")
     print(f"WanAct is at {url}", flush=True)

@@ -1,4 +1,7 @@
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,38 @@ def test_what_cannot_be_had_is_said_before_the_page_opens(
     assert app.main(["--model_dir", str(tiny_model_dir), "--runs", str(tmp_path), *arguments]) == 2
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "says"),
+    [
+        ("127.0.0.1", None, "port {port} is in use by another program"),
+        ("0.0.0.0", None, "port {port} is in use by another program"),
+        ("127.0.0.1", 70_000, "--port 70000 is no port"),
+        ("192.0.2.1", 7_860, "--host 192.0.2.1 is not an address of this machine"),
+        ("no.such.host.invalid", 7_860, "--host no.such.host.invalid is no address"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_said_before_a_model_is_loaded(capsys, host, port, says):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = port or taken.getsockname()[1]
+        assert app.main(["--model_dir", "nothing/here", "--host", host, "--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("app.py: " + says.format(port=port)) and said.count("\n") == 1
+
+
+def test_loading_and_saving_a_model_says_nothing(tiny_model_dir, tmp_path, root):
+    """Whatever libraries have to remark of themselves, in a process of its own: some of it comes with the import."""
+    code = (
+        "import sys, torch\n"
+        "from wanact.flying.pipeline import WanActPipeline\n"
+        "from wanact.weights.model_dir import save_components\n"
+        "pipe = WanActPipeline.from_model_dir(sys.argv[1], dtype=torch.bfloat16)\n"
+        "save_components(pipe.components, sys.argv[2])\n"
+    )
+    command = [sys.executable, "-c", code, str(tiny_model_dir), str(tmp_path / "saved")]
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert ran.stdout + ran.stderr == ""
 
 
 def test_the_head_of_the_readme_makes_the_repository_a_space(root):

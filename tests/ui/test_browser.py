@@ -206,6 +206,7 @@ def test_opposite_keys_cancel_and_everything_lets_go(page):
 
 def test_the_timeline_is_painted_erased_and_undone(page):
     page.click("#plan [data-do=clear]")
+    cell(page, "pitch_down", 0).scroll_into_view_if_needed()
     start, end = cell(page, "yaw_left", 0).bounding_box(), cell(page, "yaw_left", 2).bounding_box()
     page.mouse.move(start["x"] + 9, start["y"] + 9)
     page.mouse.down()

@@ -1,15 +1,20 @@
 """What a visitor, a file or a link says stays words, wherever it is shown."""
 
+import asyncio
+import inspect
 import json
+import re
 
 import pytest
 from PIL import Image
 
 from tests.ui.test_browser import Visits
 from wanact.actions import PRESETS
+from wanact.errors import UserError
 from wanact.flying.comparison import Comparison, Lane, Link
 from wanact.flying.record import FlightRecord
 from wanact.ui.components import Note
+from wanact.ui.page import build_page
 from wanact.ui.site import refusal
 
 MARKUP = "<a href='https://e.example'>x</a><img src=x onerror=alert(1)><form action=x><b>"
@@ -64,6 +69,24 @@ def test_markup_in_a_link_is_words(browser, page_url, engine):
         assert page.evaluate(_LOOKS_FOR, ".toast-body") == []
     assert "<img src=x" in page.inner_text(".toast-body"), "the sample that is not here is named"
     visits.end()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("seed", "abc", "seed is 'abc', expected a whole number"),
+        ("seed", [1], "seed is [1], expected a whole number"),
+        ("steps", "many", "steps is 'many', expected a number"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_one_sentence_that_names_it(engine, name, value, says):
+    demo = build_page(engine)
+    generate = next(fn for fn in demo.fns.values() if fn.api_name == "generate")
+    names = list(inspect.signature(generate.fn).parameters)
+    sent = [value if field == name else None for field in names]
+    with pytest.raises(UserError, match=re.escape(says)) as refused:
+        asyncio.run(demo.preprocess_data(generate, sent, None))
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
 
 
 @pytest.mark.parametrize("words", [MARKUP, "1. a_b_ *c* [d](e) `f` ~g~ $h$ \\ | # i", "a\n\n# b"])

@@ -99,9 +99,10 @@ def test_a_pitched_pinhole_camera_projects_points_where_they_are(world):
     np.testing.assert_allclose(seen, expected, atol=2.5)
 
 
-def test_the_dataset_has_the_format_of_real_data(tmp_path):
+def test_the_dataset_has_the_format_of_real_data(tmp_path, capsys):
     args = ["--out", str(tmp_path), "--clips", "2", "--num_frames", "9", "--height", "32", "--width", "64"]
     simulate.main(args)
+    assert "2/2 [" in capsys.readouterr().err, "how far it is, and the time that is left"
     with open(tmp_path / "clips.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [set(row) for row in rows] == [{"video", "prompt", "action"}] * 2

@@ -16,6 +16,7 @@ from wanact.errors import TakenError, UserError
 from wanact.files import place, replacing_folder, write_json
 from wanact.flow import SigmaGrid
 from wanact.models import presets
+from wanact.models.components import without_bars
 from wanact.weights.layouts import METADATA
 from wanact.weights.model_dir import check_defaults, load_part
 
@@ -99,6 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         **presets.PRESETS[args.preset].get("scheduler", {}),
     )
     with replacing_folder(args.out, overwrite=False) as temporary:
-        pipeline.save_pretrained(temporary)
+        with without_bars():
+            pipeline.save_pretrained(temporary)
         write_json(temporary / METADATA, {"name": args.preset, "defaults": defaults})
     print(f"{args.out}: {args.preset}, {sum(p.numel() for p in pipeline.transformer.parameters()):,} parameters")

@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from train.commands.ending import ending
 from train.loop.config import NO_EFFECT, ConfigError, TrainConfig, parse, require_writable, stage_said
 from train.loop.dist import Processes
 from train.loop.export import require_free, require_free_file
@@ -63,6 +64,9 @@ def run(config: TrainConfig) -> Trainer:
         trainer.export_model_dir(Path(target))
     if file is not None and trainer.step == trainer.num_steps:
         trainer.export_file(file)
+    if processes.is_main:
+        for line in ending(trainer.run_dir, config.model.model_dir):
+            processes.print(line)
     processes.close()
     return trainer
 

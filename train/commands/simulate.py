@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from train.data import episodes
 from train.data.csv import FPS
@@ -69,10 +70,11 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--returns {args.returns} is for --world painted; the first world's flights never turn back")
     args.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, str]] = []
-    for number, written in enumerate(_all_worlds(args), start=1):
-        rows += written
-        if number % 10 == 0:
-            print(f"{len(rows)}/{args.clips} clips", flush=True)
+    with tqdm(total=args.clips, unit="clip", mininterval=1.0, smoothing=0) as bar:
+        for written, num_kept in _all_worlds(args):
+            rows += written
+            bar.initial += num_kept  # they took no time, and the time left is reckoned without them
+            bar.update(len(written))
     if args.format == "episodes":
         lengths = ((str(Path(row["video"]).parent), args.num_frames) for row in rows)
         episodes.write_manifest(args.out / "manifest.jsonl", lengths)
@@ -84,8 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         writer.writerows(rows)
 
 
-def _all_worlds(args: argparse.Namespace) -> Iterator[list[dict[str, str]]]:
-    """The rows of each world in their order."""
+def _all_worlds(args: argparse.Namespace) -> Iterator[tuple[list[dict[str, str]], int]]:
+    """The rows of each world in their order, and how many of its clips were there before."""
     fly = partial(_fly_world, args=args)
     count = -(-args.clips // args.clips_per_world)
     if args.workers <= 1:
@@ -95,10 +97,10 @@ def _all_worlds(args: argparse.Namespace) -> Iterator[list[dict[str, str]]]:
         yield from pool.map(fly, range(count))
 
 
-def _fly_world(number: int, args: argparse.Namespace) -> list[dict[str, str]]:
-    """Fly the clips of one world that are not there yet."""
+def _fly_world(number: int, args: argparse.Namespace) -> tuple[list[dict[str, str]], int]:
+    """Fly the clips of one world that are not there yet; the rows of all, and how many were there."""
     chosen, seed, world = WORLDS[args.world], args.seed + number, None
-    rows = []
+    rows, num_kept = [], 0
     for take in range(min(args.clips_per_world, args.clips - number * args.clips_per_world)):
         as_episode = args.format == "episodes"
         name = f"videos/world{seed:06d}-{take}.mp4"
@@ -107,6 +109,7 @@ def _fly_world(number: int, args: argparse.Namespace) -> list[dict[str, str]]:
         notes = args.out / name.replace(".mp4", ".json")
         notes.parent.mkdir(parents=True, exist_ok=True)
         record = _read_notes(notes)
+        num_kept += record is not None
         if record is None:
             world = world or chosen.make_world(seed)
             rng = np.random.default_rng([seed, take, 7])
@@ -118,7 +121,7 @@ def _fly_world(number: int, args: argparse.Namespace) -> list[dict[str, str]]:
             record = {"prompt": clip.caption, "action": clip.track.to_list(), "poses": clip.poses.round(6).tolist()}
             write_text(notes, json.dumps(record))
         rows.append({"video": name, "prompt": record["prompt"], "action": json.dumps(record["action"])})
-    return rows
+    return rows, num_kept
 
 
 def _read_notes(path: Path) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+from transformers.utils import logging as transformers_logging
 
 from wanact.errors import UserError
 from wanact.files import pointer_problem, visible
@@ -101,6 +102,18 @@ def _without_marks(folder: Path) -> Iterator[Path]:
             else:
                 os.symlink(file.resolve(), copy / file.name)
         yield copy
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """transformers' progress bars stay away meanwhile: of a model in five parts they show one."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def default_scheduler(flow_shift: float) -> UniPCMultistepScheduler:
@@ -204,7 +217,8 @@ def _read_text_encoder(
     folder: Path | None, dtype: torch.dtype, **given: Any
 ) -> tuple[UMT5EncoderModel, dict[str, Any]]:
     """The encoder and what was missing; transformers declares the encoder alone."""
-    read = UMT5EncoderModel.from_pretrained(folder, dtype=dtype, **given, **_ON_DISK)
+    with without_bars():
+        read = UMT5EncoderModel.from_pretrained(folder, dtype=dtype, **given, **_ON_DISK)
     return cast(tuple[UMT5EncoderModel, dict[str, Any]], read)
 
 

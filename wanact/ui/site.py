@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import html
 import logging
+import reprlib
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
 from gradio.server_messages import EventMessage, LogMessage
+from gradio.utils import get_function_params
 
 from wanact.errors import UserError, without_folders
 from wanact.ui import cache
@@ -22,6 +24,15 @@ logger = logging.getLogger(__name__)
 _UNREADABLE = "What was sent cannot be read; reload the page, and try again."
 _BROKEN = "Something went wrong on the server; try again."
 _DEEPEST = 100
+# What JSON schema calls them, and what people do.
+_KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
 _FILE_FIELDS = set(FileData.model_fields)
 
 
@@ -61,10 +72,28 @@ class Site(gr.Blocks):
             logger.info("an event was refused: %s", type(error).__name__)
             raise UserError(_UNREADABLE) from error
 
+    @staticmethod
+    def _format_processing_error(
+        block_fn: Any, index: int, block: Any, value: Any, is_input: bool, original_error: Exception
+    ) -> str:
+        """Where Gradio would describe a component at an index, a program is told its own field."""
+        if is_input and not isinstance(original_error, UserError):
+            logger.info("an event was refused: %s", type(original_error).__name__)
+            raise UserError(_wrong_kind(block_fn, index, block, value)) from original_error
+        return gr.Blocks._format_processing_error(block_fn, index, block, value, is_input, original_error)
+
 
 def refusal(words: Any, title: Any = "Error", duration: float | None = 10) -> gr.Error:
     """What a visitor is told, without a line in the log; the page lays its toasts out as HTML."""
     return gr.Error(_plain(words), title=_plain(title), duration=duration, print_exception=False)
+
+
+def _wrong_kind(block_fn: Any, index: int, block: Any, value: Any) -> str:
+    """One sentence about a field whose component cannot read what was sent."""
+    names = [name for name, *_ in get_function_params(block_fn.fn)]
+    name = names[index] if index < len(names) else getattr(block, "label", None) or f"field {index + 1}"
+    expected = _KINDS.get((block.api_info() or {}).get("type", ""), "what its schema says")
+    return f"{name} is {reprlib.repr(value)}, expected {expected}"
 
 
 def _harmless(message: EventMessage) -> EventMessage:

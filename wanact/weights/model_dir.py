@@ -34,6 +34,7 @@ from wanact.models.components import (
     library_class,
     load_component,
     read_config,
+    without_bars,
 )
 from wanact.weights import layouts
 from wanact.weights.convert import key_map
@@ -212,7 +213,8 @@ def save_components(components: Components, path: str | os.PathLike) -> Path:
     for part in PARTS:
         component = getattr(components, part)
         if component is not None:
-            component.save_pretrained(path / part)
+            with without_bars():
+                component.save_pretrained(path / part)
             _forget_origin(path / part / "config.json")
             index[part] = library_class(component)
     write_json(path / METADATA, components.metadata)
