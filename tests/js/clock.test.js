@@ -124,3 +124,19 @@ test('playing is told, and toggles', () => {
   clock.toggle();
   assert.deepEqual(playing.slice(-3), [false, true, false]);
 });
+
+test('who asked for less motion sees the first frame, and nothing comes round again by itself', () => {
+  globalThis.matchMedia = query => ({matches: query === '(prefers-reduced-motion: reduce)'});
+  try {
+    const video = new Video();
+    const clock = makeClock(video, {onFrame() {}, onPlaying() {}});
+    clock.load('a.mp4', 17, 16);
+    video.dispatchEvent(new Event('loadeddata'));
+    assert.equal(video.paused, true);
+    assert.equal(video.loop, false);
+    clock.toggle();
+    assert.equal(video.paused, false, 'it plays when it is told to');
+  } finally {
+    delete globalThis.matchMedia;
+  }
+});

@@ -23,6 +23,33 @@ export function mount({element, server}) {
     }
   });
 
+  // The first tab stops lead past the tabs, and to what the place in sight is for.
+  const MAIN = [
+    ['button.primary', ''],
+    ['[data-do=takeoff]', ''],
+    ['.live', 'the flight'],
+    ['[role=grid] button', 'the list'],
+  ];
+  const panel = () => [...document.querySelectorAll('#places [role=tabpanel]')].find(one => one.offsetParent);
+  function mainOf(place) {
+    for (const [selector, words] of MAIN) {
+      const found = [...(place?.querySelectorAll(selector) || [])].find(one => one.offsetParent);
+      if (found) return [found, words || found.textContent.trim()];
+    }
+    return [place, 'the page'];
+  }
+  const [toAction, toPage] = ['action', 'page'].map(name => element.querySelector(`[data-skip=${name}]`));
+  toAction.addEventListener('focus', () => {
+    toAction.textContent = `Skip to ${mainOf(panel())[1]}`;
+  });
+  function skip(event, target) {
+    event.preventDefault();
+    if (target === panel()) target.tabIndex = -1;
+    target?.focus();
+  }
+  toAction.addEventListener('click', event => skip(event, mainOf(panel())[0]));
+  toPage.addEventListener('click', event => skip(event, panel()));
+
   // A picture that is pasted anywhere, or dropped beside the frame, goes the same way as one that is chosen.
   function choosePicture(files, event) {
     const picture = [...files].find(file => file.type.startsWith('image/'));

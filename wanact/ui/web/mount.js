@@ -1,6 +1,8 @@
 // Modules load side by side, and components are mounted one after the other as gradio made them: what one tells the
 // others when it starts is heard by all that stand before it.
-let turn = Promise.resolve();
+import {learnCaps, writeCaps} from './caps.js';
+
+let turn = learnCaps(); // components name their keys as they are mounted
 
 // Mount a component with what the module that `load` imports exports as `mount`.
 //   changed: whether its value has changed since gradio made it; then what it watches is called once more, after it.
@@ -17,6 +19,7 @@ export function mountInTurn(load, component, changed) {
     };
     const missed = changed();
     mount({...component, watch});
+    writeCaps(component.element);
     if (missed) for (const callback of watched) callback();
   });
   turn = mounted.catch(() => {});

@@ -1,4 +1,5 @@
 import {connect, placeOf} from '../../web/events.js';
+import {gliding} from '../../web/motion.js';
 
 export function mount({element, props, trigger, watch}) {
   const {hear} = connect(element);
@@ -58,7 +59,7 @@ export function mount({element, props, trigger, watch}) {
     props.value = {id, note: 'Looking for its card…'};
     show();
     trigger('wanted');
-    root.scrollIntoView({block: 'nearest', behavior: 'smooth'});
+    root.scrollIntoView({block: 'nearest', behavior: gliding()});
   });
   watch('value', show);
   show();

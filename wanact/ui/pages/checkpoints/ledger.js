@@ -1,4 +1,5 @@
 import {announceToAll, connect, leave} from '../../web/events.js';
+import {gliding} from '../../web/motion.js';
 import {goTo, readTray, TRAY_LETTERS, TRAY_MAX, writeTray} from '../compare/tray.js';
 import {makeDetail} from './checkpoint_detail.js';
 import {makeCurve} from './curve.js';
@@ -353,7 +354,7 @@ export function mount({element, props, trigger, server}) {
     detail.show(byId.get(id));
     props.value = id;
     trigger('input');
-    if (byHand && innerWidth < 1000) find('.detail').scrollIntoView({block: 'nearest', behavior: 'smooth'});
+    if (byHand && innerWidth < 1000) find('.detail').scrollIntoView({block: 'nearest', behavior: gliding()});
   }
   function mark(id) {
     const item = byId.get(id);

@@ -1,10 +1,12 @@
+import {wantsStillness} from '../../web/motion.js';
+
 // One clock for all lanes: a single clip that holds every lane side by side plays out of sight, and each of its frames
 // is cut into the lanes' canvases. So the lanes cannot drift apart.
 export function makeClock(video, {onFrame, onPlaying}) {
   let fps = 16;
   let count = 1;
   let frame = 0;
-  let loop = true;
+  let loop = !wantsStillness();
   let wanted = null;
   const clamp = number => Math.max(0, Math.min(count - 1, number));
 
@@ -55,7 +57,7 @@ export function makeClock(video, {onFrame, onPlaying}) {
   return {
     load(url, numFrames, rate) {
       const keep = video.src ? frame : 0;
-      const playing = !video.src || !video.paused;
+      const playing = video.src ? !video.paused : !wantsStillness();
       count = numFrames;
       fps = rate;
       wanted = queued = null;

@@ -1,6 +1,7 @@
 import {withoutLateWord} from '../../web/cancelled.js';
 import {channelLamps} from '../../web/channels.js';
 import {connect} from '../../web/events.js';
+import {gliding, wantsStillness} from '../../web/motion.js';
 import {makeClock} from './clock.js';
 import {sparkline} from './sparkline.js';
 
@@ -98,6 +99,7 @@ export function mount({element, props, trigger, watch}) {
   // ---- transport ------------------------------------------------------------------------------------------------------
   scrub.addEventListener('input', () => clock.seek(+scrub.value));
   find('.speed').addEventListener('change', event => clock.setSpeed(+event.target.value));
+  find('.loop').checked = !wantsStillness();
   find('.loop').addEventListener('change', event => clock.setLoop(event.target.checked));
   find('.view').addEventListener('change', event => {
     view = event.target.value;
@@ -333,7 +335,7 @@ export function mount({element, props, trigger, watch}) {
     big.hidden = true;
     props.value = {status: 'queued', message: 'Waiting for the model…'};
     show();
-    if (innerWidth < 900) root.scrollIntoView({block: 'start', behavior: 'smooth'});
+    if (innerWidth < 900) root.scrollIntoView({block: 'start', behavior: gliding()});
   });
   hear('compare-failed', () => {
     if (root.getAttribute('aria-busy') !== 'true') return;

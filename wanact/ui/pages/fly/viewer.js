@@ -1,6 +1,7 @@
 import {withoutLateWord} from '../../web/cancelled.js';
 import {channelLamps} from '../../web/channels.js';
 import {announceToAll, connect, leave} from '../../web/events.js';
+import {gliding, wantsStillness} from '../../web/motion.js';
 
 export function mount({element, props, trigger, watch}) {
   const {announce, hear} = connect(element);
@@ -99,8 +100,8 @@ export function mount({element, props, trigger, watch}) {
     find('.caption').textContent = value.caption || '';
     if (clip.record === playing) return; // the same clip, whose GIF and WebP have come
     video.src = value.video.url;
-    video.autoplay = true;
-    video.play().catch(() => {}); // a browser that blocks autoplay shows the play button instead
+    video.loop = video.autoplay = !wantsStillness();
+    if (video.autoplay) video.play().catch(() => {}); // a browser that blocks autoplay shows the play button instead
   }
   function show() {
     const value = valid(props.value || {status: 'idle'});
@@ -119,7 +120,7 @@ export function mount({element, props, trigger, watch}) {
     } else {
       preview.removeAttribute('src');
     }
-    preview.hidden = !(working && preview.src);
+    preview.hidden = !(working && preview.src) || wantsStillness(); // it loops
     const hasClip = !!clip && !working;
     video.hidden = !hasClip;
     find('.invite').hidden = working || hasClip;
@@ -132,7 +133,7 @@ export function mount({element, props, trigger, watch}) {
     if (root.getAttribute('aria-busy') === 'true') return;
     props.value = {status: 'queued', message: 'Waiting for the model…', progress: 0};
     show();
-    if (innerWidth < 900) root.scrollIntoView({block: 'center', behavior: 'smooth'});
+    if (innerWidth < 900) root.scrollIntoView({block: 'center', behavior: gliding()});
   });
   // Gradio writes the place in the queue into its own status line, which layout.css hides.
   new MutationObserver(() => {
