@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wanact.errors import UserError, in_words
+from wanact.errors import UserError, in_words, unsupported_system
 from wanact.files import expanded
 from wanact.flying.placement_options import add_arguments, options_of
 from wanact.ui.address import require_free
@@ -77,6 +77,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the model, open the page and stay until interrupted; 2 if something that was asked for cannot be had."""
     args = parse_args(argv)
+    if (problem := unsupported_system()) is not None:
+        return _refuse(problem)
     if args.port is not None:
         try:
             require_free(args.host, args.port)  # before minutes go into a model

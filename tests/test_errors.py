@@ -1,12 +1,16 @@
+import ast
 import importlib
 import pkgutil
 
 import pytest
 
+import app
 import train
 import wanact
 from tests.flying.test_pipeline import write_run
+from tests.test_floors import module_name, source_files
 from train.__main__ import main as train_main
+from wanact import errors
 from wanact.__main__ import main as wanact_main
 from wanact.errors import TakenError, UserError, in_words
 
@@ -83,6 +87,26 @@ def test_the_trainer_ends_with_one_sentence(tiny_model_dir, tmp_path, capsys, co
 def test_what_is_done_with_a_model_ends_with_one_sentence(tiny_model_dir, tmp_path, capsys, command, says):
     assert wanact_main(_filled(command, tiny_model_dir, tmp_path)) == 1
     assert _is_a_sentence(capsys.readouterr().err, says)
+
+
+def test_another_system_is_told_in_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(errors, "PLATFORM", "win32")
+    for main, argument in ((app.main, "--runs"), (wanact_main, "replay"), (train_main, "action")):
+        assert main([argument, "x"]) in (1, 2)
+        said = capsys.readouterr().err
+        assert "on Windows run it in WSL 2" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("file", source_files(), ids=module_name)
+def test_nothing_imports_at_once_what_windows_lacks(file):
+    """A module can be imported there, if only to say so."""
+    tree = ast.parse(file.read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in imports if isinstance(node, ast.ImportFrom)}
+    assert not names & {"fcntl", "resource", "pwd", "grp", "termios"}
+    called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not called & {"fchmod", "fchown", "getuid", "geteuid"}
 
 
 def _filled(command: str, model, folder) -> list[str]:

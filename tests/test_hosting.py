@@ -20,6 +20,7 @@ from gradio_client import Client, handle_file
 
 import app as page
 from tests.attack.served import ROOT, Served
+from wanact.commands.space import prepare_space
 from wanact.ui.modules import VERSION
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
@@ -132,6 +133,18 @@ def test_the_page_behind_the_documented_nginx_is_its_own_and_nobody_elses(proxie
         script = http.get(f"modules/{VERSION}/web/mount.js")
     assert script.status_code == 200 and "export" in script.text
     assert answers.pop(own) != 403 and set(answers.values()) == {403}, answers
+
+
+# A Space
+
+
+def test_what_is_pushed_as_a_space_serves_the_page(tmp_path):
+    """With the variables that a Space sets, from the folder that is uploaded and nothing beside it."""
+    folder = prepare_space(tmp_path / "space")
+    (served := Served(tmp_path / "app", root=folder, environment={"SPACE_ID": "me/fly"})).close()
+    assert "may write notes" not in served.log(), "visitors of a Space write nothing"
+    log = served.log()
+    assert f"WanAct is at {served.url}" in log and "Traceback" not in log
 
 
 # Docker

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, cast
 
 from train.stages import STAGES
-from wanact.errors import UserError, in_words
+from wanact.errors import UserError, in_words, unsupported_system
 
 # Command -> (module with main(argv), what it is for).
 TOOLS = {
@@ -31,6 +31,9 @@ TOOLS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    if (problem := unsupported_system()) is not None:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from wanact.errors import UserError, in_words
+from wanact.errors import UserError, in_words, unsupported_system
 
 # Command -> what it is for; its module in wanact/commands has the same name.
 COMMANDS = {
@@ -13,13 +13,16 @@ COMMANDS = {
     "card": "measure what a checkpoint does with the controls",
     "bench": "measure seconds and memory",
     "convert": "write a model directory in another layout",
-    "push": "put a run on the Hugging Face Hub",
+    "push": "put a run, or the page as a Space, on the Hugging Face Hub",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. What a person can set right ends with one sentence."""
     argv = sys.argv[1:] if argv is None else argv
+    if (problem := unsupported_system()) is not None:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
     if argv and argv[0] in COMMANDS:
         try:
             return import_module(f"wanact.commands.{argv[0]}").main(argv[1:]) or 0

@@ -8,6 +8,9 @@ Every mistake that somebody can set right (a wrong setting, a damaged file, a si
 from __future__ import annotations
 
 import re
+import sys
+
+PLATFORM = sys.platform
 
 
 class UserError(ValueError):
@@ -16,6 +19,13 @@ class UserError(ValueError):
 
 class TakenError(UserError, FileExistsError):
     """Something lies already where something new was to be written."""
+
+
+def unsupported_system() -> str | None:
+    """Why nothing runs here, one sentence; None where it does."""
+    if PLATFORM != "win32":
+        return None
+    return "WanAct runs on Linux and macOS; on Windows run it in WSL 2 (wsl --install, then as on Linux)"
 
 
 def in_words(error: UserError | OSError) -> str:

@@ -22,9 +22,18 @@ class Served:
         folder: where its log and its temporary files go.
         arguments: more flags of app.py.
         runs: folder of runs; the bundled ones if not given.
+        root: the checkout that is run.
+        environment: more variables.
     """
 
-    def __init__(self, folder: Path, *arguments: str, runs: Path | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        runs: Path | None = None,
+        root: Path = ROOT,
+        environment: dict[str, str] | None = None,
+    ):
         self.temp = folder / "temp"
         self.temp.mkdir(parents=True)
         self.log_file = folder / "log"
@@ -32,12 +41,16 @@ class Served:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self.runs = runs or ROOT / "assets" / "runs"
+        self.runs = runs or root / "assets" / "runs"
         command = [sys.executable, "app.py", "--port", str(port), "--runs", str(self.runs), *arguments]
-        environment = os.environ | {"TMPDIR": str(self.temp), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment = (
+            os.environ
+            | (environment or {})
+            | {"TMPDIR": str(self.temp), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        )
         environment.pop("GRADIO_TEMP_DIR", None)
         with open(self.log_file, "wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
         end = time.monotonic() + _START_S
         while "WanAct is at" not in self.log():
             if self.process.poll() is not None or time.monotonic() > end:

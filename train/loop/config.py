@@ -26,6 +26,7 @@ from wanact import shapes
 from wanact.actions import DEFAULT_MAGNITUDE_SCALE
 from wanact.errors import UserError
 from wanact.files import expanded
+from wanact.models.attention import Attention
 from wanact.models.injection import INJECTION_TYPES
 
 Tracker = Literal["none", "wandb", "trackio", "tensorboard"]
@@ -172,6 +173,9 @@ class ModelConfig:
     compile_blocks: bool = flag(
         default=False,
         help="compile the transformer's blocks by torch.compile, half a minute for each length of clips; stage i2v",
+    )
+    attention: Attention = flag(
+        default="auto", help="attention kernel; those beside native need a CUDA device, --mixed_precision bf16, no mask"
     )
     task: str | None = flag(default=None, help=f"taken for other trainers' scripts; {NO_EFFECT['task']}")
     extra_inputs: str | None = flag(default=None, help=f"taken for theirs too; {NO_EFFECT['extra_inputs']}")

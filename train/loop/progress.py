@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import resource
 import time
 import warnings
 
@@ -104,6 +103,8 @@ def memory_gb() -> float:
     """Most memory in use so far: on the accelerator if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
+    import resource  # Windows has none
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

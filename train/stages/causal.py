@@ -100,6 +100,7 @@ class CausalStage(ActionStage):
 
     name = "causal"
     default_models = "action_controller,transformer"
+    is_masked = True
     options = CausalOptions
     usual_sampler: Sampler = "euler"
     refuses = ActionStage.refuses | {

@@ -32,6 +32,7 @@ from wanact import flow, shapes
 from wanact.files import write_json
 from wanact.media import video
 from wanact.models import vae as wan_vae
+from wanact.models.attention import choose_attention
 from wanact.models.text import unread
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.weights import layouts, model_dir
@@ -54,6 +55,7 @@ class FlowStage(Stage):
         *("sample_steps", "sample_count", "sample_inference_steps"),
     )
     needs_actions = False
+    is_masked = False  # whether not every frame sees every frame
     known_models: tuple[str, ...] = ("transformer", "text_encoder")
     default_models = "transformer"
     transformer: WanActTransformer3DModel  # loaded by `build`
@@ -99,6 +101,7 @@ class FlowStage(Stage):
         self._keep_statistics()
         gc.collect()
         self.build()
+        self._choose_attention()
         self._set_checkpointing()
 
     def _begin(self, processes: Processes) -> None:
@@ -143,6 +146,18 @@ class FlowStage(Stage):
             if isinstance(module, nn.Module):
                 module.to(self.device).requires_grad_(False)
         return components
+
+    def _choose_attention(self) -> None:
+        note = choose_attention(
+            self.transformer,
+            self.config.model.attention,
+            torch.device(self.device),
+            self.processes.compute_dtype,
+            for_training=True,
+            is_masked=self.is_masked,
+        )
+        if note:
+            self.processes.print(note)
 
     def _set_checkpointing(self) -> None:
         """Of the transformer, trained or not: the controller's gradients go through it."""

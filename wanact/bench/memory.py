@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 
@@ -12,6 +11,8 @@ def peak_memory_gb() -> float:
     peak = _status_bytes("VmHWM")
     if peak is not None:  # unlike ru_maxrss it does not count what a parent process held
         return peak / 1e9
+    import resource  # Windows has none
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 

@@ -1,22 +1,27 @@
-"""Put a run's checkpoints on the Hugging Face Hub, with a model card filled from their metadata.
+"""Put a run's checkpoints on the Hugging Face Hub, or the page itself as a Space.
 
     python -m wanact push RUN org/name [--steps 552 1104] [--private] [--dry_run FOLDER]
+    python -m wanact push --space user/name [--model_dir org/name] [--runs hf://org/name] [--hardware zero-a10g]
 
-`--runs hf://org/name` of the app then lists them. Only what flies is uploaded, not what training needs to go on.
+`--runs hf://org/name` of the app then lists the run. Only what flies is uploaded, not what training needs to go on. A
+Space gets the code, the bundled world and its runs, and the variables that name another model and other runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
+from wanact.commands.space import ATTRIBUTES, REPLACED, prepare_space, space_variables
 from wanact.errors import UserError
 from wanact.files import place, write_json
 from wanact.runs import store
@@ -25,6 +30,7 @@ from wanact.runs.ref import CHECKPOINTS, RUN_CONFIG, base_of
 from wanact.runs.store import CheckpointInfo
 
 RELEASE = "Wan-AI/Wan2.2-TI2V-5B"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = (RUN_CONFIG, store.CONTROLLER, store.LORA, store.TRANSFORMER)
 
 
@@ -100,14 +106,58 @@ def push(folder: Path, hub_id: str, *, private: bool = False, api: HfApi | None 
         UserError: for a wrong name, a missing right, or no way to the Hub.
     """
     api = api or HfApi()
-    try:
+    with _words_of_the_hub():
         api.create_repo(hub_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="Checkpoints that fly in WanAct")
+    return f"{api.endpoint}/{hub_id}"
+
+
+def push_space(
+    folder: Path,
+    hub_id: str,
+    variables: dict[str, str],
+    *,
+    hardware: str | None = None,
+    private: bool = False,
+    api: HfApi | None = None,
+) -> str:
+    """Upload what `prepare_space` wrote; the Space is made if it is not there, and brought up to date if it is.
+
+    Returns:
+        Its address.
+
+    Raises:
+        UserError: for a wrong name, a missing right, or no way to the Hub.
+    """
+    api = api or HfApi()
+    with _words_of_the_hub():
+        api.create_repo(hub_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+        for key, value in variables.items():  # before the files, which make it start
+            api.add_space_variable(hub_id, key, value)
+        if hardware:
+            api.request_space_hardware(hub_id, hardware)
+        # First what says which files are binary: the Hub tells the client by what it has, where to put each file.
+        attributes = folder / ATTRIBUTES
+        api.upload_file(path_or_fileobj=attributes, path_in_repo=ATTRIBUTES, repo_id=hub_id, repo_type="space")
+        api.upload_folder(
+            repo_id=hub_id,
+            repo_type="space",
+            folder_path=folder,
+            delete_patterns=REPLACED,
+            commit_message="WanAct",
+        )
+    return f"{api.endpoint}/spaces/{hub_id}"
+
+
+@contextlib.contextmanager
+def _words_of_the_hub() -> Iterator[None]:
+    """What the Hub and its client refuse becomes a UserError."""
+    try:
+        yield
     except LocalTokenNotFoundError as error:
         raise UserError("no token of the Hub is on this machine; run `hf auth login` or set HF_TOKEN") from error
     except (HfHubHTTPError, HFValidationError) as error:
         raise UserError(str(error)) from error
-    return f"{api.endpoint}/{hub_id}"
 
 
 def _number(value: float | None) -> str:
@@ -115,14 +165,26 @@ def _number(value: float | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Upload a run; returns the exit status."""
+    """Upload a run or a Space; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m wanact push", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("run", type=place, help="run folder")
-    parser.add_argument("hub_id", help="org/name of the repository")
+    parser.add_argument("run", type=place, nargs="?", help="run folder")
+    parser.add_argument("hub_id", nargs="?", help="org/name of the repository")
+    parser.add_argument("--space", metavar="USER/NAME", help="make or update this Space instead; no run is named then")
+    parser.add_argument("--model_dir", metavar="ORG/NAME", help="of a Space: a model on the Hub instead of nano")
+    parser.add_argument("--runs", metavar="hf://ORG/NAME", help="of a Space: runs on the Hub instead of the bundled")
+    parser.add_argument(
+        "--hardware", help="of a Space: as the Hub names it (zero-a10g, l4x1, ...); its own if not given"
+    )
     parser.add_argument("--steps", type=int, nargs="+", help="which checkpoints; all if not given")
     parser.add_argument("--private", action="store_true", help="make a private repository if there is none")
     parser.add_argument("--dry_run", type=place, metavar="FOLDER", help="write there what would be uploaded, and stop")
     args = parser.parse_args(arguments)
+    if args.space:
+        if args.run or args.steps:
+            parser.error("--space takes no run; push the run on its own, and name it with --runs hf://ORG/NAME")
+        return _push_space(args)
+    if not args.hub_id:
+        parser.error("name a run and its repository, or a Space with --space USER/NAME")
     if args.dry_run:
         args.dry_run.mkdir(parents=True)
         print(f"{prepare(args.run, args.dry_run, args.hub_id, args.steps)} holds what would be uploaded")
@@ -130,4 +192,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(args.run, Path(folder), args.hub_id, args.steps)
         print(f"{args.run} is at {push(prepared, args.hub_id, private=args.private)}")
+    return 0
+
+
+def _push_space(args: argparse.Namespace) -> int:
+    if args.model_dir and not _HUB_ID.fullmatch(args.model_dir):
+        raise UserError(f"--model_dir {args.model_dir} of a Space is a model on the Hub, as in {RELEASE}")
+    if args.runs and not _HUB_ID.fullmatch(args.runs.removeprefix("hf://")):
+        raise UserError(f"--runs {args.runs} of a Space are on the Hub, as in hf://org/name; push them there first")
+    runs = f"hf://{args.runs.removeprefix('hf://')}" if args.runs else None
+    variables = space_variables(args.model_dir, runs)
+    if args.dry_run:
+        args.dry_run.mkdir(parents=True)
+        print(f"{prepare_space(args.dry_run, args.model_dir, runs)} holds what would be uploaded")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = prepare_space(Path(folder), args.model_dir, runs)
+        address = push_space(prepared, args.space, variables, hardware=args.hardware, private=args.private)
+    print(f"the Space is at {address}")
     return 0

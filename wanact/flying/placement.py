@@ -23,16 +23,12 @@ from diffusers.hooks.group_offloading import apply_group_offloading
 from diffusers.hooks.hooks import HookRegistry
 
 from wanact import shapes
-from wanact.flying.placement_options import NOTHING_SPECIAL, Attention, FitOptions
+from wanact.flying.placement_options import NOTHING_SPECIAL, FitOptions
+from wanact.models.attention import choose_attention
 from wanact.models.small_decoder import SmallDecoder
 from wanact.weights.files import WeightFiles
 from wanact.weights.layouts import ModelDirError
 from wanact.weights.model_dir import Components
-
-# diffusers' names, and what `auto` tries, the fastest first.
-BACKENDS = {"native": "native", "flash": "flash", "flash3": "_flash_3", "sage": "sage"}
-AUTO = ("flash3", "flash")
-FLASH3_CAPABILITY = (9, 0)  # Hopper; FlashAttention 3 has no kernels for anything else
 
 _GROUP_HOOKS = ("group_offloading", "lazy_prefetch_group_offloading", "layer_execution_tracker")
 
@@ -168,40 +164,6 @@ def load_small_decoder(path: str) -> SmallDecoder:
         return SmallDecoder.from_state(WeightFiles([Path(path)]))
     except ValueError as error:
         raise ModelDirError(f"the small decoder {path} cannot be used: {error}") from error
-
-
-def choose_attention(transformer: Any, wanted: Attention, device: torch.device) -> str | None:
-    """Set the attention kernel.
-
-    Returns:
-        None, or a sentence that says why the one that was asked for is not the one in use.
-    """
-    if wanted == "auto":
-        if device.type == "cuda" and transformer.dtype != torch.float32:
-            hopper = torch.cuda.get_device_capability(device) == FLASH3_CAPABILITY
-            for name in AUTO:
-                if (hopper or name != "flash3") and _try_attention(transformer, name) is None:
-                    return None
-    elif wanted == "native":
-        _try_attention(transformer, wanted)
-    else:
-        if device.type == "cuda" and transformer.dtype != torch.float32:
-            problem = _try_attention(transformer, wanted)
-        else:
-            problem = f"it needs a CUDA device and a 16-bit type, here are {device.type} and {transformer.dtype}"
-        if problem is None:
-            return None
-        return f"attention {wanted!r} cannot be used, so native is: {problem}"
-    return None
-
-
-def _try_attention(transformer: Any, name: str) -> str | None:
-    """Set a kernel; the reason if it cannot be had."""
-    try:
-        transformer.set_attention_backend(BACKENDS[name])
-    except (RuntimeError, ValueError, ImportError) as error:
-        return " ".join(str(error).split())
-    return None
 
 
 def _is_hooked(network: Any) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from wanact.errors import UserError
+from wanact.models.attention import Attention
 
 Offload = Literal["none", "model", "group", "sequential"]
-Attention = Literal["auto", "native", "flash", "flash3", "sage"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--offload", choices=get_args(Offload), default="none", help="what waits in the CPU's memory; less GPU memory"
     )
     group.add_argument("--fp8", action="store_true", help="the transformer's weights in 8 bits")
-    group.add_argument("--attention", choices=get_args(Attention), default="auto", help="attention kernel")
+    attention = os.environ.get("WANACT_ATTENTION") or "auto"  # a Space sets it
+    group.add_argument("--attention", choices=get_args(Attention), default=attention, help="attention kernel")
     group.add_argument("--vae_tiling", action="store_true", help="encode and decode large frames in tiles")
     group.add_argument("--compile", action="store_true", help="compile the transformer's block")
     group.add_argument(

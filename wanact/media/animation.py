@@ -30,8 +30,8 @@ def write_animation(frames: np.ndarray, path: str | os.PathLike, fps: float) -> 
     encode = {".gif": _encode_gif, ".webp": _encode_webp}[path.suffix.lower()]
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     try:
-        os.fchmod(handle, 0o644)  # mkstemp's 0600 would hide it from a web server's other user
         os.close(handle)
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from a web server's other user
         encode(frames, temporary, fps)
         os.replace(temporary, path)
     except av.error.FFmpegError as error:

@@ -250,8 +250,8 @@ def write_mp4(
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".mp4", dir=path.parent)
-        os.fchmod(handle, 0o644)  # mkstemp's 0600 would hide the clip from a web server's other user
         os.close(handle)
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the clip from a web server's other user
         _encode(frames, temporary, Fraction(fps).limit_denominator(1001), lossless)
         os.replace(temporary, path)
     except (OSError, av.error.FFmpegError) as error:

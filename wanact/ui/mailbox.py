@@ -8,7 +8,6 @@ come from `secrets` and are told to one browser only.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import re
@@ -171,6 +170,8 @@ class Mailbox:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone with the file, among threads and processes alike: the lock belongs to this opening of the file."""
+        import fcntl  # Windows has none
+
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             yield
