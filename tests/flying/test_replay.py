@@ -78,6 +78,7 @@ def test_a_flight_that_rested_replays_to_the_same_frames(pipe, image, rest):
     record = saved(stream)
     expected = () if rest == "commit" else (6, 7, 8, 9, 15, 20, 26)
     assert record.held == expected and record.sampler["rest"] == rest
+    assert record.sampler["sigma_grid"] == pipe.defaults["sigma_grid"], "which noise levels it was drawn through"
     pipe.defaults["rest"], pipe.defaults["fps"] = "hold", 4  # what is usual later changes nothing
     assert np.array_equal(replay(pipe, record)[1:], np.concatenate(frames))
     for number in (8, 15, 23):

@@ -32,6 +32,7 @@ READABLE = (1, 2, 3)
 Kind = Literal["clip", "live"]
 MAX_BYTES = 32 * 2**20
 MAX_SEED = 2**31 - 1
+GRID = ("flow_shift", "sigma_grid")  # of the model's defaults: which noise levels a clip is drawn through
 MAX_FPS = 240.0  # what a browser plays, and an encoder writes
 
 
@@ -59,7 +60,7 @@ class FlightRecord:
         track: the actions, one for each latent frame after the first.
         model: {"name", "fingerprint"} of the model directory.
         checkpoint: {"run", "step"} of the action controller, or None for the base model, which takes no actions.
-        sampler: whatever else the sampler depends on, for example {"flow_shift": 5.0}.
+        sampler: whatever else the sampler depends on, for example {"flow_shift": 5.0, "sigma_grid": "wan"}.
         kind: "clip", whose frames are drawn from one noise, or "live", whose noise is seeded latent frame by latent
             frame as `WanActStream` does: such a flight has any length, and its beginning does not depend on its end.
         prompt_changes: of a live flight, (n, prompt): after n latent frames had been flown the words became `prompt`.
@@ -141,7 +142,7 @@ class FlightRecord:
             model={"name": str(stream.pipe.metadata.get("name", "")), "fingerprint": stream.pipe.fingerprint()},
             checkpoint=checkpoint
             or (flown.to_json() if flown.path is None else {"run": flown.run, "step": flown.step}),
-            sampler={"flow_shift": stream.pipe.defaults["flow_shift"], "name": stream.sampler, "rest": stream.rest},
+            sampler={key: stream.pipe.defaults[key] for key in GRID} | {"name": stream.sampler, "rest": stream.rest},
             kind="live",
         )
 

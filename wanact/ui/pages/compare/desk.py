@@ -24,7 +24,7 @@ from wanact.errors import UserError
 from wanact.files import CheckpointError, number, read_model, whole, write_text
 from wanact.flying.comparison import MAX_LANES, TRUTH, Comparison, ComparisonError, Lane, Link, is_comparison
 from wanact.flying.pipeline import Cancelled
-from wanact.flying.record import MAX_SEED, FlightRecord, image_sha256
+from wanact.flying.record import GRID, MAX_SEED, FlightRecord, image_sha256
 from wanact.flying.request import RequestError
 from wanact.media.likeness import gmsd, psnr_db, ssim
 from wanact.media.tiles import TileLayout, tile_clips
@@ -224,7 +224,7 @@ class CompareDesk:
             num_inference_steps=1,
             guidance_scale=1.0,
             fps=float(self.engine.defaults["fps"]),
-            sampler={key: self.engine.defaults[key] for key in ("flow_shift",) if key in self.engine.defaults},
+            sampler={key: self.engine.defaults[key] for key in GRID if key in self.engine.defaults},
         )
 
     def _fly(self, comparison: Comparison, folder: Path) -> Iterator[CompareState]:
