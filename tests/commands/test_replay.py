@@ -63,7 +63,7 @@ def test_a_folder_is_a_benchmark_of_several_checkpoints(flown, tiny_model_dir, t
     run = str(folder / "runs" / "live")
     assert command(flown, tiny_model_dir, str(clips), "--checkpoints", run, "base", "--table") == 0
     head, *rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
-    assert head[:3] == ["checkpoint", "flights", "agreement"]
+    assert head[:5] == ["checkpoint", "flights", "control", "runs", "agreement"]
     assert {(row[0], row[1]) for row in rows} == {("live", "2"), ("base", "2")}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.conftest import ROOT
 from wanact.actions import channel_track
 from wanact.bench.live_browser import ARGUMENTS
+from wanact.control_card.card import card_path, load_card, save_card
 from wanact.flying.pipeline import WanActPipeline
 from wanact.models.controller import WanActionController
 from wanact.runs.store import write_checkpoint
@@ -56,6 +59,21 @@ def write_run(path: Path, steps: tuple[int, ...] = (200, 400), **metadata) -> Pa
             {"loss": 10 / step} | metadata,
         )
     return path
+
+
+def write_card(run: Path, step: int, control: float = 1.0, first_frames: int = 6) -> None:
+    """A control card beside a checkpoint: a bundled one, with this control of all its channels."""
+    card = load_card(ROOT / "assets" / "runs" / "live", 300)
+    assert card is not None
+    named = dict.fromkeys(card.measures["sign_accuracy"]["by_channel"], control)
+    accuracy = {"mean": control, "min": control / 2, "by_channel": named}
+    card = replace(
+        card,
+        checkpoint={"run": run.name, "step": step},
+        settings=card.settings | {"first_frames": first_frames},
+        measures=card.measures | {"sign_accuracy": accuracy},
+    )
+    save_card(card, card_path(run, step))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.flying.test_stream import write_causal_run
-from tests.ui.conftest import write_run
+from tests.ui.conftest import write_card, write_run
 from wanact.files import CheckpointError
 from wanact.flying import pipeline
 from wanact.flying.pipeline import Cancelled
@@ -44,7 +44,7 @@ def flown_at_once(engine, flights):
 def test_checkpoints_are_listed_newest_first_and_the_base_last(engine):
     choices, damaged = engine.checkpoints()
     assert [choice.id for choice in choices] == ["drone/step-000000400", "drone/step-000000200", BASE]
-    assert choices[0].label == "drone · step 400 · loss 0.0250 · best · latest"
+    assert choices[0].label == "drone · step 400 · loss 0.0250 · lowest loss · latest"
     assert damaged == 0
     assert engine.default_checkpoint() == "drone/step-000000400"
 
@@ -54,6 +54,20 @@ def test_the_default_is_the_best_of_the_run_that_was_saved_to_last(pipe, tmp_pat
     write_run(tmp_path / "b-older", steps=(900,), timestamp="2001-01-01T00:00:00+00:00")
     engine = Engine(pipe, tmp_path)
     assert engine.default_checkpoint() == "a-newer/step-000000400"
+
+
+def test_best_is_by_control_where_there_are_cards_and_else_reads_lowest_loss(pipe, tmp_path):
+    run = write_run(tmp_path / "drone", steps=(100, 200, 300))
+    engine = Engine(pipe, tmp_path)
+    assert "lowest loss" in engine.find("drone/step-000000300").label
+    write_card(run, 100, control=0.9)
+    write_card(run, 300, control=0.7)
+    write_card(run, 200, control=1.0, first_frames=2)
+    marks = [(entry.step, entry.is_best, entry.label) for entry in engine.runs()[0].entries]
+    assert [step for step, is_best, _ in marks if is_best] == [100], "a quick card does not win over full ones"
+    assert marks[0][2].endswith("· best") and not any("lowest loss" in label for _, _, label in marks)
+    assert engine.default_checkpoint() == "drone/step-000000100"
+    assert engine.find("drone/step-000000100").label.endswith("· best")
 
 
 def test_without_runs_there_is_the_base(pipe, tmp_path):

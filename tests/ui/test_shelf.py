@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.ui.conftest import write_run
+from tests.ui.conftest import write_card, write_run
 from wanact.runs import store
 from wanact.runs.notes import read_notes
 from wanact.ui.edits import Edits
@@ -38,6 +38,19 @@ def test_the_list_is_sent_once_and_again_when_something_is_new(shelf, root, monk
     again = call(shelf, "list_shelf", {"version": first["version"]})
     assert [run["name"] for run in again["runs"]] == ["drone", "late"]
     json.dumps(again, allow_nan=False)
+
+
+def test_the_list_has_what_the_cards_say(shelf, root):
+    columns = call(shelf, "list_shelf", {})["columns"]
+    assert columns["cards"] == {} and columns["by"] == {"1": "loss"}
+    write_card(root / "drone", 200, control=0.75, first_frames=2)
+    shelf.forget_listing()
+    listing = call(shelf, "list_shelf", {})
+    assert listing["columns"]["best"] == [0] and listing["columns"]["by"] == {"0": "control"}
+    card = listing["columns"]["cards"]["0"]
+    assert (card["control"], card["worst"], card["of"], card["quick"]) == (0.75, 0.375, "16 runs of 21 frames", True)
+    assert 0 < card["gain"] < 2 and 0 < card["sharpness"] < 2
+    json.dumps(listing, allow_nan=False)
 
 
 def test_metadata_and_settings_are_shown_and_compared(shelf):

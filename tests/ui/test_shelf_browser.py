@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tests.ui.conftest import write_run
+from tests.ui.conftest import write_card, write_run
 from tests.ui.test_browser import Visits, serious_violations
 from wanact.files import write_json
 from wanact.flying.comparison import Comparison
@@ -52,6 +52,8 @@ def write_many(run, count):
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("shelf")
     write_log(write_run(root / "drone", steps=STEPS), 400)
+    for step, control in zip(STEPS, (0.5, 0.75, 1.0, 0.9), strict=True):
+        write_card(root / "drone", step, control, first_frames=2 if step == 100 else 6)
     damaged = write_run(root / "broken", steps=(50,)) / "checkpoints" / "step-000000050" / store.CONTROLLER
     damaged.write_bytes(damaged.read_bytes()[:-1])
     return root
@@ -118,7 +120,9 @@ def ready(page):
 
 
 def click_point(page, checkpoint):
-    box = page.locator(f'#ledger circle.point[data-id="{checkpoint}"]').bounding_box()
+    point = page.locator(f'#ledger circle.point[data-id="{checkpoint}"]')
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_selector(f'#ledger .row[data-id="{checkpoint}"][aria-selected=true]')
 
@@ -290,6 +294,64 @@ def test_the_list_is_sorted_filtered_searched_and_walked_by_keys(page):
     page.wait_for_selector('#ledger .row[data-id="drone/step-000000300"][aria-selected=true]')
     page.keyboard.press(" ")
     assert page.locator('#ledger .row[data-id="drone/step-000000300"] input').is_checked()
+
+
+def test_control_stands_in_the_list_and_says_which_step_is_best(page):
+    def column(name):
+        return page.eval_on_selector_all(f"#ledger .rows .row .c-{name}", "all => all.map(one => one.textContent)")
+
+    page.click("#ledger [data-sort=control]")
+    assert column("control") == ["100%", "90%", "75%", "≈ 50%", "–"], "a quick one says so"
+    assert column("worst")[:3] == ["50%", "45%", "38%"] and all(
+        map(float, column("gain")[:4] + column("sharpness")[:4])
+    )
+    best = page.locator("#ledger .row", has=page.locator(".mark.best"))
+    assert best.all_inner_texts()[0].startswith("300") and "best" in best.first.inner_text()
+    assert page.locator("#ledger .row", has_text="lowest loss").count() == 1, "of the run without cards"
+    assert "16 runs of 21 frames" in page.get_attribute("#ledger .row:nth-child(4) .c-control", "title")
+    page.click("#ledger [data-sort=saved]")
+
+
+def test_control_stands_on_the_steps_of_the_loss_with_values_under_the_pointer(page):
+    for step in STEPS:
+        place = page.locator(f'#ledger circle[data-id="drone/step-{step:09d}"]')
+        x = place.evaluate_all("all => all.map(one => +one.getAttribute('cx'))")
+        assert len(x) == 2 and x[0] == x[1], "the loss above, its control below"
+    box = page.locator("#ledger .curves .plot svg").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2 - 20, box["y"] + 12)
+    words = page.locator("#ledger .curves .bubble")
+    assert words.is_visible()
+    assert re.search(r"step \d+\ndrone: loss [\d.]+, smoothed [\d.]+, rate", words.text_content())
+    before = page.get_attribute("#ledger path.line", "d")
+    page.locator("#ledger .smooth").fill("0")
+    assert page.get_attribute("#ledger path.line", "d") != before and page.locator("#ledger path.raw").count() == 0
+    page.locator("#ledger .smooth").fill("0.6")
+    point = page.locator('#ledger circle.carded[data-id="drone/step-000000300"]').bounding_box()
+    page.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
+    assert "control 100% of 48 runs of 21 frames" in words.text_content()
+
+
+def test_the_control_card_is_drawn_on_the_page_with_numbers_under_the_pointer(page):
+    click_point(page, "drone/step-000000300")
+    page.wait_for_function("document.querySelector('#card .title')?.textContent.includes('step 300')")
+    page.wait_for_selector("#card .control[data-status=card][data-quick=false]")
+    assert page.locator("#card img").count() == 0 and page.locator("#card svg.plot").count() == 20
+    assert "100%" in page.inner_text("#card .headline") and "48 runs of 21 frames" in page.inner_text("#card .headline")
+    page.locator("#card svg.plot").first.scroll_into_view_if_needed()
+    page.locator("#card svg.plot").first.hover()
+    assert "forward, asked" in page.inner_text("#card .bubble")
+    page.locator("#card .matrix tbody td").nth(2).hover()
+    assert "asked forward, seen as left" in page.inner_text("#card .bubble")
+    light = page.locator("#card .panel").first.evaluate("one => getComputedStyle(one).backgroundColor")
+    page.click("#header .mode")
+    page.wait_for_timeout(600)
+    dark = page.locator("#card .panel").first.evaluate("one => getComputedStyle(one).backgroundColor")
+    page.click("#header .mode")
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (light, dark)]
+    assert brightness[0] > 600 > 200 > brightness[1]
+    click_point(page, "drone/step-000000100")
+    page.wait_for_selector("#card .control[data-quick=true]")
+    assert "Quick measurement" in page.inner_text("#card .measured")
 
 
 def test_details_differences_notes_and_stars(page, root):

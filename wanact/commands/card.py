@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from wanact.control_card.card import BASE, CURVES, ControlCard, card_path, keep_card, read_card
+from wanact.control_card.card import BASE, CURVES, FULL_CARD, ControlCard, card_path, keep_card, read_card
 from wanact.control_card.curves import draw_curves
 from wanact.control_card.fly import NUM_FRAMES, measure_card, num_clips
 from wanact.control_card.picture import draw_card
@@ -33,8 +33,8 @@ from wanact.runs.ref import CHECKPOINTS, is_in_run, split_name
 
 NANO = Path(__file__).resolve().parents[2] / "assets" / "nano"
 QUICK = (2, 1)  # first frames, dose frames
-NORMAL = (6, 2)
-VALIDATION = (6, 4)
+NORMAL = (FULL_CARD, 2)
+VALIDATION = (FULL_CARD, 4)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=place, help="file for all numbers")
     parser.add_argument("--validate", action="store_true", help="hold the measuring to the simulator's exact motion")
     parser.add_argument("--again", action="store_true", help="measure anew what has been measured")
-    parser.add_argument("--quick", action="store_true", help="2 first frames and doses from 1: a look, no figure")
+    parser.add_argument("--quick", action="store_true", help="2 first frames and doses from 1: a quick card")
     parser.add_argument("--first_frames", type=int, help=f"where flights begin: {NORMAL[0]}, of 12")
     parser.add_argument("--dose_frames", type=int, help=f"how many of them at five magnitudes: {NORMAL[1]}")
     parser.add_argument("--images", type=place, nargs="+", default=[], help="first frames of your own instead")
@@ -186,4 +186,5 @@ def _print(cards: Sequence[ControlCard]) -> None:
     print(f"{'':{width}}  " + "  ".join(f"{name:>13}" for name in CURVES))
     for card in cards:
         values = [card.number(name) for name in CURVES]
-        print(f"{card.title:{width}}  " + "  ".join(f"{'-' if v is None else f'{v:.3f}':>13}" for v in values))
+        row = "  ".join(f"{'-' if v is None else f'{v:.3f}':>13}" for v in values)
+        print(f"{card.title:{width}}  {row}  {'quick, ' if card.is_quick else ''}{card.of_what}")

@@ -31,7 +31,7 @@ from wanact.runs import store
 from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef, split_name
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-COLUMNS = ("agreement", "likeness", "lag", "sharpness", "colour")
+COLUMNS = ("control", "runs", "agreement", "likeness", "lag", "sharpness", "colour")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -153,14 +153,24 @@ def write_frames(frames: np.ndarray, folder: Path) -> None:
 
 
 def print_table(flown: Sequence[dict[str, Any]]) -> None:
-    """The control numbers of each checkpoint, over all its records, the best agreement first."""
+    """The control numbers of each checkpoint, over all its records, the best control first."""
     names = list(dict.fromkeys(str(flight["checkpoint"]) for flight in flown))
     rows = [(name, _means([flight for flight in flown if flight["checkpoint"] == name])) for name in names]
     width = max(10, *(len(name) for name in names))
     print(f"{'checkpoint':{width}}  flights  " + "  ".join(f"{column:>9}" for column in COLUMNS))
     for name, (count, *values) in sorted(rows, key=lambda row: -(row[1][1] if row[1][1] is not None else -1)):
-        cells = "  ".join(f"{'-' if value is None else f'{value:.3f}':>9}" for value in values)
+        cells = "  ".join(f"{_cell(value):>9}" for value in values)
         print(f"{name:{width}}  {count:7}  {cells}")
+
+
+def _cell(value: int | float | None) -> str:
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _control(measured: Sequence[dict[str, Any]]) -> tuple[float | None, int]:
+    """The share of all runs of all flights that moved the picture the right way, and how many there are."""
+    right, runs = (sum(int(flight[name]) for flight in measured) for name in ("right", "runs"))
+    return (right / runs if runs else None), runs
 
 
 def _means(flown: Sequence[dict[str, Any]]) -> tuple[int | float | None, ...]:
@@ -173,6 +183,7 @@ def _means(flown: Sequence[dict[str, Any]]) -> tuple[int | float | None, ...]:
     measured = [flight for flight in flown if "seen" in flight]
     return (
         len(flown),
+        *_control([flight["control"] for flight in measured if flight["control"]]),
         mean([flight["mean_agreement"] for flight in measured]),
         mean([flight["likeness"] for flight in measured]),
         mean([flight["lag"] for flight in measured]),

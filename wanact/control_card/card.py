@@ -13,17 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wanact.actions import NUM_CHANNELS
+from wanact.control_card.obeyed import how_much
 from wanact.files import CheckpointError, read_json, write_json
 from wanact.runs.store import step_name
 
 VERSION = 1
 FOLDER = "control_card"
 BASE = "base.json"
+FULL_CARD = 6  # first frames; what was measured from fewer is a quick look
 
 # Scalar of each measure that is drawn over the steps of a run: name -> (path in the measures, label, best value).
 CURVES: dict[str, tuple[tuple[str, ...], str, float | None]] = {
-    "sign_accuracy": (("sign_accuracy", "mean"), "sign accuracy", 1.0),
-    "worst_channel": (("sign_accuracy", "min"), "worst channel", 1.0),
+    "sign_accuracy": (("sign_accuracy", "mean"), "control", 1.0),
+    "worst_channel": (("sign_accuracy", "min"), "control, worst channel", 1.0),
     "separation": (("separation", "mean"), "separation", 1.0),
     "gain": (("dose_response", "mean_gain"), "gain", 1.0),
     "linearity": (("dose_response", "mean_linearity"), "linearity R2", 1.0),
@@ -59,6 +62,26 @@ class ControlCard:
         step = self.checkpoint.get("step")
         return str(self.checkpoint.get("run", "")) + (f", step {step}" if step is not None else "")
 
+    @property
+    def num_runs(self) -> int:
+        """Clips that control is measured from: every channel held alone, from every first frame."""
+        return NUM_CHANNELS * self._setting("first_frames")
+
+    @property
+    def of_what(self) -> str:
+        """How much control is measured from, as in "48 runs of 21 frames"."""
+        length = self._setting("num_frames")
+        return how_much(self.num_runs, length, length)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it was measured from fewer first frames than a card is."""
+        return self._setting("first_frames") < FULL_CARD
+
+    def _setting(self, name: str) -> int:
+        value = self.settings.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**6 else 0
+
     def number(self, name: str) -> float | None:
         """One of `CURVES`; None where it could not be measured."""
         value: Any = self.measures
@@ -69,9 +92,8 @@ class ControlCard:
     def is_fuller_than(self, other: ControlCard) -> bool:
         """Whether it was measured from more than another card of the same model, and from less in nothing."""
 
-        def extent(card: ControlCard) -> list[float]:
-            values = [card.settings.get(name) for name in ("first_frames", "dose_frames", "num_frames")]
-            return [float(value) if isinstance(value, int | float) else 0.0 for value in values]
+        def extent(card: ControlCard) -> list[int]:
+            return [card._setting(name) for name in ("first_frames", "dose_frames", "num_frames")]
 
         own, others = extent(self), extent(other)
         same = self.model.get("fingerprint") == other.model.get("fingerprint")
@@ -116,9 +138,12 @@ def save_card(card: ControlCard, path: Path) -> Path:
 
 
 def keep_card(card: ControlCard, path: Path) -> bool:
-    """Write a card unless a fuller one of the same model lies there, which took longer; whether it was written."""
+    """Write a card unless what lies there is worth more; whether it was written.
+
+    A fuller card of the same model stays, and a full card is never replaced by a quick one, whatever it was of.
+    """
     kept = read_card(path)
-    if kept is not None and kept.is_fuller_than(card):
+    if kept is not None and (kept.is_fuller_than(card) or (card.is_quick and not kept.is_quick)):
         return False
     save_card(card, path)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 
 from wanact.actions import CHANNELS, ActionTrack
 from wanact.control_card.camera import AXES, FIELD_OF_VIEW_DEG, FULL, along_channels, asked_axes, see
+from wanact.control_card.obeyed import count_obeyed
 
 MAX_LAG = 3  # latent frames
 _WIDTH = 320
@@ -65,6 +67,8 @@ def measure_clip(
         axes: names of the four axes, ahead, right, yaw_right, pitch_up;
         seen: [k][4], ahead and right as parallax in focal lengths, rotations in degrees per latent frame;
         asked: [k][4] in the track's units, or None;
+        control: {share, right, runs, shortest, longest, of_what} as in `Obeyed`: the control card's measure, on the
+            runs of this flight; None without a track;
         agreement: {channel: share of the latent frames that ask for it in which the camera moved its way}, None for
             channels that are not asked for;
         mean_agreement: over all that is asked, or None;
@@ -77,11 +81,13 @@ def measure_clip(
         ValueError: if the frames are no such clip.
         ActionError: if the track has another length.
     """
-    seen = see(frames, field_of_view_deg).camera
+    look = see(frames, field_of_view_deg)
+    seen = look.camera
     result: dict[str, Any] = {
         "axes": list(AXES),
         "seen": seen.tolist(),
         "asked": None,
+        "control": None,
         "agreement": dict.fromkeys(CHANNELS),
         "mean_agreement": None,
         "correlation": dict.fromkeys(AXES),
@@ -93,7 +99,7 @@ def measure_clip(
     if track is None:
         return result
     track.require_length(len(frames))
-    asked = asked_axes(track)
+    asked, control = asked_axes(track), count_obeyed(track, look.picture)
     obeyed, wanted = along_channels(seen) > 0, along_channels(asked) > 0
     shares = {c: float(obeyed[wanted[:, i], i].mean()) for i, c in enumerate(CHANNELS) if wanted[:, i].any()}
     # Axes weigh alike: a full deflection of each is 1, and what is seen is scaled to what is seen at most.
@@ -101,6 +107,7 @@ def measure_clip(
     lag, likeness = lag_of((asked / FULL).T, scaled.T)
     result |= {
         "asked": asked.tolist(),
+        "control": asdict(control) | {"share": control.share, "of_what": control.of_what},
         "agreement": dict.fromkeys(CHANNELS) | shares,
         "mean_agreement": float(obeyed[wanted].mean()) if wanted.any() else None,
         "correlation": {axis: _correlation(asked[:, i], seen[:, i]) for i, axis in enumerate(AXES)},

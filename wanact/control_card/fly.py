@@ -9,7 +9,7 @@ import numpy as np
 
 from wanact.actions import ActionTrack
 from wanact.control_card.camera import FIELD_OF_VIEW_DEG, see
-from wanact.control_card.card import ControlCard
+from wanact.control_card.card import FULL_CARD, ControlCard
 from wanact.control_card.clip import colour_shift, sharpness
 from wanact.control_card.measures import Flown, Observation, all_measures, key
 from wanact.control_card.probes import FirstFrame, fixed_first_frames, probes
@@ -83,7 +83,7 @@ def fly_probes(
 
 def measure_card(
     pipe: Any,
-    first_frames: Sequence[FirstFrame] | int = 6,
+    first_frames: Sequence[FirstFrame] | int = FULL_CARD,
     dose_frames: int = 2,
     num_frames: int = NUM_FRAMES,
     num_inference_steps: int | None = None,

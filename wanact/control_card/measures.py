@@ -11,7 +11,7 @@ import numpy as np
 from wanact.actions import CHANNELS, NUM_CHANNELS, OPPOSITE
 from wanact.control_card.camera import AXES, AXIS_OF, AXIS_SIGN, FULL, along_channels, asked_axes
 from wanact.control_card.clip import lag_of
-from wanact.control_card.motion import COMPONENT_OF, COMPONENTS, SIGN_OF
+from wanact.control_card.motion import COMPONENT_OF, COMPONENTS, SIGN_OF, own_picture
 from wanact.control_card.probes import DOSES, FULL_DOSE, FirstFrame, Probe, out_and_back
 
 
@@ -76,11 +76,6 @@ def all_measures(flown: Flown) -> dict[str, Any]:
 
 
 _CHANNELS = range(NUM_CHANNELS)
-
-
-def own_picture(motion: np.ndarray, channel: int) -> float:
-    """The component that a channel moves, positive the right way."""
-    return float(motion[COMPONENT_OF[channel]] * SIGN_OF[channel])
 
 
 def _named(values: Sequence[float | None] | np.ndarray) -> dict[str, float | None]:

@@ -53,6 +53,11 @@ class Motion:
     expansion: float
 
 
+def own_picture(motion: np.ndarray, channel: int) -> float:
+    """The component that a channel moves, positive the right way, of a motion [3] in the order of `Motion`."""
+    return float(motion[COMPONENT_OF[channel]] * SIGN_OF[channel])
+
+
 def measure_motion(frames: np.ndarray) -> Motion:
     """Mean motion of a clip per latent frame.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -30,11 +31,63 @@ def draw_card(card: ControlCard, dark: bool = False) -> Image.Image:
     _doses(canvas, card.measures, MARGIN, top + 290 + GAP, 760, 348)
     side, x = WIDTH - 2 * MARGIN - 760 - GAP, MARGIN + 760 + GAP
     _over_time(canvas, card.measures, x, top + 290 + GAP, side, 216)
-    _rest(canvas, card.measures, x, top + 290 + GAP + 216 + GAP, side, 118)
+    _rest(canvas, card, x, top + 290 + GAP + 216 + GAP, side, 118)
     return canvas.image
 
 
-def _percent(value: float | None) -> str:
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a card's headline, as people read it; `judgement` is good, fair, poor, or "" if it is unknown."""
+
+    text: str
+    label: str
+    judgement: str
+
+
+def headline(card: ControlCard) -> list[Figure]:
+    """What to look at first."""
+    by_channel = card.measures["sign_accuracy"]["by_channel"]
+    worst = min(by_channel, key=lambda channel: by_channel[channel] or 0).replace("_", " ")
+    accuracy, least, gain = (card.number(name) for name in ("sign_accuracy", "worst_channel", "gain"))
+    late, talk, drift = card.measures["lag"]["mean"], card.number("cross_talk"), card.number("null_drift")
+    return [
+        Figure(percent(accuracy), "control", judge_share(accuracy)),
+        Figure(percent(least), f"worst: {worst}", _judge(least, 0.9, 0.6)),
+        Figure(figure(gain), "gain, 1 is exact", _judge_near(gain, 1, 0.2, 0.5)),
+        Figure(figure(late, 1), "latent frames late", _judge_low(late, 0.5, 1.5)),
+        Figure(percent(talk), "cross-talk", _judge_low(talk, 0.08, 0.2)),
+        Figure(percent(drift), "drift at rest", _judge_low(drift, 0.1, 0.35)),
+    ]
+
+
+def how_measured(card: ControlCard) -> list[str]:
+    """On which model, from how much, and with which sampler."""
+    settings = card.settings
+    words = [
+        f"{card.model.get('name', '')}",
+        f"{'quick card, ' if card.is_quick else ''}{card.of_what} from {settings.get('first_frames')} first frames",
+        f"{settings['num_inference_steps']} steps" if settings.get("num_inference_steps") else "",
+        f"guidance {settings.get('guidance_scale'):g}" if settings.get("guidance_scale") else "",
+    ]
+    return [word for word in words if word]
+
+
+def at_rest(card: ControlCard) -> list[tuple[str, str]]:
+    """What the picture does without keys, on the way back, and where controls are mixed up: (name, words)."""
+    drift, back, worst = (card.measures[name] for name in ("null_drift", "out_and_back", "cross_talk"))
+    # Adding zero takes the sign off a rounded nothing.
+    across, down, growth = (
+        f"{round(drift['percent'][name], 1) + 0.0:+.1f}%" for name in ("horizontal", "vertical", "expansion")
+    )
+    mixed = worst["worst"]
+    return [
+        ("drift per latent frame", f"{across} across, {down} down, {growth} growth"),
+        ("out-and-back error", f"{figure(back['mean'])}  (0 returns, 1 never turns)"),
+        ("strongest mix-up", f"{mixed['asked']} as {mixed['seen']}  {figure(mixed['share'])}".replace("_", " ")),
+    ]
+
+
+def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f}%"
 
 
@@ -43,43 +96,26 @@ def figure(value: float | None, digits: int = 2) -> str:
 
 
 def _headline(canvas: Canvas, card: ControlCard) -> None:
-    theme, settings = canvas.theme, card.settings
+    theme, figures = canvas.theme, headline(card)
     canvas.text(MARGIN, 34, "Control card", 11, theme.faint)
     canvas.text(MARGIN, 58, card.title or "checkpoint", 22)
-    words = [
-        f"{card.model.get('name', '')}",
-        f"{settings.get('first_frames')} first frames",
-        f"{settings.get('num_frames')} frames",
-        f"{settings['num_inference_steps']} steps" if settings.get("num_inference_steps") else "",
-        f"guidance {settings.get('guidance_scale'):g}" if settings.get("guidance_scale") else "",
-    ]
-    canvas.text(MARGIN, 86, "  ·  ".join(word for word in words if word), 11, theme.faint)
-    worst = card.measures["sign_accuracy"]["by_channel"]
-    name = min(worst, key=lambda channel: worst[channel] or 0).replace("_", " ")
-    accuracy, least = card.number("sign_accuracy"), card.number("worst_channel")
-    figures = [
-        (_percent(accuracy), "the right way", _judge(accuracy, 0.95, 0.7)),
-        (_percent(least), f"worst: {name}", _judge(least, 0.9, 0.6)),
-        (figure(card.number("gain")), "gain, 1 is exact", _judge_near(card.number("gain"), 1, 0.2, 0.5)),
-        (
-            figure(card.measures["lag"]["mean"], 1),
-            "latent frames late",
-            _judge_low(card.measures["lag"]["mean"], 0.5, 1.5),
-        ),
-        (_percent(card.number("cross_talk")), "cross-talk", _judge_low(card.number("cross_talk"), 0.08, 0.2)),
-        (_percent(card.number("null_drift")), "drift at rest", _judge_low(card.number("null_drift"), 0.1, 0.35)),
-    ]
+    canvas.text(MARGIN, 86, "  ·  ".join(how_measured(card)), 11, theme.faint)
     width = 112
     x = WIDTH - MARGIN - width * len(figures)
-    for words, label, judgement in figures:
-        colour = {"good": theme.good, "fair": theme.fair, "poor": theme.poor}.get(judgement, theme.faint)
-        canvas.text(x + width / 2, 52, words, 25, colour, "mm")
-        canvas.text(x + width / 2, 78, label, 10.5, theme.faint, "mm")
+    for one in figures:
+        colour = {"good": theme.good, "fair": theme.fair, "poor": theme.poor}.get(one.judgement, theme.faint)
+        canvas.text(x + width / 2, 52, one.text, 25, colour, "mm")
+        canvas.text(x + width / 2, 78, one.label, 10.5, theme.faint, "mm")
         x += width
 
 
 def _judge(value: float | None, good: float, fair: float) -> str:
     return "" if value is None else "good" if value >= good else "fair" if value >= fair else "poor"
+
+
+def judge_share(share: float | None) -> str:
+    """What to think of the control of one channel: good, fair or poor, "" if it is unknown."""
+    return _judge(share, 0.95, 0.7)
 
 
 def _judge_low(value: float | None, good: float, fair: float) -> str:
@@ -106,7 +142,7 @@ def _channels(canvas: Canvas, measures: dict[str, Any], x: float, y: float, widt
     for i, channel in enumerate(CHANNELS):
         row = y + 68 + i * 27.5
         share = measures["sign_accuracy"]["by_channel"][channel]
-        judgement = _judge(share, 0.95, 0.7)
+        judgement = judge_share(share)
         canvas.text(left - 10, row, WORDS[i], 11.5, anchor="rm")
         canvas.box(left, row - 7, bar, 14, theme.line, 3)
         canvas.box(
@@ -118,12 +154,12 @@ def _channels(canvas: Canvas, measures: dict[str, Any], x: float, y: float, widt
             3,
         )
         canvas.line([(left + bar * CHANCE, row - 10), (left + bar * CHANCE, row + 10)], theme.ink, 0.75)
-        canvas.text(left + bar + 12, row, _percent(share), 11.5)
+        canvas.text(left + bar + 12, row, percent(share), 11.5)
         texts = (
             figure(doses[channel]["gain"]),
             figure(doses[channel]["linearity_r2"]),
             figure(lags[channel], 0),
-            _percent(apart["by_channel"][channel]),
+            percent(apart["by_channel"][channel]),
         )
         for place, words in zip(columns, texts, strict=True):
             canvas.text(place, row, words, 11.5, anchor="mm")
@@ -199,19 +235,9 @@ def _over_time(canvas: Canvas, measures: dict[str, Any], x: float, y: float, wid
     canvas.text(x + 50, y + height - 10, "at rest", 10, theme.faint)
 
 
-def _rest(canvas: Canvas, measures: dict[str, Any], x: float, y: float, width: float, height: float) -> None:
+def _rest(canvas: Canvas, card: ControlCard, x: float, y: float, width: float, height: float) -> None:
     theme = canvas.theme
     canvas.panel(x, y, width, height, "At rest, and back again")
-    drift, back, worst = measures["null_drift"], measures["out_and_back"], measures["cross_talk"]["worst"]
-    # Adding zero takes the sign off a rounded nothing.
-    across, down, growth = (
-        f"{round(drift['percent'][name], 1) + 0.0:+.1f}%" for name in ("horizontal", "vertical", "expansion")
-    )
-    rows = [
-        ("drift per latent frame", f"{across} across, {down} down, {growth} growth"),
-        ("out-and-back error", f"{figure(back['mean'])}  (0 returns, 1 never turns)"),
-        ("strongest mix-up", f"{worst['asked']} as {worst['seen']}  {figure(worst['share'])}".replace("_", " ")),
-    ]  # fmt: skip
-    for i, (words, value) in enumerate(rows):
+    for i, (words, value) in enumerate(at_rest(card)):
         canvas.text(x + 14, y + 46 + 25 * i, words, 10.5, theme.faint)
         canvas.text(x + width - 14, y + 46 + 25 * i, value, 10.5, anchor="rm")

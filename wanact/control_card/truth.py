@@ -30,8 +30,8 @@ from wanact.control_card.camera import (
 )
 from wanact.control_card.clip import lag_of
 from wanact.control_card.fly import NUM_FRAMES, observe
-from wanact.control_card.measures import NEAR, Observation, all_measures, key, own_picture
-from wanact.control_card.motion import texture
+from wanact.control_card.measures import NEAR, Observation, all_measures, key
+from wanact.control_card.motion import own_picture, texture
 from wanact.control_card.probes import DOSES, FULL_DOSE, LIST, FirstFrame, out_and_back, probes
 from wanact.errors import UserError
 from wanact.files import place, write_json

@@ -27,6 +27,8 @@ from wanact.runs.store import CheckpointInfo
 
 # Larger checkpoints are verified when somebody asks: reading them would keep the disk from whoever flies or trains.
 MAX_UNASKED_BYTES = 256 * 2**20
+# The mark of a run's best checkpoint. Losses of different runs do not compare, so that one by loss is called just that.
+BEST_BY = {"control": "best", "loss": "lowest loss"}
 _LOSS = re.compile(r"loss(\d+(?:\.\d+)?)")
 
 
@@ -36,6 +38,7 @@ class Entry(CheckpointRef):
 
     Attributes:
         loss, saved_at, is_best, is_latest, metadata: as in `CheckpointInfo`; `saved_at` falls back to the file's time.
+        best_by: what it is the best of its run by: "loss", or "control" where somebody has measured that.
         num_bytes: of all files that the metadata lists.
         state: "verified" (every sum holds and the weights are finite and fit their configuration), "whole" (all files
             have their size), "unsummed" (an older layout, which wrote no sums), "weightless" (nothing to fly with) or
@@ -47,6 +50,7 @@ class Entry(CheckpointRef):
     loss: float | None = None
     saved_at: str = ""
     is_best: bool = False
+    best_by: str = "loss"
     is_latest: bool = False
     num_bytes: int = 0
     state: str = "damaged"
@@ -62,7 +66,7 @@ class Entry(CheckpointRef):
     def label(self) -> str:
         """Run, step, loss and marks, for people."""
         parts = [super().label, *([] if self.loss is None else [f"loss {self.loss:.4f}"])]
-        marks = (("best", self.is_best), ("latest", self.is_latest))
+        marks = ((BEST_BY[self.best_by], self.is_best), ("latest", self.is_latest))
         return " · ".join([*parts, *(word for word, holds in marks if holds and self.step is not None)])
 
 

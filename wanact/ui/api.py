@@ -7,12 +7,13 @@ import gradio as gr
 from gradio.events import api
 from pydantic import BaseModel
 
+from wanact.control_card.card import ControlCard
 from wanact.files import read_model, whole
 from wanact.runs.index import Entry
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import on_gpu
 from wanact.ui.pages.checkpoints.cards import card_seconds, quick_card
-from wanact.ui.pages.checkpoints.desk import base_named, injection_of
+from wanact.ui.pages.checkpoints.desk import base_named, card_figures, injection_of
 
 MAX_LISTED = 1_000
 
@@ -30,7 +31,8 @@ def expose(engine: Engine) -> None:
             limit: how many to list, 1000 at most.
 
         Returns:
-            id, run, step, loss, saved_at, is_best, is_latest, bytes, state, problem, injection and base of each.
+            id, run, step, loss, saved_at, is_best, best_by ("control" or "loss"), is_latest, control (what its control
+            card says, None without one), bytes, state, problem, injection and base of each.
         """
         return list_checkpoints(engine, run, show, offset, limit)
 
@@ -63,15 +65,17 @@ def list_checkpoints(engine: Engine, run: Any, show: Any, offset: Any, limit: An
     """
     asked = {"show": show, "offset": offset, "limit": limit}
     page = read_model(_Wanted, asked, lambda problem: _refusal(f"The list cannot be given: {problem}."))
-    runs = [one for one in engine.index.runs() if not run or one.name == run]
+    runs = [one for one in engine.runs() if not run or one.name == run]
     if run and not runs:
         raise _refusal(f"There is no run {str(run)[:80]!r}.")
     wanted = {"flyable": lambda e: e.flyable, "damaged": lambda e: e.state == "damaged", "all": lambda _: True}
-    rows = [_row(entry, one.config) for one in runs for entry in one.entries if wanted[page.show](entry)]
-    return rows[page.offset : page.offset + min(page.limit, MAX_LISTED)]
+    rows = [(one, entry) for one in runs for entry in one.entries if wanted[page.show](entry)]
+    chosen = rows[page.offset : page.offset + min(page.limit, MAX_LISTED)]
+    return [_row(entry, one.config, engine.cards.of(one.path)) for one, entry in chosen]
 
 
-def _row(entry: Entry, config: dict[str, Any]) -> dict[str, Any]:
+def _row(entry: Entry, config: dict[str, Any], cards: dict[int, ControlCard]) -> dict[str, Any]:
+    card = None if entry.step is None else cards.get(entry.step)
     return {
         "id": entry.id,
         "run": entry.run,
@@ -79,7 +83,9 @@ def _row(entry: Entry, config: dict[str, Any]) -> dict[str, Any]:
         "loss": entry.loss,
         "saved_at": entry.saved_at,
         "is_best": entry.is_best,
+        "best_by": entry.best_by if entry.is_best else None,
         "is_latest": entry.is_latest,
+        "control": None if card is None else card_figures(card),
         "bytes": entry.num_bytes,
         "state": entry.state,
         "problem": entry.problem,

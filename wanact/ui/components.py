@@ -15,6 +15,8 @@ from wanact.actions import CHANNELS, FULL_DEFLECTION, MAX_MAGNITUDE, ActionTrack
 from wanact.errors import UserError
 from wanact.flying.record import FlightRecord
 from wanact.media.video import MAX_IMAGE_BYTES, ImageError
+from wanact.runs.index import Entry
+from wanact.runs.ref import CheckpointRef
 from wanact.ui import cache
 from wanact.ui.modules import mounting
 from wanact.ui.samples import Sample
@@ -189,6 +191,12 @@ class Chips(Component):
 
     def __init__(self, texts: Sequence[str], label: str, **kwargs: Any):
         super().__init__("chips", None, label=label, texts=list(texts), **kwargs)
+
+
+def choice_of(checkpoint: CheckpointRef) -> dict[str, Any]:
+    """A checkpoint as lists in the browser know it: its label, and whether it is the newest step of its run."""
+    is_latest = isinstance(checkpoint, Entry) and checkpoint.is_latest and checkpoint.step is not None
+    return {"id": checkpoint.id, "label": checkpoint.label, "run": checkpoint.run, "latest": is_latest}
 
 
 class CheckpointPicker(Component):

@@ -16,6 +16,7 @@ import numpy as np
 
 from wanact import shapes
 from wanact.actions import ActionTrack
+from wanact.control_card.kept import KeptCards, best_step
 from wanact.files import CheckpointError
 from wanact.flying.pipeline import Cancelled, OnFrames, OnStep, Progress
 from wanact.flying.placement import free_memory, release_memory
@@ -25,7 +26,7 @@ from wanact.flying.replay import replay
 from wanact.flying.request import ClipRequest
 from wanact.flying.rollout import says_causal
 from wanact.flying.turns import Place
-from wanact.runs.index import MAX_UNASKED_BYTES, Entry, RunIndex
+from wanact.runs.index import MAX_UNASKED_BYTES, Entry, Run, RunIndex
 from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef
 from wanact.runs.store import TRANSFORMER
 from wanact.ui import visitor
@@ -85,6 +86,7 @@ class Engine:
         self.pipe = pipe
         self.truth = truth
         self.index = RunIndex([runs] if isinstance(runs, str | os.PathLike) else runs)
+        self.cards = KeptCards()
         self.edits = edits or Edits()
         config = pipe.components.transformer.config
         self.uploads = Uploads(
@@ -104,10 +106,22 @@ class Engine:
         """While nobody draws: give memory back that threads have left."""
         release_memory(self.pipe.device)
 
+    def runs(self) -> list[Run]:
+        """All runs, in each the checkpoint marked that is best by control, or by loss where no card was measured."""
+        return [self._by_control(run) for run in self.index.runs()]
+
+    def _by_control(self, run: Run) -> Run:
+        cards = {} if run.problem else self.cards.of(run.path)
+        best = best_step(cards, {entry.step for entry in run.entries if entry.flyable and entry.step is not None})
+        if best is None:
+            return run
+        entries = [replace(entry, is_best=entry.step == best, best_by="control") for entry in run.entries]
+        return replace(run, entries=entries)
+
     def checkpoints(self) -> tuple[list[CheckpointRef], int]:
         """What can be flown now, newest first in each run, the base model last; and how many are damaged."""
         choices, damaged = [], 0
-        for run in self.index.runs():
+        for run in self.runs():
             choices += [entry for entry in reversed(run.entries) if entry.flyable]
             damaged += sum(entry.state == "damaged" for entry in run.entries) + (run.problem is not None)
         return [*choices, BASE_MODEL], damaged
@@ -145,7 +159,8 @@ class Engine:
         entry = self.index.find(checkpoint_id)
         if not entry.flyable:
             raise CheckpointError(f"the checkpoint “{entry.id[:80]}” cannot be flown: {entry.problem}")
-        return entry
+        marked = next((one for one in self._by_control(self.index.run(entry.run)).entries if one.id == entry.id), entry)
+        return replace(entry, is_best=marked.is_best, best_by=marked.best_by)
 
     def fly(self, flight: Flight) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
         """Draw a clip. The last event is its frames, uint8 [F, H, W, 3].

@@ -1,14 +1,27 @@
 import {connect, placeOf} from '../../web/events.js';
 import {gliding} from '../../web/motion.js';
+import {drawFace, drawSeries} from './face.js';
 
 export function mount({element, props, trigger, watch}) {
   const {hear} = connect(element);
   const root = element.querySelector('.control');
   const find = selector => root.querySelector(selector);
+  const bubble = find('.bubble');
+  function tell(words, event) {
+    bubble.hidden = !words;
+    if (!words) return;
+    const box = root.getBoundingClientRect();
+    bubble.textContent = words;
+    const half = bubble.offsetWidth / 2 + 6;
+    bubble.style.left = `${Math.max(half, Math.min(box.width - half, event.clientX - box.left))}px`;
+    bubble.style.top = `${event.clientY - box.top}px`;
+  }
+  root.addEventListener('pointerleave', () => tell(null));
   function show() {
     const value = props.value || {};
     const busy = typeof value.progress === 'number';
-    root.dataset.status = busy ? 'measuring' : value.picture || value.numbers ? 'card' : 'empty';
+    root.dataset.status = busy ? 'measuring' : value.card ? 'card' : 'empty';
+    root.dataset.quick = value.card?.quick ? 'true' : 'false';
     root.setAttribute('aria-busy', busy ? 'true' : 'false');
     root.hidden = !value.id && placeOf(element) === 'compare'; // there, a lane asks for it
     find('.title').textContent = value.title || '';
@@ -23,36 +36,21 @@ export function mount({element, props, trigger, watch}) {
     button.disabled = busy;
     button.textContent = busy
       ? 'Measuring…'
-      : value.numbers
+      : value.card
         ? 'Quick re-measure (1–2 min, less exact)'
         : 'Quick measure (1–2 min, a rough estimate)';
-    for (const [name, url, what] of [
-      ['.picture', value.picture, 'Control card of'],
-      ['.curve', value.curves, 'Control over the steps of the run of'],
-    ]) {
-      const image = find(name);
-      image.hidden = !url;
-      if (url) {
-        image.src = url;
-        image.alt = `${what} ${value.title}`;
-      } else image.removeAttribute('src');
-    }
-    find('.numbers').replaceChildren(
-      ...(value.numbers || []).map(([name, number]) => {
-        const box = document.createElement('div');
-        const term = document.createElement('dt');
-        const figure = document.createElement('dd');
-        term.textContent = name;
-        figure.textContent = number;
-        box.append(term, figure);
-        return box;
-      }),
-    );
+    find('[data-do=full]').hidden = busy || !value.has_full;
+    find('.face').replaceChildren(...(value.card ? drawFace(value.card, tell) : []));
+    find('.series').replaceChildren(...(value.series ? drawSeries(value.series, value.step, tell) : []));
+    tell(null);
   }
   find('[data-do=measure]').addEventListener('click', () => {
     props.value = {...props.value, progress: 0, note: 'Waiting for the model…'};
     show();
     trigger('measure');
+  });
+  find('[data-do=full]').addEventListener('click', () => {
+    trigger('wanted');
   });
   // Another component of this place asks for the card of a checkpoint.
   hear('show-card', ({id}) => {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 import queue
 import threading
@@ -13,12 +11,10 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
-from wanact.control_card.card import CURVES, ControlCard, card_path, keep_card, load_card, load_cards
-from wanact.control_card.curves import draw_curves
+from wanact.control_card.card import ControlCard, card_path, keep_card, load_card, load_cards
+from wanact.control_card.face import face_of, series_of
 from wanact.control_card.fly import measure_card
-from wanact.control_card.picture import draw_card
 from wanact.errors import UserError
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.request import RequestError
@@ -40,7 +36,7 @@ logger = logging.getLogger(__name__)
 class CardPanel(Component):
     """Shows the control card of a checkpoint, and asks for one to be measured; the value is what it shows."""
 
-    schema = {"type": "object", "description": "title, picture, curves, note, progress"}
+    schema = {"type": "object", "description": "title, card, series, note, progress"}
     example: Any = {}
 
     def __init__(self, **kwargs: Any):
@@ -78,8 +74,8 @@ class CardDesk:
             state["note"] = "No control card has been measured for this checkpoint." + (
                 "" if self.can_measure else " For a model of this size, python -m wanact card measures one."
             )
-            return state | self._curves(choice)
-        return state | self._picture(card) | self._curves(choice)
+            return state | self._series(choice)
+        return state | _face(card) | self._series(choice)
 
     def find_card(self, choice: CheckpointRef) -> ControlCard | None:
         """The card that lies beside the run, None if none was measured."""
@@ -104,7 +100,8 @@ class CardDesk:
             for event in measure_quickly(self.engine, choice):
                 if isinstance(event, ControlCard):
                     kept = self._keep(choice, event, keep)
-                    yield state | self._picture(event) | {"note": kept, "can_measure": True} | self._curves(choice)
+                    more = {"note": kept, "can_measure": True, "has_full": self._has_full(choice)}
+                    yield state | _face(event) | more | self._series(choice)
                     return
                 done, total = event
                 yield state | {"progress": done / total, "note": f"Flying probe {done} of {total}"}
@@ -118,7 +115,9 @@ class CardDesk:
             yield state | {"note": note, "can_measure": self.can_measure}
 
     def _keep(self, choice: CheckpointRef, card: ControlCard, keep: bool) -> str:
-        quick = f"A quick card from {QUICK_FRAMES} first frames: a rough estimate. "
+        quick = f"A quick measurement, of {card.of_what}: a rough estimate. "
+        if self._has_full(choice):
+            return quick + "It is not saved: the full card stays with the run."
         if not keep or not isinstance(choice, Entry):
             return quick + "It is not saved."
         try:
@@ -127,16 +126,15 @@ class CardDesk:
             return quick + "It could not be saved with the run."
         return quick + ("It is saved with the run." if is_kept else "The run keeps its full card.")
 
-    def _picture(self, card: ControlCard) -> dict[str, Any]:
-        numbers = [(label, card.number(name)) for name, (_, label, _) in CURVES.items()]
-        shown = [[label, round(number, 3)] for label, number in numbers if number is not None]
-        return {"picture": _url(draw_card(card)), "numbers": shown}
+    def _has_full(self, choice: CheckpointRef) -> bool:
+        card = self.find_card(choice)
+        return card is not None and not card.is_quick
 
-    def _curves(self, choice: CheckpointRef) -> dict[str, Any]:
+    def _series(self, choice: CheckpointRef) -> dict[str, Any]:
         if not isinstance(choice, Entry):
             return {}
         cards = load_cards(choice.run_dir)
-        return {"curves": _url(draw_curves(cards))} if len(cards) > 1 else {}
+        return {"series": series_of(cards), "step": choice.step} if len(cards) > 1 else {}
 
 
 def measure_quickly(engine: Engine, choice: CheckpointRef) -> Iterator[tuple[int, int] | ControlCard]:
@@ -205,10 +203,9 @@ def _title(choice: CheckpointRef) -> str:
     return f"{choice.title or choice.run}{step}"
 
 
-def _url(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+def _face(card: ControlCard) -> dict[str, Any]:
+    face = face_of(card)
+    return {"note": "The control card is damaged; measure it again."} if face is None else {"card": face}
 
 
 def card_seconds(_checkpoint: Any, _keep: bool = False) -> int:

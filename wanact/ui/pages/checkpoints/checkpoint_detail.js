@@ -61,6 +61,13 @@ export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}
     const uploaded = item.id.startsWith('upload/');
     const flyable = !['damaged', 'weightless'].includes(item.state);
     const facts = build('dl', {class: 'facts'});
+    if (item.card)
+      fact(
+        facts,
+        'Control',
+        `${item.card.quick ? 'about ' : ''}${Math.round(100 * (item.control ?? 0))}% of ${item.card.of}` +
+          (item.card.quick ? ' (a quick measurement)' : ''),
+      );
     fact(facts, 'Loss', item.loss === null ? '' : item.loss.toFixed(5));
     fact(
       facts,
@@ -145,7 +152,7 @@ export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}
     });
     const remark = build('small', {class: 'kept'}, note.where);
     panel.replaceChildren(
-      build('h2', {}, item.title, ...item.marks.map(mark => build('span', {class: 'mark ' + mark}, mark))),
+      build('h2', {}, item.title, ...item.marks.map(mark => build('span', {class: 'mark ' + mark.kind}, mark.text))),
       build('p', {class: 'sub'}, item.run === 'upload' ? 'Only you see it' : item.id),
       ...(item.problem ? [build('p', {class: 'why', role: 'alert'}, item.problem)] : []),
       acts,

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import gradio as gr
 from pydantic import BaseModel
 
+from wanact.control_card.card import ControlCard
 from wanact.errors import UserError, last_name
 from wanact.files import CheckpointError, otherwise, visible
 from wanact.runs.index import Entry, Run
@@ -118,7 +119,8 @@ class Shelf:
             self._listing = None
 
     def _list(self) -> dict[str, Any]:
-        runs = self.engine.index.runs()
+        runs = self.engine.runs()
+        cards = [self.engine.cards.of(run.path) if not run.problem else {} for run in runs]
         rows = [(number, entry) for number, run in enumerate(runs) for entry in run.entries]
         notes = [read_notes(run.path) if not run.problem else {} for run in runs]
         columns: dict[str, Any] = {
@@ -130,12 +132,18 @@ class Shelf:
             "bytes": [entry.num_bytes for _, entry in rows],
             "state": [STATES.index(entry.state) for _, entry in rows],
             "best": [index for index, (_, entry) in enumerate(rows) if entry.is_best],
+            "by": {str(index): entry.best_by for index, (_, entry) in enumerate(rows) if entry.is_best},
             "latest": [index for index, (_, entry) in enumerate(rows) if entry.is_latest],
             "problems": {str(index): entry.problem for index, (_, entry) in enumerate(rows) if entry.problem},
             "notes": {
                 str(index): notes[number][entry.name]
                 for index, (number, entry) in enumerate(rows)
                 if entry.name in notes[number]
+            },
+            "cards": {
+                str(index): card_figures(cards[number][entry.step])
+                for index, (number, entry) in enumerate(rows)
+                if entry.step in cards[number]
             },
         }
         answer = {
@@ -245,6 +253,14 @@ class Shelf:
             return entry.config
         except CheckpointError:
             return {}
+
+
+def card_figures(card: ControlCard) -> dict[str, Any]:
+    """What a list shows of a control card: four of its numbers, and how much they are measured from."""
+    figures = {"control": "sign_accuracy", "worst": "worst_channel", "gain": "gain", "sharpness": "sharpness"}
+    numbers = {name: card.number(measure) for name, measure in figures.items()}
+    shown = {name: None if number is None else round(number, 4) for name, number in numbers.items()}
+    return shown | {"of": card.of_what, "quick": card.is_quick}
 
 
 def describe_upload(upload: Upload) -> dict[str, Any]:

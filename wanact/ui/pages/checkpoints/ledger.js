@@ -23,6 +23,7 @@ export function mount({element, props, trigger, server}) {
   let only = 'all';
   let sort = ['saved', -1];
   let selected = null;
+  let followed = null; // the step that takes the selection's place, because that was the latest
   let tray = readTray();
   let curves = {};
   let uploads = [];
@@ -51,14 +52,8 @@ export function mount({element, props, trigger, server}) {
           hour12: false,
         })
       : '';
-  const size = bytes =>
-    bytes >= 2 ** 30
-      ? (bytes / 2 ** 30).toFixed(1) + ' GB'
-      : bytes >= 2 ** 20
-        ? (bytes / 2 ** 20).toFixed(1) + ' MB'
-        : bytes
-          ? Math.ceil(bytes / 1024) + ' kB'
-          : '';
+  const percent = share => (share === null ? '–' : `${Math.round(100 * share)}%`);
+  const decimal = value => (value === null ? '–' : value.toFixed(2));
 
   // ---- what there is ------------------------------------------------------------------------------------------
   function take(listing) {
@@ -73,16 +68,26 @@ export function mount({element, props, trigger, server}) {
     const columns = listing.columns;
     const best = new Set(columns.best);
     const latest = new Set(columns.latest);
+    const before = new Map(items.map(item => [item.id, item]));
     items = columns.run.map((number, i) => {
       const run = runs[number];
       const step = columns.step[i];
-      const marks = [...(best.has(i) ? ['best'] : []), ...(latest.has(i) && step !== null ? ['latest'] : [])];
+      const marks = [
+        ...(best.has(i) ? [{kind: 'best', text: columns.by[i] === 'control' ? 'best' : 'lowest loss'}] : []),
+        ...(latest.has(i) && step !== null ? [{kind: 'latest', text: 'latest'}] : []),
+      ];
+      const card = columns.cards[i] || null;
       return {
         id: `${run.name}/${columns.name[i]}`,
         run: run.name,
         number,
         step,
         loss: columns.loss[i],
+        card,
+        control: card?.control ?? null,
+        worst: card?.worst ?? null,
+        gain: card?.gain ?? null,
+        sharpness: card?.sharpness ?? null,
         saved: columns.saved[i],
         bytes: columns.bytes[i],
         state: STATES[columns.state[i]],
@@ -93,8 +98,17 @@ export function mount({element, props, trigger, server}) {
         title: step === null ? run.name : `${run.name} · step ${step.toLocaleString('en')}`,
       };
     });
+    follow(before);
     index();
   }
+  // What was selected as the latest of its run follows to the step that is the latest now; nothing else moves.
+  function follow(before) {
+    const was = before.get(selected);
+    if (!was || !isMarked(was, 'latest')) return;
+    const now = items.find(item => item.run === was.run && isMarked(item, 'latest'));
+    if (now && now.id !== was.id) followed = now.id;
+  }
+  const isMarked = (item, kind) => item.marks.some(mark => mark.kind === kind);
   function index() {
     items = [
       ...items.filter(item => item.run !== 'upload'),
@@ -104,6 +118,11 @@ export function mount({element, props, trigger, server}) {
         number: runs.length,
         step: null,
         loss: null,
+        card: null,
+        control: null,
+        worst: null,
+        gain: null,
+        sharpness: null,
         saved: null,
         bytes: upload.bytes,
         state: 'verified',
@@ -126,12 +145,12 @@ export function mount({element, props, trigger, server}) {
       detail.show(null);
     }
     if (!selected) select(firstChoice(), false);
+    else if (followed) select(followed, false);
+    followed = null;
   }
   function firstChoice() {
     const newest = items.filter(item => item.saved).sort((a, b) => b.saved - a.saved)[0];
-    return (
-      (items.find(item => item.run === newest?.run && item.marks.includes('best')) || newest || items[0])?.id || null
-    );
+    return (items.find(item => item.run === newest?.run && isMarked(item, 'best')) || newest || items[0])?.id || null;
   }
   function say(text) {
     const empty = find('.empty');
@@ -223,19 +242,28 @@ export function mount({element, props, trigger, server}) {
           run: item.run,
           step: item.step,
           loss: item.loss,
+          control: item.control,
+          worst: item.worst,
+          quick: !!item.card?.quick,
           colour: colour(item.number),
-          best: item.marks.includes('best'),
+          best: isMarked(item, 'best'),
           bad: item.state === 'damaged',
-          label: [
-            item.title,
-            item.loss === null ? '' : `loss ${item.loss.toFixed(4)}`,
-            ...item.marks,
-            item.state === 'damaged' ? 'damaged' : '',
-          ]
-            .filter(Boolean)
-            .join(' · '),
+          label: labelOf(item),
         })),
     });
+  }
+
+  function labelOf(item) {
+    const words = [
+      item.title,
+      item.loss === null ? '' : `loss ${item.loss.toFixed(4)}`,
+      ...item.marks.map(mark => mark.text),
+      item.state === 'damaged' ? 'damaged' : '',
+    ];
+    const line = words.filter(Boolean).join(' · ');
+    if (item.control === null) return line;
+    const quick = item.card.quick ? 'quick: ' : '';
+    return `${line}\n${quick}control ${percent(item.control)} of ${item.card.of}, worst channel ${percent(item.worst)}`;
   }
 
   // ---- rows -------------------------------------------------------------------------------------------------------
@@ -243,6 +271,7 @@ export function mount({element, props, trigger, server}) {
     if (hidden.has(item.run)) return false;
     const note = noteOf(item);
     if (only === 'marked' && !item.marks.length) return false;
+    if (only === 'carded' && !item.card) return false;
     if (only === 'starred' && !note.star) return false;
     if (only === 'noted' && !note.note) return false;
     if (only === 'flyable' && ['damaged', 'weightless'].includes(item.state)) return false;
@@ -254,7 +283,7 @@ export function mount({element, props, trigger, server}) {
       item.step,
       item.injection,
       item.state,
-      ...item.marks,
+      ...item.marks.map(mark => mark.text),
       note.note,
       note.star ? 'starred' : '',
     ]
@@ -323,8 +352,8 @@ export function mount({element, props, trigger, server}) {
     number.textContent =
       item.step === null ? (item.run === 'upload' ? item.title : 'exported') : item.step.toLocaleString('en');
     step.append(number);
-    for (const mark of item.marks)
-      step.append(Object.assign(document.createElement('span'), {className: 'mark ' + mark, textContent: mark}));
+    for (const {kind, text} of item.marks)
+      step.append(Object.assign(document.createElement('span'), {className: 'mark ' + kind, textContent: text}));
     if (note.star)
       step.append(
         Object.assign(document.createElement('span'), {className: 'star', textContent: '★', title: 'starred'}),
@@ -334,9 +363,15 @@ export function mount({element, props, trigger, server}) {
         Object.assign(document.createElement('span'), {className: 'mark', textContent: 'note', title: note.note}),
       );
     cell('c-run', document.createElement('i'), item.run);
+    const about = item.card?.quick ? '≈ ' : '';
+    const control = cell('c-control', item.control === null ? '–' : about + percent(item.control));
+    if (item.card) control.title = `${item.card.quick ? 'A quick measurement: ' : ''}of ${item.card.of}`;
+    cell('c-worst', percent(item.worst));
+    cell('c-gain', decimal(item.gain));
+    cell('c-sharpness', decimal(item.sharpness));
+    row.classList.toggle('carded', !!item.card);
     cell('c-loss', item.loss === null ? '–' : item.loss.toFixed(4));
     cell('c-saved', clock(item.saved));
-    cell('c-bytes', size(item.bytes));
     const state = document.createElement('span');
     state.className = 'state ' + item.state;
     state.textContent = item.state === 'unsummed' ? 'no sums' : item.state === 'weightless' ? 'no weights' : item.state;
@@ -448,6 +483,7 @@ export function mount({element, props, trigger, server}) {
         .slice(0, 300),
   });
   find('.log').addEventListener('change', event => curve.setLog(event.target.checked));
+  find('.smooth').addEventListener('input', event => curve.setSmoothing(+event.target.value));
   find('.search input').addEventListener('input', event => {
     query = event.target.value.trim().toLowerCase();
     showRows();

@@ -230,6 +230,7 @@ export function mount({element, props, trigger, watch}) {
           .flatMap(([name, value]) => [
             text('dt', '', name),
             text('dd', best[name] === value && !lane.truth ? 'best' : '', format(name, value)),
+            ...(name === 'control' && lane.control_of ? [text('dd', 'of', `of ${lane.control_of}`)] : []),
           ]),
       );
       const plots = figure.querySelector('.plots');

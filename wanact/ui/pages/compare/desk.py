@@ -49,7 +49,10 @@ logger = logging.getLogger(__name__)
 
 
 class LaneState(GradioModel):
-    """What one lane shows: its status is waiting, drawing, done or failed."""
+    """What one lane shows: its status is waiting, drawing, done or failed.
+
+    `control_of` says how much its control is measured from, as in "6 runs of 17 to 21 frames".
+    """
 
     letter: str
     label: str
@@ -59,6 +62,7 @@ class LaneState(GradioModel):
     progress: float = 0.0
     video: FileData | None = None
     numbers: dict[str, float | None] = {}
+    control_of: str = ""
     curves: dict[str, list[float]] = {}
 
 
@@ -335,12 +339,13 @@ class CompareDesk:
         takes_actions = lane.record.checkpoint is not None
         seen = measure_clip(frames, lane.record.track if takes_actions else None)
         state.numbers = {
-            "control": _rounded(seen.get("mean_agreement")),
+            "control": _rounded((seen["control"] or {}).get("share")),
             "likeness": _rounded(seen.get("likeness")),
             "lag": _rounded(seen.get("lag")),
             "sharpness at the end": _rounded(np.mean(seen["sharpness"][-8:])),
             "colour shift at the end": _rounded(np.mean(seen["colour"][-8:])),
         }
+        state.control_of = (seen["control"] or {}).get("of_what", "")
         state.curves = {name: [round(float(value), 4) for value in seen[name]] for name in ("sharpness", "colour")}
         if truth is not None and truth is not frames and truth.shape == frames.shape:
             state.numbers |= {

@@ -31,7 +31,7 @@ from wanact.media.animation import write_animation
 from wanact.media.video import fit_image, write_mp4
 from wanact.runs.ref import CheckpointRef
 from wanact.ui.budget import MAX_AREA, MAX_STEPS, Budget
-from wanact.ui.components import ClipState
+from wanact.ui.components import ClipState, choice_of
 from wanact.ui.engine import Decoded, Denoised, Engine, Flight
 from wanact.ui.gpu import clip_seconds, on_gpu
 from wanact.ui.samples import read_upload
@@ -310,7 +310,7 @@ class FlyDesk:
     def list_checkpoints(self) -> dict[str, Any]:
         """What there is to fly now: ids and labels, the default's id, and how many are damaged."""
         choices, damaged = self.engine.checkpoints()
-        entries = [{"id": choice.id, "label": choice.label} for choice in choices]
+        entries = [choice_of(choice) for choice in choices]
         return {"choices": entries, "default": self.engine.default_checkpoint(), "damaged": damaged}
 
     def open_flight(self, path: str | None) -> dict[str, Any]:

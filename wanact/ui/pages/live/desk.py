@@ -43,6 +43,7 @@ from wanact.runs.index import Entry
 from wanact.runs.ref import BASE_MODEL, CheckpointRef
 from wanact.shapes import TEMPORAL_STRIDE
 from wanact.ui import visitor
+from wanact.ui.components import choice_of
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent
 from wanact.ui.mailbox import Mailbox, Told, new_flight
@@ -217,7 +218,7 @@ class LiveDesk:
     def listing(self) -> dict[str, Any]:
         """The same for the page's list."""
         choices = self.choices()
-        entries = [{"id": choice.id, "label": choice.label} for choice in choices]
+        entries = [choice_of(choice) for choice in choices]
         return {"choices": entries, "default": choices[0].id if choices else "", "damaged": 0}
 
     def find(self, checkpoint_id: str | None) -> CheckpointRef:
