@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
 import {nearest} from '../../wanact/ui/pages/checkpoints/plot.js';
-import {nearestIndex, smoothed} from '../../wanact/ui/pages/checkpoints/smooth.js';
+import {nearestIndex, smoothed, spread} from '../../wanact/ui/pages/checkpoints/smooth.js';
 
 test('smoothing leaves a constant as it is from the first value on, and gaps are gaps', () => {
   const level = smoothed([2, 2, null, 2, 2], 0.9);
@@ -53,4 +53,11 @@ test('a plot tells every line that has a value at the nearest place', () => {
   });
   assert.deepEqual(nearest(lines, 9), {at: 1, values: [['b', 6]]});
   assert.equal(nearest([{name: 'a', points: []}], 0), null);
+});
+
+test('frames stand under their steps as far as their neighbours let them', () => {
+  assert.deepEqual(spread([10, 100], [20, 20], 2, 200), [10, 100]);
+  const places = spread([50, 52, 54, 190], [20, 20, 20, 20], 2, 200);
+  assert.deepEqual(places, [50, 72, 94, 180]);
+  assert.deepEqual(spread([-5, 195], [20, 20], 2, 200), [0, 180]);
 });

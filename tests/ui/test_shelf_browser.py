@@ -186,9 +186,13 @@ def test_three_steps_picked_on_the_curve_are_compared_in_step(page, tmp_path):
     assert "frame 1 / 16" in page.inner_text("#stage-compare .time")
     assert page.locator("#stage-compare .lamp.on").count() > 0, "the held keys of this frame"
 
-    for view in ("wipe", "difference"):
-        page.select_option("#stage-compare .view", view)
-        assert page.locator("#stage-compare .big canvas").is_visible()
+    page.select_option("#stage-compare .view", "difference")
+    assert page.locator("#stage-compare .big canvas").is_visible()
+    assert chosen_pair(page) == ["0", "1"] and difference_of(page) > 0.5, "of A and B"
+    page.select_option("#stage-compare .right", "2")
+    assert difference_of(page) > 0.5 and page.inner_text("#stage-compare .pair-note") == ""
+    page.select_option("#stage-compare .left", "2")
+    assert difference_of(page) == 0 and "same lane" in page.inner_text("#stage-compare .pair-note")
     page.select_option("#stage-compare .view", "side")
     files = {}
     for kind in ("tiled", "record"):
@@ -199,6 +203,71 @@ def test_three_steps_picked_on_the_curve_are_compared_in_step(page, tmp_path):
     assert len(read_video(files["tiled"])) == 17
     comparison = Comparison.parse(files["record"].read_bytes())
     assert [lane.checkpoint for lane in comparison.lanes] == picked
+
+
+def chosen_pair(page):
+    return [page.input_value(f"#stage-compare .{side}") for side in ("left", "right")]
+
+
+def difference_of(page):
+    """Mean brightness of what the difference of two lanes shows."""
+    return page.evaluate(
+        """() => { const canvas = document.querySelector('#stage-compare .big canvas');
+        const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        let sum = 0; for (let i = 0; i < data.length; i++) if (i % 4 < 3) sum += data[i]; return sum / data.length; }"""
+    )
+
+
+def test_a_view_that_is_on_while_lanes_appear_shows_the_two_that_are_chosen(page):
+    """It was laid out when one lane was there, and kept that one on both sides."""
+    go(page, "Compare")
+    compare(page)
+    page.select_option("#stage-compare .view", "difference")
+    page.evaluate(
+        """() => { window.waiting = []; new MutationObserver(() => {
+        for (const figure of document.querySelectorAll('#stage-compare figure:not([data-status=done])')) {
+            const first = figure.querySelector('.first');
+            if (!first.hidden && first.src.startsWith('data:image')) window.waiting.push(figure.dataset.index);
+        }
+        }).observe(document.querySelector('#stage-compare'), {subtree: true, childList: true, attributes: true}); }"""
+    )
+    compare(page)
+    assert chosen_pair(page) == ["0", "1"] and page.locator("#stage-compare .big canvas").is_visible()
+    page.wait_for_timeout(300)
+    assert difference_of(page) > 0.5
+    assert {"0", "1"} <= set(page.evaluate("window.waiting")), "lanes that wait show the first frame"
+    assert page.locator("#stage-compare .first:visible").count() == 0, "and none that is done"
+    page.select_option("#stage-compare .view", "side")
+
+
+def test_the_lanes_that_stand_there_are_the_best_and_the_best_before_it(browser, shelf_url):
+    visits = Visits(browser, shelf_url)
+    page = visits()
+    go(page, "Compare")
+    page.wait_for_selector("#lanes .lane >> nth=1")
+    lanes = page.eval_on_selector_all("#lanes .lane > select", "all => all.map(one => one.value)")
+    assert lanes == ["drone/step-000000300", "drone/step-000000200"]
+    visits.end()
+
+
+def test_the_time_lapse_plays_beside_the_curve_with_a_frame_of_every_step(page):
+    click_point(page, "drone/step-000000200")
+    page.click("#ledger [data-do=lapse]")
+    page.wait_for_selector("#ledger .film video:not([hidden])")
+    frames = page.locator("#ledger image.frame")
+    assert frames.evaluate_all("all => all.map(one => one.dataset.frame)") == [
+        f"drone/step-{step:09d}" for step in STEPS
+    ]
+    page.wait_for_function("document.querySelector('#ledger .plot .playing')")
+    frames.nth(2).dispatch_event("click")
+    page.wait_for_function("document.querySelector('#ledger .lapse-step').textContent.includes('step 300')")
+    page.wait_for_selector('#ledger .row[data-id="drone/step-000000300"][aria-selected=true]')
+    playing = page.locator("#ledger .plot .playing").get_attribute("x1")
+    point = page.locator('#ledger circle.point[data-id="drone/step-000000300"]').get_attribute("cx")
+    assert abs(float(playing) - float(point)) < 1, "the line stands at the step that the film shows"
+    with page.expect_download() as download:
+        page.click("#ledger .lapse-file")
+    assert download.value.suggested_filename == "wanact-time-lapse.mp4"
 
 
 def test_a_link_and_a_file_open_the_comparison_again(page, browser, shelf_url, tmp_path):
@@ -371,6 +440,37 @@ def test_details_differences_notes_and_stars(page, root):
     page.select_option("#ledger .only", "starred")
     assert page.locator("#ledger .rows .row").count() == 1
     page.select_option("#ledger .only", "all")
+
+
+def test_a_choice_follows_a_training_only_if_it_was_the_latest(page, root):
+    """On Fly, on Live's list and in the list of checkpoints alike; in Compare the new step can be chosen."""
+    run = write_run(root / "training", steps=(10, 20))
+    go(page, "Fly")
+    page.focus("#checkpoint select")
+    page.wait_for_selector("#checkpoint option[value='training/step-000000020']", state="attached")
+    for chosen, then in (("training/step-000000010",) * 2, ("training/step-000000020", "training/step-000000030")):
+        page.select_option("#checkpoint select", chosen)
+        if then != chosen:
+            more = write_run(root / ".more", steps=(30,))
+            (more / "checkpoints" / "step-000000030").rename(run / "checkpoints" / "step-000000030")
+        else:
+            other = write_run(root / "another", steps=(1,))
+        page.locator("#prompt textarea").focus()
+        page.focus("#checkpoint select")
+        newest = "training/step-000000030" if then != chosen else "another/step-000000001"
+        page.wait_for_selector(f"#checkpoint option[value='{newest}']", state="attached")
+        assert page.input_value("#checkpoint select") == then
+    assert "training has a new step" in page.inner_text("#checkpoint")
+    go(page, "Checkpoints")
+    page.wait_for_selector('#ledger .row[data-id="training/step-000000030"]')
+    page.click('#ledger .row[data-id="training/step-000000030"]')
+    more = write_run(root / ".again", steps=(40,))
+    (more / "checkpoints" / "step-000000040").rename(run / "checkpoints" / "step-000000040")
+    page.wait_for_selector('#ledger .row[data-id="training/step-000000040"][aria-selected=true]')
+    go(page, "Compare")
+    page.wait_for_selector("#lanes option[value='training/step-000000040']", state="attached")
+    run.rename(root / ".trained")
+    other.rename(root / ".other")
 
 
 def test_new_steps_of_a_training_appear_and_vanished_ones_go(page, root):

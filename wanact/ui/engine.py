@@ -143,6 +143,21 @@ class Engine:
         newest = max(entries, key=lambda entry: entry.saved_at)
         return next((entry.id for entry in entries if entry.run == newest.run and entry.is_best), newest.id)
 
+    def best_before(self, checkpoint_id: str) -> str:
+        """What was best until this checkpoint of its run came; before its first one another run's best, or the base."""
+        run = next((one for one in self.runs() if any(entry.id == checkpoint_id for entry in one.entries)), None)
+        if run is None:
+            return BASE
+        step = next(entry.step for entry in run.entries if entry.id == checkpoint_id)
+        earlier = [e for e in run.entries if e.flyable and e.step is not None and step is not None and e.step < step]
+        best = best_step(self.cards.of(run.path), {entry.step for entry in earlier if entry.step is not None})
+        if best is not None:
+            return next(entry.id for entry in earlier if entry.step == best)
+        if earlier:  # no card says which
+            return min(earlier, key=lambda e: (e.loss is None, e.loss or 0.0, -(e.step or 0))).id
+        others = [entry for one in self.runs() if one.name != run.name for entry in one.entries if entry.flyable]
+        return max(others, key=lambda entry: (entry.is_best, entry.saved_at)).id if others else BASE
+
     def find(self, checkpoint_id: str | None) -> CheckpointRef:
         """The checkpoint with this id.
 

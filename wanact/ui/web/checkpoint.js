@@ -6,10 +6,12 @@ export function mount({element, props, trigger, server, watch}) {
   const remark = element.querySelector('p');
   let shown = '';
   let gone = '';
+  let news = '';
   let brought = null; // brought: an upload, which no list names
 
   function fill(listing) {
     if (JSON.stringify(listing) === shown) return;
+    follow(shown ? JSON.parse(shown).choices : [], listing.choices);
     shown = JSON.stringify(listing);
     const choices = [...(brought ? [brought] : []), ...listing.choices];
     select.replaceChildren(...choices.map(choice => new Option(choice.label, choice.id)));
@@ -19,17 +21,27 @@ export function mount({element, props, trigger, server, watch}) {
     }
     mark();
   }
+  // While a run trains, who chose its latest step goes on to the one that is the latest now; any other choice stays.
+  function follow(before, choices) {
+    const was = before.find(choice => choice.id === props.value);
+    const now = was?.latest && choices.find(choice => choice.run === was.run && choice.latest);
+    if (!now || now.id === was.id) return;
+    props.value = now.id;
+    news = `${was.run} has a new step; the latest is chosen, as before. `;
+    trigger('input');
+  }
   function mark() {
     select.value = props.value;
     const listing = JSON.parse(shown);
     const damaged = listing.damaged;
     remark.textContent =
       gone +
+      news +
       (props.value === 'base' ? 'The base model draws the scene and ignores the flight plan. ' : '') +
       (damaged ? `${damaged} damaged checkpoint${damaged > 1 ? 's are' : ' is'} left out.` : '');
   }
   select.addEventListener('change', () => {
-    gone = '';
+    gone = news = '';
     props.value = select.value;
     mark();
     trigger('input');
@@ -41,7 +53,7 @@ export function mount({element, props, trigger, server, watch}) {
     if (!chosen) return;
     const {id, label} = chosen;
     if (id.startsWith('upload/')) brought = {id, label};
-    gone = '';
+    gone = news = '';
     props.value = id;
     const listing = JSON.parse(shown);
     shown = '';

@@ -1,12 +1,12 @@
 import {TRAY_LETTERS} from '../compare/tray.js';
-import {nearestIndex, smoothed} from './smooth.js';
+import {nearestIndex, smoothed, spread} from './smooth.js';
 
 // Loss (left axis) and learning rate (dashed, right axis) over steps as an SVG, with a point for every checkpoint; under
 // it, on the same steps, their control where it was measured, and what they draw. A click anywhere picks the nearest
 // point; on the keyboard the arrows walk from point to point and Enter picks.
 //   series: [{name, colour, curve: {step, loss, learning_rate}}]
 //   points: [{id, run, step, loss, control, worst, quick, colour, best, bad, label}]
-export function makeCurve(host, {onPick}) {
+export function makeCurve(host, {onPick, onFrame}) {
   const svg = host.querySelector('svg');
   const bubble = host.querySelector('.bubble');
   const make = (name, attributes, parent) => {
@@ -219,19 +219,25 @@ export function makeCurve(host, {onPick}) {
     }
   }
 
-  // What the steps draw, each under its step; one that would cover its neighbour is left out.
+  // What the steps draw, each under its step as far as its neighbours let it, small enough for all of them.
   function drawFrames(top, px) {
-    let free = -Infinity;
-    for (const frame of [...frames].sort((a, b) => a.step - b.step)) {
-      const x = Math.max(0, Math.min(host.clientWidth - frame.width, px(frame.step) - frame.width / 2));
-      if (x < free) continue;
-      free = x + frame.width + 3;
-      const size = {x, y: top, width: frame.width, height: frame.height};
-      const image = make('image', {...size, href: frame.url, class: 'frame', style: `--c: ${frame.colour}`}, svg);
+    const inOrder = [...frames].sort((a, b) => a.step - b.step);
+    const shrink = Math.min(1, (host.clientWidth - 4) / inOrder.reduce((sum, frame) => sum + frame.width + 4, 0));
+    const widths = inOrder.map(frame => frame.width * shrink);
+    const lefts = spread(
+      inOrder.map((frame, i) => px(frame.step) - widths[i] / 2),
+      widths,
+      4 * shrink,
+      host.clientWidth,
+    );
+    inOrder.forEach((frame, i) => {
+      const place = {x: lefts[i], y: top, width: widths[i], height: frame.height * shrink};
+      const middle = lefts[i] + widths[i] / 2;
+      make('line', {x1: px(frame.step), x2: middle, y1: top - 8, y2: top, class: 'stem'}, svg);
+      const image = make('image', {...place, href: frame.url, class: 'frame', style: `--c: ${frame.colour}`}, svg);
       make('title', {}, image).textContent = frame.label;
-      make('line', {x1: px(frame.step), x2: px(frame.step), y1: top - 6, y2: top, class: 'rule'}, svg);
-      if (frame.id) image.dataset.frame = frame.id;
-    }
+      image.dataset.frame = frame.id;
+    });
   }
 
   function drawMarks(px) {
@@ -308,6 +314,8 @@ export function makeCurve(host, {onPick}) {
     tell(null);
   });
   svg.addEventListener('click', event => {
+    const drawn = event.target.dataset.frame;
+    if (drawn) return onFrame(drawn);
     const one = nearest(event, 48);
     if (!one) {
       if (event.pointerType === 'touch') look(event);
@@ -356,6 +364,7 @@ export function makeCurve(host, {onPick}) {
     },
     // What the steps draw: [{id, step, url, width, height, colour, label}]; and the step that is playing, or null.
     showFrames(next) {
+      if (!next.length && !frames.length) return;
       frames = next;
       draw();
     },

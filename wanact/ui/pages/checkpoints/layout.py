@@ -7,15 +7,20 @@ from typing import Any
 import gradio as gr
 
 from wanact.ui.components import Component, Note
-from wanact.ui.engine import Engine
+from wanact.ui.engine import TOGETHER, Engine
+from wanact.ui.gpu import on_gpu
 from wanact.ui.pages.checkpoints.cards import build_card
 from wanact.ui.pages.checkpoints.desk import Shelf
+from wanact.ui.pages.checkpoints.lapse import LapseDesk, LapseState, TimeLapse, lapse_seconds
 
 # What the server says of an upload goes to the list, which keeps it in this tab.
 _TELL = """(answer) => {
   if (answer?.upload) document.dispatchEvent(new CustomEvent('wanact:uploaded', {detail: {upload: answer.upload}}));
   return [answer];
 }"""
+
+
+_NOT_FLOWN = "() => { document.dispatchEvent(new CustomEvent('wanact:lapse-failed')); }"
 
 
 class Ledger(Component):
@@ -53,11 +58,27 @@ def build_checkpoints(engine: Engine, _last_frame: gr.State) -> None:
                 min_width=210,
             )
         ledger = Ledger(shelf, elem_id="ledger")
+        lapse = TimeLapse(elem_id="lapse")
         panel, desk = build_card(engine, "card")
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     answer = gr.JSON(visible=False)
     ledger.input(desk.show, ledger, panel, trigger_mode="always_last", **quiet)
+    flying = lapse.fly(
+        on_gpu(LapseDesk(engine).film, lapse_seconds),
+        lapse,
+        lapse,
+        concurrency_id="model",
+        concurrency_limit=TOGETHER,
+        trigger_mode="once",
+        **quiet,
+    )
+    flying.failure(None, js=_NOT_FLOWN)
+    lapse.cancel(_cancelled, None, lapse, cancels=[flying], queue=False, **quiet)
     upload.upload(shelf.add_upload, upload, answer, **quiet).then(_remark, answer, remark, js=_TELL, **quiet)
+
+
+def _cancelled() -> LapseState:
+    return LapseState(status="cancelled", message="Cancelled.")
 
 
 def _remark(answer: Any) -> str:

@@ -3,10 +3,11 @@ import {gliding} from '../../web/motion.js';
 import {goTo, readTray, TRAY_LETTERS, TRAY_MAX, writeTray} from '../compare/tray.js';
 import {makeDetail} from './checkpoint_detail.js';
 import {makeCurve} from './curve.js';
+import {makeFilm} from './film.js';
 import {makeRows} from './rows.js';
 
 export function mount({element, props, trigger, server}) {
-  const {hear} = connect(element);
+  const {announce, hear} = connect(element);
   const root = element.querySelector('.ledger');
   const find = selector => root.querySelector(selector);
   const STATES = ['verified', 'whole', 'unsummed', 'weightless', 'damaged'];
@@ -386,6 +387,7 @@ export function mount({element, props, trigger, server}) {
     selected = id;
     markPicked();
     rows.bring(id);
+    film.choose(runs[byId.get(id).number]?.name ?? null);
     detail.show(byId.get(id));
     props.value = id;
     trigger('input');
@@ -468,7 +470,23 @@ export function mount({element, props, trigger, server}) {
   }
 
   // ---- put together -------------------------------------------------------------------------------------------------
-  const curve = makeCurve(find('.plot'), {onPick: pickPoint});
+  const curve = makeCurve(find('.plot'), {
+    onPick: pickPoint,
+    onFrame: id => {
+      select(id, false);
+      film.seek(id);
+    },
+  });
+  const film = makeFilm(find('.film'), {
+    onFly: run => announce('lapse-fly', {run}),
+    onCancel: () => announce('lapse-cancel', {}),
+    onStep: part => curve.play(part ? part.step : null),
+    onParts: parts =>
+      curve.showFrames(
+        parts.map(part => ({...part, url: part.picture, colour: colour(byId.get(part.id)?.number ?? 0)})),
+      ),
+  });
+  hear('lapse', ({state}) => film.take(state));
   const rows = makeRows(find('.grid'), {fill, onSelect: id => select(id, true), onMark: mark});
   const detail = makeDetail(find('.detail'), {
     ask,

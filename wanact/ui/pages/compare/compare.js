@@ -26,6 +26,7 @@ export function mount({element, props, trigger, watch}) {
   let wipe = 0.5;
   let clipShown = '';
   let link = '';
+  let firstFrame = ''; // what the flight begins with, for lanes that are not drawn yet
 
   // ---- one clock, and the lanes cut from its picture ---------------------------------------------------------------
   const clock = makeClock(video, {
@@ -59,7 +60,15 @@ export function mount({element, props, trigger, watch}) {
   function drawBig() {
     const left = +find('.left').value;
     const right = +find('.right').value;
-    if (!layout?.shown[left] || !layout?.shown[right]) return;
+    const missing = [left, right].find(index => !layout?.shown[index]);
+    find('.pair-note').textContent =
+      left === right
+        ? 'Both sides are the same lane: choose another one.'
+        : missing === undefined
+          ? ''
+          : `Lane ${lanes[missing]?.letter} is not drawn yet.`;
+    canvas.hidden = missing !== undefined;
+    if (missing !== undefined) return;
     const {width, height} = layout;
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, {width, height});
     const context = canvas.getContext('2d');
@@ -105,7 +114,12 @@ export function mount({element, props, trigger, watch}) {
     view = event.target.value;
     showView();
   });
-  for (const side of ['.left', '.right']) find(side).addEventListener('change', drawBig);
+  const chosen = {}; // the lanes that somebody has chosen for the two sides; else the first two
+  for (const side of ['.left', '.right'])
+    find(side).addEventListener('change', event => {
+      chosen[side] = event.target.value;
+      drawBig();
+    });
   function showView() {
     big.hidden = view === 'side';
     big.dataset.view = view;
@@ -117,17 +131,14 @@ export function mount({element, props, trigger, watch}) {
         ? 'Where the left lane gives way to the right one'
         : 'Difference of the two lanes, three times as bright',
     );
-    for (const [selector, first] of [
+    // Every lane can be chosen from the start; one that is drawn later appears when it is.
+    for (const [side, first] of [
       ['.left', 0],
       ['.right', 1],
     ]) {
-      const select = find(selector);
-      const chosen = select.value;
-      const shown = lanes.map((lane, i) => [lane, i]).filter(([, i]) => layout?.shown[i]);
-      select.replaceChildren(...shown.map(([lane, i]) => new Option(`${lane.letter}: ${lane.label}`, i)));
-      select.value = [...select.options].some(option => option.value === chosen)
-        ? chosen
-        : (shown[Math.min(first, shown.length - 1)]?.[1] ?? '');
+      const select = find(side);
+      select.replaceChildren(...lanes.map((lane, i) => new Option(`${lane.letter}: ${lane.label}`, i)));
+      select.value = chosen[side] ?? first;
     }
     drawBig();
   }
@@ -179,10 +190,13 @@ export function mount({element, props, trigger, watch}) {
         const bar = text('div', 'bar', '');
         figure.dataset.index = i;
         const screen = document.createElement('canvas');
+        const first = text('img', 'first', '');
         screen.setAttribute('role', 'img');
+        first.alt = '';
+        first.hidden = true;
         bar.append(document.createElement('i'));
         say.append(text('span', 'line', ''), bar);
-        picture.append(screen, say, text('b', 'letter', lane.letter));
+        picture.append(first, screen, say, text('b', 'letter', lane.letter));
         const caption = document.createElement('figcaption');
         caption.append(
           text('span', 'name', ''),
@@ -216,6 +230,9 @@ export function mount({element, props, trigger, watch}) {
     lanes.forEach((lane, i) => {
       const figure = grid.children[i];
       const say = figure.querySelector('.say');
+      const first = figure.querySelector('.first');
+      if (firstFrame && first.src !== firstFrame) first.src = firstFrame;
+      first.hidden = !first.src || lane.status === 'done';
       figure.dataset.status = lane.status;
       figure.querySelector('.name').textContent = lane.label;
       figure.querySelector('canvas').setAttribute('aria-label', `Lane ${lane.letter}: ${lane.label}`);
@@ -270,7 +287,7 @@ export function mount({element, props, trigger, watch}) {
   }
   function format(name, value) {
     if (name === 'control') return Math.round(100 * value) + ' %';
-    if (name === 'lag') return `${+((4 * value) / (props.value?.fps || 16)).toFixed(2)} s`; // of latent frames
+    if (name === 'lag') return `${+((4 * value) / (props.value?.fps || clock.fps)).toFixed(2)} s`;
     if (name === 'PSNR to the truth') return value.toFixed(1) + ' dB';
     return (+value.toFixed(3)).toString();
   }
@@ -292,6 +309,7 @@ export function mount({element, props, trigger, watch}) {
       lanes = value.lanes.map(lane => ({...lane, truth: lane.checkpoint === 'truth'}));
       if (!same || grid.children.length !== lanes.length) build();
       track = value.track || track;
+      firstFrame = value.first_frame || firstFrame;
       dress();
     }
     if (value.tiled?.url && value.tiled.url !== clipShown) {
@@ -329,7 +347,8 @@ export function mount({element, props, trigger, watch}) {
     if (root.getAttribute('aria-busy') === 'true') return;
     lanes = [];
     layout = null;
-    clipShown = '';
+    clipShown = firstFrame = '';
+    for (const side of Object.keys(chosen)) delete chosen[side];
     grid.replaceChildren();
     video.removeAttribute('src');
     video.load();

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import io
 import json
 import logging
 import tempfile
@@ -16,6 +18,7 @@ from typing import Annotated, Any
 import gradio as gr
 import numpy as np
 from gradio.data_classes import FileData, GradioModel
+from PIL import Image
 from pydantic import BaseModel
 
 from wanact.actions import ActionTrack
@@ -67,7 +70,10 @@ class LaneState(GradioModel):
 
 
 class CompareState(GradioModel):
-    """What the stage shows. Lanes appear as they finish: `tiled` holds all that are done, and `layout` where."""
+    """What the stage shows. Lanes appear as they finish: `tiled` holds all that are done, and `layout` where.
+
+    `first_frame` is a data URL of what the flight begins with, which lanes show that wait for their turn.
+    """
 
     status: str = "idle"
     message: str = ""
@@ -78,6 +84,7 @@ class CompareState(GradioModel):
     track: list | None = None
     fps: float = 16.0
     num_frames: int = 0
+    first_frame: str = ""
     link: str = ""
     link_problem: str = ""
 
@@ -118,6 +125,13 @@ class CompareDesk:
         self.flights = flights or FlyDesk(engine)
         self.samples: list[Sample] = load_samples()[0]
         self.fly = on_gpu(self._answer, compare_seconds(clip_seconds(self.flights)))
+
+    def list_lanes(self) -> dict[str, Any]:
+        """What there is to fly, and the lanes that a visitor finds: the best, the best before it, and the truth."""
+        listing = self.flights.list_checkpoints()
+        best = listing["default"]
+        lanes = [best, self.engine.best_before(best), *([TRUTH] if self.engine.truth is not None else [])]
+        return listing | {"lanes": [{"checkpoint": lane} for lane in lanes]}
 
     # ---- flying --------------------------------------------------------------------------------------------
 
@@ -240,6 +254,7 @@ class CompareDesk:
             track=flight.track.to_list(),
             fps=flight.fps,
             num_frames=flight.num_frames,
+            first_frame=_picture_url(flight.image),
         )
         yield state
         truth: np.ndarray | None = None
@@ -381,6 +396,7 @@ class CompareDesk:
         except ComparisonError as error:
             state.link_problem = sentence(error)
         failed = [lane.letter for lane in state.lanes if lane.status == "failed"]
+        state.first_frame = ""
         state.status = "failed" if len(failed) == len(state.lanes) else "done"
         state.message = "No lane could be flown." if state.status == "failed" else ""
 
@@ -453,6 +469,15 @@ def compare_seconds(one: Callable[[ClipForm], int]) -> Callable[[CompareForm], i
         return min(LONGEST, max(1, min(count, MAX_LANES)) * one(form))
 
     return seconds
+
+
+def _picture_url(picture: Image.Image) -> str:
+    """A small copy of a picture as a data URL."""
+    small = picture.convert("RGB")
+    small.thumbnail((480, 480))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=75)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _where(layout: TileLayout, clips: list[np.ndarray | None]) -> dict[str, Any]:

@@ -9,11 +9,13 @@ export function mount({element, props, trigger, server, watch}) {
   const LETTERS = 'ABCD';
   const TRUTH = {id: 'truth', label: 'simulator (ground truth, sample frames only)'};
   let listing = props.listing;
-  let own = '';
+  let own = JSON.stringify(props.value);
+  let touched = false; // until then the lanes follow what is best
   const unfolded = new Set();
 
   const lanesNow = () => (Array.isArray(props.value) ? props.value : []);
   function commit(lanes, redraw) {
+    touched = true;
     props.value = lanes;
     own = JSON.stringify(lanes);
     trigger('input');
@@ -155,8 +157,12 @@ export function mount({element, props, trigger, server, watch}) {
     try {
       const next = await server.list_checkpoints({});
       if (JSON.stringify(next) !== JSON.stringify(listing)) {
+        const isBusy = root.contains(document.activeElement);
         listing = next;
-        if (!root.contains(document.activeElement)) draw();
+        if (!touched && !isBusy) {
+          commit(listing.lanes, true);
+          touched = false;
+        } else if (!isBusy) draw();
       }
     } catch {
       /* the server is away; the list stands as it is */
@@ -166,9 +172,14 @@ export function mount({element, props, trigger, server, watch}) {
   hear('place', ({place}) => {
     if (place === 'compare') look();
   });
+  // A run that is training adds checkpoints: look now and then, while the page is in sight.
+  setInterval(() => {
+    if (root.offsetParent) look();
+  }, 20000);
   watch('value', () => {
     if (JSON.stringify(props.value) !== own) {
       own = JSON.stringify(props.value);
+      touched = true;
       draw();
     }
   });

@@ -55,7 +55,7 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
                 negative = negative_prompt(engine)
         with gr.Column(elem_id="compare-lanes", elem_classes="card"):
             gr.HTML(step_heading(2, "The lanes", "two to four, side by side"))
-            lanes = Lanes(flights.list_checkpoints, engine.truth is not None, elem_id="lanes")
+            lanes = Lanes(desk.list_lanes, engine.truth is not None, elem_id="lanes")
             go = gr.Button("Compare", variant="primary", size="lg", elem_id="compare-go")
         with gr.Column(elem_id="compare-stage", elem_classes="card"):
             stage = CompareStage(elem_id="stage-compare")

@@ -34,7 +34,12 @@ class PlanStrip(Component):
 
 
 class Lanes(Component):
-    """Two to four lanes: what each flies, and where it differs; the value is a list of lanes."""
+    """Two to four lanes: what each flies, and where it differs; the value is a list of lanes.
+
+    Args:
+        listing: what there is to fly, and the `lanes` that stand there until a visitor changes them.
+        has_truth: whether the simulator's truth may be a lane.
+    """
 
     schema = {
         "type": "array",
@@ -48,11 +53,9 @@ class Lanes(Component):
             return listing()
 
         first = listing()
-        default = first["default"]
-        other = next((choice["id"] for choice in first["choices"] if choice["id"] != default), default)
         super().__init__(
             "lanes",
-            [{"checkpoint": default}, {"checkpoint": other}],
+            first["lanes"],
             label="Lanes",
             listing=first,
             has_truth=has_truth,
