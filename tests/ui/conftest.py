@@ -37,28 +37,35 @@ def browser(chromium_path):
         browser.close()
 
 
+SETTINGS = {
+    "hidden_size": 48,
+    "num_heads": 2,
+    "num_layers": 2,
+    "initial_scale": 1.0,
+    "injection_type": "adaln_tmod",
+}
+
+
 def write_run(path: Path, steps: tuple[int, ...] = (200, 400), **metadata) -> Path:
     """A run of the tiny model with a checkpoint a step; the higher the step, the lower the loss."""
-    settings = {
-        "hidden_size": 48,
-        "num_heads": 2,
-        "num_layers": 2,
-        "initial_scale": 1.0,
-        "injection_type": "adaln_tmod",
-    }
     path.mkdir(parents=True)
-    config = {"action_controller_config": settings, "action_magnitude_scale": SCALE}
+    config = {"action_controller_config": SETTINGS, "action_magnitude_scale": SCALE}
     (path / "action_train_config.json").write_text(json.dumps(config))
     for step in steps:
-        torch.manual_seed(step)
-        weights = WanActionController(**settings).state_dict()
-        write_checkpoint(
-            path,
-            step,
-            lambda folder, weights=weights: save_file(weights, folder / "action_controller.safetensors"),
-            {"loss": 10 / step} | metadata,
-        )
+        add_step(path, step, **metadata)
     return path
+
+
+def add_step(run: Path, step: int, **metadata) -> None:
+    """One more checkpoint of a run, as a training writes it."""
+    torch.manual_seed(step)
+    weights = WanActionController(**SETTINGS).state_dict()
+    write_checkpoint(
+        run,
+        step,
+        lambda folder: save_file(weights, folder / "action_controller.safetensors"),
+        {"loss": 10 / step} | metadata,
+    )
 
 
 def write_card(run: Path, step: int, control: float = 1.0, first_frames: int = 6) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.ui.conftest import write_run
+from tests.ui.conftest import add_step, write_run
 from wanact.flying.request import RequestError
 from wanact.media.footage import read_video
 from wanact.ui.engine import Engine
@@ -47,13 +47,15 @@ def test_every_step_flies_the_same_flight_and_the_film_shows_them_in_order(desk)
 
 
 def test_a_film_is_drawn_once_until_a_step_is_new(desk, run, monkeypatch):
+    assert desk.recall(desk.engine.runs()[0]) is None
     first, _ = film(desk)
+    assert desk.recall(desk.engine.runs()[0])["parts"] == first[-1].parts, "the next visitor has its frames at once"
     monkeypatch.setattr(desk.engine, "replay", lambda *_: pytest.fail("it was drawn again"))
     again, frames = film(desk)
     assert again[-1].parts == first[-1].parts and frames is not None
     monkeypatch.undo()
-    write_run(run.parent / "other", steps=(400,))
-    (run.parent / "other" / "checkpoints" / "step-000000400").rename(run / "checkpoints" / "step-000000400")
+    add_step(run, 400)
+    assert desk.recall(desk.engine.runs()[0]) is None, "a step is new"
     newer, _ = film(desk)
     assert [part["step"] for part in newer[-1].parts] == [100, 200, 300, 400]
 

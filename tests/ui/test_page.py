@@ -155,6 +155,7 @@ def test_a_program_lists_checkpoints(client):
         ("drone/step-000000200", 200, False),
         ("drone/step-000000400", 400, True),
     ]
+    assert [(row["best_by"], row["control"]) for row in rows] == [(None, None), ("loss", None)]
     assert client.predict(api_name="/checkpoints", show="damaged") == []
     assert len(client.predict(api_name="/checkpoints", offset=1, limit=1)) == 1
     for wrong in ({"show": "secret"}, {"run": "../.."}, {"limit": -1}):
@@ -180,5 +181,6 @@ def test_a_program_asks_for_a_control_card(client, monkeypatch):
     monkeypatch.setattr(cards, "QUICK_FRAMES", 1)
     card = client.predict("drone/step-000000200", api_name="/control_card")
     assert card["checkpoint"] == {"run": "drone", "step": 200} and "mean" in card["sign_accuracy"]
+    assert card["quick"] and card["control_of"] == "8 runs of 21 frames"
     with pytest.raises(Exception, match="not there any more"):
         client.predict("../drone", api_name="/control_card")

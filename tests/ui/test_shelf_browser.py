@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tests.ui.conftest import write_card, write_run
+from tests.ui.conftest import add_step, write_card, write_run
 from tests.ui.test_browser import Visits, serious_violations
 from wanact.files import write_json
 from wanact.flying.comparison import Comparison
@@ -451,8 +451,7 @@ def test_a_choice_follows_a_training_only_if_it_was_the_latest(page, root):
     for chosen, then in (("training/step-000000010",) * 2, ("training/step-000000020", "training/step-000000030")):
         page.select_option("#checkpoint select", chosen)
         if then != chosen:
-            more = write_run(root / ".more", steps=(30,))
-            (more / "checkpoints" / "step-000000030").rename(run / "checkpoints" / "step-000000030")
+            add_step(run, 30)
         else:
             other = write_run(root / "another", steps=(1,))
         page.locator("#prompt textarea").focus()
@@ -464,8 +463,7 @@ def test_a_choice_follows_a_training_only_if_it_was_the_latest(page, root):
     go(page, "Checkpoints")
     page.wait_for_selector('#ledger .row[data-id="training/step-000000030"]')
     page.click('#ledger .row[data-id="training/step-000000030"]')
-    more = write_run(root / ".again", steps=(40,))
-    (more / "checkpoints" / "step-000000040").rename(run / "checkpoints" / "step-000000040")
+    add_step(run, 40)
     page.wait_for_selector('#ledger .row[data-id="training/step-000000040"][aria-selected=true]')
     go(page, "Compare")
     page.wait_for_selector("#lanes option[value='training/step-000000040']", state="attached")

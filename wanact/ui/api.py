@@ -43,9 +43,11 @@ def expose(engine: Engine) -> None:
             checkpoint: its id, as /checkpoints lists it.
 
         Returns:
-            Settings and measures; docs/control-card.md defines them.
+            Settings and measures, as docs/control-card.md defines them; `quick`, whether it is a quick measurement, and
+            `control_of`, how much its control is measured from.
         """
-        return quick_card(engine, checkpoint).to_json()
+        card = quick_card(engine, checkpoint)
+        return card.to_json() | {"quick": card.is_quick, "control_of": card.of_what}
 
     api(checkpoints, api_name="checkpoints", concurrency_limit=4)
     api(on_gpu(control_card, card_seconds), api_name="control_card", concurrency_id="card", concurrency_limit=1)

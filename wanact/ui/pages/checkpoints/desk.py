@@ -25,6 +25,7 @@ from wanact.runs.log import read_curve
 from wanact.runs.notes import NoteError, read_notes, write_note
 from wanact.runs.ref import base_of
 from wanact.ui.engine import Engine
+from wanact.ui.pages.checkpoints.lapse import LapseDesk
 from wanact.ui.pages.fly.desk import sentence
 from wanact.ui.quota import NO_ROOM
 from wanact.ui.uploads import PREFIX, Upload
@@ -60,10 +61,12 @@ class Shelf:
 
     Args:
         engine: the shared model, with its index of runs.
+        lapse: draws time-lapses, and knows which were drawn.
     """
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine, lapse: LapseDesk | None = None):
         self.engine = engine
+        self.lapse = lapse or LapseDesk(engine)
         self._lock = threading.Lock()
         self._listing: tuple[float, dict[str, Any]] | None = None
 
@@ -155,10 +158,11 @@ class Shelf:
         return answer | {"version": digest.hexdigest()[:16]}
 
     def read_curves(self, message: ShelfMessage) -> dict[str, Any]:
-        """Loss and learning rate of the named runs, of a dozen at most."""
+        """Loss and learning rate of the named runs, of a dozen at most, and their steps' frames if they were drawn."""
         wanted = set(message.runs[:MAX_CURVES])
         runs = [run for run in self.engine.index.runs() if run.name in wanted and not run.problem]
-        return {"curves": {run.name: read_curve(run.path) for run in runs}}
+        lapses = {run.name: lapse for run in runs if (lapse := self.lapse.recall(run)) is not None}
+        return {"curves": {run.name: read_curve(run.path) for run in runs}, "lapses": lapses}
 
     # ---- one checkpoint ------------------------------------------------------------------------------------
 

@@ -17,7 +17,13 @@ export function makeFilm(box, {onFly, onCancel, onStep, onParts}) {
     const mine = state.run === run && isWorking();
     const done = kept.get(run);
     find('.of').textContent = run || 'the run';
-    button.textContent = isWorking() ? 'Cancel' : done ? 'Fly every step again' : 'Fly every step';
+    button.textContent = isWorking()
+      ? 'Cancel'
+      : done?.video
+        ? 'Fly every step again'
+        : done
+          ? 'Show the film'
+          : 'Fly every step';
     button.hidden = isWorking() && !mine;
     button.disabled = !run;
     find('.lapse-bar').hidden = !mine;
@@ -64,6 +70,12 @@ export function makeFilm(box, {onFly, onCancel, onStep, onParts}) {
       state = next;
       if (state.status === 'done') kept = new Map(kept).set(state.run, state);
       show();
+    },
+    // What somebody else had drawn: its frames stand on the axis, and the film comes at once when it is asked for.
+    recall(name, lapse) {
+      if (kept.has(name) || !lapse.parts.length) return;
+      kept = new Map(kept).set(name, {...lapse, run: name, video: null});
+      if (name === run) show();
     },
     // Show what a step drew.
     seek(id) {

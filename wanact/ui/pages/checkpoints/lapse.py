@@ -7,7 +7,7 @@ import io
 import logging
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,7 +106,7 @@ class LapseDesk:
             found = self._find(run)
             flight = self._flight()
             steps, left_out = self._choose(found, flight)
-            key = tuple((entry.id, entry.stamp) for entry in steps)
+            key = _key_of(steps)
             film = self._films.get(found.name)
             if film is None or film.key != key:
                 film = yield from self._draw(state, flight, steps, key, left_out)
@@ -121,6 +121,19 @@ class LapseDesk:
             logger.exception("a time-lapse failed")
             words = "Something went wrong while the steps were flown; nothing was changed."
             yield LapseState(status="failed", run=state.run, message=words)
+
+    def recall(self, run: Run) -> dict[str, Any] | None:
+        """What was drawn of a run for whoever asked last: {parts, fps, left_out}; None if a step is new since."""
+        film = self._films.get(run.name)
+        if film is None:
+            return None
+        try:
+            steps, _ = self._choose(run, self._flight())
+        except UserError:
+            return None
+        if film.key != _key_of(steps):
+            return None
+        return {"parts": film.parts, "fps": film.fps, "left_out": film.left_out}
 
     def _find(self, run: str | None) -> Run:
         found = next((one for one in self.engine.runs() if one.name == run and not one.problem), None)
@@ -201,6 +214,10 @@ class LapseDesk:
             while len(self._films) >= _KEPT:
                 self._films.pop(next(iter(self._films)))
             self._films[run] = film
+
+
+def _key_of(steps: Sequence[Entry]) -> tuple:
+    return tuple((entry.id, entry.stamp) for entry in steps)
 
 
 def lapse_seconds(_run: Any) -> int:

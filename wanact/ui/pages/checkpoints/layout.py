@@ -40,7 +40,8 @@ class Ledger(Component):
 
 def build_checkpoints(engine: Engine, _last_frame: gr.State) -> None:
     """Lay out the page and connect it, inside the current gr.Blocks."""
-    shelf = Shelf(engine)
+    films = LapseDesk(engine)
+    shelf = Shelf(engine, films)
     with gr.Column(elem_id="checkpoints"):
         with gr.Row(elem_id="shelf-head"):
             remark = Note(
@@ -64,7 +65,7 @@ def build_checkpoints(engine: Engine, _last_frame: gr.State) -> None:
     answer = gr.JSON(visible=False)
     ledger.input(desk.show, ledger, panel, trigger_mode="always_last", **quiet)
     flying = lapse.fly(
-        on_gpu(LapseDesk(engine).film, lapse_seconds),
+        on_gpu(films.film, lapse_seconds),
         lapse,
         lapse,
         concurrency_id="model",

@@ -229,6 +229,7 @@ export function mount({element, props, trigger, server}) {
     if (answer.problem) return;
     curves = answer.curves;
     drawCurve();
+    for (const [run, lapse] of Object.entries(answer.lapses)) film.recall(run, lapse);
   }
   function drawCurve() {
     const shown = new Set(visibleRuns().map(run => run.name));
