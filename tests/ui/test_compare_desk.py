@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.ui.conftest import write_run
-from wanact.actions import ActionTrack, channel_track
+from tests.ui.conftest import add_step, write_card, write_run
+from wanact.actions import PRESETS, ActionTrack, channel_track
 from wanact.flying.comparison import Comparison, Lane, Link
 from wanact.flying.record import FlightRecord
 from wanact.media.footage import read_video
@@ -59,6 +59,41 @@ def test_lanes_appear_one_after_the_other_and_the_tiled_clip_holds_them_all(comp
         assert len(lane.curves["sharpness"]) == len(lane.curves["colour"]) == 17
         assert lane.numbers["sharpness at the end"] > 0
     assert np.abs(clips["A"].astype(int) - clips["B"]).mean() > 0.5, "two checkpoints draw two clips"
+
+
+def test_control_under_a_lane_tells_how_many_runs_it_is_of_and_how_long(compare, asked):
+    """The control card's measure: four actions are a run of 17 frames; an orbit has none, nor has the base."""
+    lanes = [{"checkpoint": "drone/step-000000400"}, {"checkpoint": "base"}]
+    state, *_ = fly(compare, asked | {"lanes": lanes})
+    assert state.lanes[0].control_of == "1 run of 17 frames" and state.lanes[0].numbers["control"] in (0, 1)
+    assert state.lanes[1].control_of == "" and state.lanes[1].numbers["control"] is None
+    orbit = PRESETS["Orbit left"](compare.engine.num_actions).to_list()
+    state, *_ = fly(compare, asked | {"lanes": lanes, "plan": orbit})
+    assert state.lanes[0].numbers["control"] is None and state.lanes[0].control_of == "no run that can be told"
+
+
+def test_lanes_that_wait_show_the_first_frame(compare, asked):
+    states = [state.model_copy() for state in compare.compare(**asked)]
+    assert all(state.first_frame.startswith("data:image/jpeg") for state in states if state.status == "working")
+    assert states[-1].status == "done" and states[-1].first_frame == ""
+
+
+def test_the_lanes_at_first_are_the_best_the_best_before_it_and_the_truth(pipe, tmp_path):
+    def lanes(**more):
+        listing = CompareDesk(Engine(pipe, tmp_path, **more)).list_lanes()
+        return [lane["checkpoint"] for lane in listing["lanes"]]
+
+    assert lanes() == ["base", "base"]
+    run = write_run(tmp_path / "drone", steps=(100,))
+    assert lanes() == ["drone/step-000000100", "base"]
+    for step in (200, 300):
+        add_step(run, step)
+    assert lanes() == ["drone/step-000000300", "drone/step-000000200"], "by loss, which falls"
+    for step, control in ((100, 0.9), (200, 0.8), (300, 1.0)):
+        write_card(run, step, control)
+    assert lanes(truth=lambda *_: None) == ["drone/step-000000300", "drone/step-000000100", "truth"]
+    write_run(tmp_path / "late", steps=(5,))
+    assert lanes()[:2] == ["late/step-000000005", "drone/step-000000300"], "before a run's first, another's best"
 
 
 def test_a_lane_draws_the_clip_that_fly_draws(compare, asked, desk, engine):
@@ -175,6 +210,7 @@ def test_lanes_are_measured_against_the_truth_where_it_is_known(pipe, runs_root,
     assert [lane.status for lane in state.lanes] == ["done"] * 3 and set(clips) == set("ABC")
     assert all("PSNR to the truth" in lane.numbers for lane in state.lanes[:2])
     assert "PSNR to the truth" not in state.lanes[2].numbers
+    assert state.lanes[2].control_of == "1 run of 17 frames", "the simulator obeys, too"
     assert state.link and not state.link_problem
     assert Link.decode(state.link).lanes == tuple(map(Lane.parse, lanes))
 

@@ -315,7 +315,7 @@ export function mount({element, props, trigger, server}) {
         ? ''
         : items.length
           ? 'Nothing matches. Clear the search, or show all runs.'
-          : 'There are no checkpoints yet. Train one, or open one of your own above.',
+          : 'There are no checkpoints yet. Train one, or upload one above.',
     );
     for (const head of root.querySelectorAll('[role=columnheader]')) {
       const button = head.querySelector('button');

@@ -351,7 +351,7 @@ class CompareDesk:
         video = folder / f"wanact-compare-{state.letter}.mp4"
         write_mp4(frames, video, fps=fps)
         state.video = FileData(path=str(video), orig_name=video.name)
-        takes_actions = lane.record.checkpoint is not None
+        takes_actions = lane.record.checkpoint is not None or lane.lane.checkpoint == TRUTH
         seen = measure_clip(frames, lane.record.track if takes_actions else None)
         state.numbers = {
             "control": _rounded((seen["control"] or {}).get("share")),
