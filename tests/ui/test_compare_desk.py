@@ -92,7 +92,7 @@ def test_the_lanes_at_first_are_the_best_the_best_before_it_and_the_truth(pipe, 
     for step, control in ((100, 0.9), (200, 0.8), (300, 1.0)):
         write_card(run, step, control)
     assert lanes(truth=lambda *_: None) == ["drone/step-000000300", "drone/step-000000100", "truth"]
-    write_run(tmp_path / "late", steps=(5,))
+    write_run(tmp_path / "late", steps=(5,), timestamp="2099-01-01T00:00:00+00:00")
     assert lanes()[:2] == ["late/step-000000005", "drone/step-000000300"], "before a run's first, another's best"
 
 
