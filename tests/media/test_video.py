@@ -226,6 +226,16 @@ def test_cropping_fills_the_frame_and_padding_keeps_the_whole_image():
     assert np.ptp(padded[:, 40:120, 1]) > 240
 
 
+def test_a_picture_is_cut_where_it_is_said():
+    tall, wide = gradient(300, 100), gradient(100, 300)  # red from left to right, green from top to bottom
+    for image, channel in ((tall, 1), (wide, 0)):
+        left, middle, right = (
+            np.asarray(video.fit_image(image, 96, 96, crop=crop))[..., channel].mean() for crop in (0, 0.5, 1)
+        )
+        assert left < 60 < middle - 40 and right > 195 > middle + 40
+        assert np.array_equal(video.fit_image(image, 96, 96, crop=0.5), video.fit_image(image, 96, 96))
+
+
 def test_an_unknown_fit_is_refused():
     with pytest.raises(ValueError, match='mode="stretch" must be "crop" or "pad"'):
         video.fit_image(gradient(), 96, 160, "stretch")

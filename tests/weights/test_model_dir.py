@@ -8,6 +8,7 @@ from diffusers import WanImageToVideoPipeline
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from tests.conftest import ROOT
 from tests.tiny_model import DEFAULTS as TINY_DEFAULTS
 from tests.tiny_model import LATENT_CHANNELS
 from wanact.weights.layouts import INDEX, METADATA, ModelDirError
@@ -117,7 +118,20 @@ def test_a_directory_without_metadata_gets_the_5b_defaults(model_dir):
 
 def test_what_metadata_leaves_out_is_filled_in(model_dir):
     edit(model_dir / METADATA, defaults={"height": 96, "width": 160})
-    assert read_metadata(model_dir)["defaults"] == DEFAULTS | {"height": 96, "width": 160}
+    assert read_metadata(model_dir)["defaults"] == DEFAULTS | {"height": 96, "width": 160, "text_to_video": False}
+
+
+def test_a_model_draws_its_own_first_frame_if_its_metadata_says_so(model_dir):
+    assert read_metadata(model_dir)["defaults"]["text_to_video"] is False
+    edit(model_dir / METADATA, defaults={"text_to_video": True})
+    assert read_metadata(model_dir)["defaults"]["text_to_video"] is True
+    (model_dir / METADATA).unlink()
+    assert read_metadata(model_dir)["defaults"]["text_to_video"] is True, "the 5B model draws it"
+    assert read_metadata(ROOT / "assets" / "nano")["defaults"]["text_to_video"] is False
+
+
+def test_the_bundled_world_says_what_it_draws():
+    assert "landscapes" in read_metadata(ROOT / "assets" / "nano")["draws"], "visitors read it beside photographs"
 
 
 def test_a_world_of_ours_from_before_there_was_a_choice_keeps_its_sampling_grid(model_dir):
@@ -195,6 +209,9 @@ def test_an_index_of_no_known_layout_is_refused(model_dir):
         ),
         (lambda d: edit(d / METADATA, defaults={"num_inference_steps": 0}), "is 0, expected a whole number"),
         (lambda d: edit(d / METADATA, defaults={"guidance_scale": 0}), "guidance_scale of 1 or more"),
+        (lambda d: edit(d / METADATA, defaults={"text_to_video": "yes"}), "is 'yes', expected true or false"),
+        (lambda d: edit(d / METADATA, draws=["hills"]), '"draws" in .* must be text'),
+        (lambda d: edit(d / METADATA, draws="x" * 500), "up to 400 characters"),
         (lambda d: edit(d / METADATA, latent_rgb={"weight": [[1, 2]]}), '"latent_rgb" in'),
     ],
 )

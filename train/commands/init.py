@@ -23,6 +23,12 @@ from wanact.weights.model_dir import check_defaults, load_part
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
+# What a world that learns from the simulator can draw and cannot, in words for visitors.
+DRAWS = (
+    "This small world knows drawn landscapes from the air: hills, coasts, canyons, fields, cities. Of a photograph it "
+    "keeps colours and rough shapes for a second or two; faces, things and rooms turn into land and sky."
+)
+
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer, so that any text has tokens, ending each caption as UMT5 does."""
@@ -87,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     names = "height width num_frames num_inference_steps guidance_scale flow_shift max_sequence_length".split()
     defaults = {name: getattr(args, name) for name in names}
     defaults |= {"fps": 16, "negative_prompt": "", "rest": "hold", "sigma_grid": args.sigma_grid}
+    defaults["text_to_video"] = False  # it is trained on what follows a first frame
     check_defaults(defaults, args.out / METADATA)
     tokenizer = train_tokenizer(read_captions(args.captions), args.vocab_size)
     torch.manual_seed(args.seed)
@@ -102,5 +109,5 @@ def main(argv: list[str] | None = None) -> None:
     with replacing_folder(args.out, overwrite=False) as temporary:
         with without_bars():
             pipeline.save_pretrained(temporary)
-        write_json(temporary / METADATA, {"name": args.preset, "defaults": defaults})
+        write_json(temporary / METADATA, {"name": args.preset, "draws": DRAWS, "defaults": defaults})
     print(f"{args.out}: {args.preset}, {sum(p.numel() for p in pipeline.transformer.parameters()):,} parameters")

@@ -197,10 +197,19 @@ def _to_8bit(values: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(values / full_scale, 0, 1) * 255).astype(np.uint8)
 
 
-def fit_image(image: Image.Image, height: int, width: int, mode: Literal["crop", "pad"] = "crop") -> Image.Image:
-    """Resize to exactly `height` x `width` without distortion: cut the edges off, or add black bars."""
+def fit_image(
+    image: Image.Image, height: int, width: int, mode: Literal["crop", "pad"] = "crop", crop: float = 0.5
+) -> Image.Image:
+    """Resize to exactly `height` x `width` without distortion: cut the edges off, or add black bars.
+
+    Args:
+        image: of any shape.
+        height, width: in pixels.
+        mode: which of the two.
+        crop: the share of what is cut off that goes at the left, or at the top.
+    """
     if mode == "crop":
-        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS, centering=(crop, crop))
     if mode != "pad":
         raise ValueError(f'mode="{mode}" must be "crop" or "pad"')
     scale = min(width / image.width, height / image.height)

@@ -55,7 +55,10 @@ DEFAULTS: dict[str, Any] = {
     "max_sequence_length": 512,
     "negative_prompt": "",
     "rest": "draw",
+    "text_to_video": True,
 }
+
+MAX_DRAWS = 400
 
 # The names that `python -m train init` writes.
 OUR_WORLDS = ("nano", "painted")
@@ -154,9 +157,14 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
         raise ModelDirError(f'"defaults" in {file} must be an object')
     # A world of ours that says nothing was made before there was a choice, and trained on the schedulers' own grid.
     before = {"sigma_grid": "from_one"} if metadata.get("name") in OUR_WORLDS else {}
-    metadata["defaults"] = DEFAULTS | before | defaults
+    # Whoever says something says that a model draws its own first frame, too.
+    silent = {"text_to_video": False} if file.exists() else {}
+    metadata["defaults"] = DEFAULTS | before | silent | defaults
     check_defaults(metadata["defaults"], file)
     _check_latent_rgb(metadata.get("latent_rgb"), file)
+    draws = metadata.get("draws", "")
+    if not isinstance(draws, str) or len(draws) > MAX_DRAWS:
+        raise ModelDirError(f'"draws" in {file} must be text of up to {MAX_DRAWS} characters: what the model can draw')
     if not isinstance(metadata.get("vae", {}), dict):
         raise ModelDirError(f'"vae" in {file} must be an object with latents_mean and latents_std')
     return metadata
@@ -313,6 +321,10 @@ def check_defaults(defaults: dict[str, Any], file: Path) -> None:
     """Raise ModelDirError unless the defaults of a metadata.json are complete and can be flown."""
     for name, usual in DEFAULTS.items():
         value = defaults[name]
+        if isinstance(usual, bool):
+            if not isinstance(value, bool):
+                raise ModelDirError(f"default {name!r} in {file} is {value!r}, expected true or false")
+            continue
         if isinstance(usual, str):
             if not isinstance(value, str):
                 raise ModelDirError(f"default {name!r} in {file} is {value!r}, expected text")
