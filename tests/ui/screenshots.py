@@ -54,7 +54,7 @@ def take(url: str, out: Path, places: Sequence[str]) -> None:
                 phone = {"has_touch": True, "is_mobile": True} if width < 500 else {}
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=mode, **phone)
                 page.set_default_timeout(600_000)
-                page.goto(url)
+                page.goto(f"{url}?tab=plan")
                 page.wait_for_selector("#plan td[data-c]")
                 page.wait_for_selector("#frame img")
                 # A phone's bars at the bottom would stand in the middle of a picture of the whole page.
@@ -62,7 +62,7 @@ def take(url: str, out: Path, places: Sequence[str]) -> None:
                     bars = "#generate, #ledger .tray, #stage-compare .transport"
                     page.add_style_tag(content=f":is({bars}) {{ position: static !important; }}")
                 for place in places:
-                    page.locator("#places [role=tab]", has_text=place.capitalize()).click()
+                    page.click(f"#place-{place}-button")
                     PLACES[place](page)
                     page.mouse.move(5, 5)
                     page.evaluate("scrollTo(0, 0)")

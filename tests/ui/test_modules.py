@@ -129,7 +129,7 @@ def test_the_page_works_under_the_path_of_a_proxy(browser, engine):
     try:
         visits = Visits(browser, url + "drone/")
         page = visits()
-        for place in ("Live", "Checkpoints", "Compare"):
+        for place in ("Fly", "Checkpoints", "Compare"):
             page.locator("#places [role=tab]", has_text=place).click()
         page.wait_for_selector("#lanes .lane >> nth=1")
         loaded = page.evaluate("performance.getEntriesByType('resource').map(entry => new URL(entry.name).pathname)")

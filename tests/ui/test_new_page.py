@@ -59,7 +59,8 @@ def test_a_new_page_is_a_folder_and_a_line(tiny_model_dir, runs_root, tmp_path):
         (folder / name).write_text(content)
     places = tmp_path / "wanact" / "ui" / "page.py"
     source = places.read_text().replace(
-        '    ("Compare", build_compare),\n', '    ("Compare", build_compare),\n    ("Map", build_map),\n'
+        '    ("compare", "Compare", build_compare),\n',
+        '    ("compare", "Compare", build_compare),\n    ("map", "Map", build_map),\n',
     )
     source = source.replace(
         "\nfrom wanact.ui.theme", "\nfrom wanact.ui.pages.map.layout import build_map\nfrom wanact.ui.theme"

@@ -111,7 +111,10 @@ def page(own_page):
 
 def go(page, place):
     page.locator("#places [role=tab]", has_text=place).click()
-    page.wait_for_function(f"document.body.dataset.place === '{place.lower()}'")
+    page.wait_for_function(
+        "name => document.getElementById(`place-${document.body.dataset.place}-button`)?.textContent.trim() === name",
+        arg=place,
+    )
 
 
 def ready(page):
@@ -313,7 +316,7 @@ def check_laid_out(page):
 
 
 def test_a_step_is_chosen_for_fly_and_places_keep_their_state(page):
-    go(page, "Fly")
+    go(page, "Plan a clip")
     page.fill("#prompt textarea", "written before")
     go(page, "Checkpoints")
     click_point(page, "drone/step-000000300")
@@ -324,7 +327,7 @@ def test_a_step_is_chosen_for_fly_and_places_keep_their_state(page):
 
 
 def test_keys_held_on_one_page_do_nothing_on_another(page):
-    go(page, "Fly")
+    go(page, "Plan a clip")
     page.focus("#pad .pad")
     page.keyboard.down("w")
     page.wait_for_selector("#pad .key.forward.on")

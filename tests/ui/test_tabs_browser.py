@@ -26,14 +26,13 @@ def url(tiny_model_dir, tmp_path_factory):
 
 @pytest.fixture
 def tabs(browser, url):
-    """Opens one tab after the other in one window, on Live."""
+    """Opens one tab after the other in one window, on Fly."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
 
     def open_tab():
         page = context.new_page()
         page.set_default_timeout(120_000)
         page.goto(url)
-        page.get_by_role("tab", name="Live").click()
         for part in READY:
             page.wait_for_selector(part)
         return page

@@ -147,13 +147,13 @@ def serve(model_dir: str, runs: Path, threads: int | None = None) -> Iterator[st
 
 
 def open_live(page: Any, url: str, run: str | None = None) -> None:
-    """Open the Live page, and choose a run.
+    """Open the Fly page, and choose a run.
 
     Raises:
         BrowserError: if the run is not offered there.
     """
     page.goto(url)
-    page.get_by_role("tab", name="Live").click()
+    page.get_by_role("tab", name="Fly", exact=True).click()
     page.wait_for_selector(f"{_STAGE} [data-do=takeoff]")
     page.wait_for_selector("#live-frame img")
     if run is not None:

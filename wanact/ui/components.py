@@ -19,7 +19,6 @@ from wanact.runs.index import Entry
 from wanact.runs.ref import CheckpointRef
 from wanact.ui import cache
 from wanact.ui.modules import mounting
-from wanact.ui.samples import Sample
 from wanact.ui.theme import asset
 
 MAX_PLAN_BYTES = 8 * 2**20  # a plan has 5 kB, a flight with its first frame up to some MB
@@ -174,13 +173,6 @@ class SampleGallery(Component):
         super().__init__("gallery", value, label="Samples", samples=list(samples), **kwargs)
 
 
-def picked(sample: Sample | None) -> tuple[Any, ...]:
-    """First frame, the one to fall back to, prompt and note of a page whose visitor chose a sample; None keeps them."""
-    if sample is None:
-        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-    return str(sample.path), str(sample.path), sample.prompt, sample.credit
-
-
 def step_heading(number: int, title: str, remark: str) -> str:
     """Heading of a numbered card."""
     return f'<h2 class="step"><b aria-hidden="true">{number}</b>{title}<small>{remark}</small></h2>'
@@ -224,18 +216,73 @@ class CheckpointPicker(Component):
         )
 
 
+class Crop(Component):
+    """Where a first frame of another shape than the clip is cut, shown on the frame, and dragged there.
+
+    The value is the share of what is cut off that goes at the left, or at the top: 0.5 is the middle.
+
+    Args:
+        scene: prefix of the ids of the scene's elements.
+        ratio: width by height of the clip.
+    """
+
+    schema = {"type": "number", "description": "where a picture of another shape is cut: 0 to 1, 0.5 is the middle"}
+    example = 0.5
+    may_be_left_out = True
+
+    def __init__(self, scene: str, ratio: float, **kwargs: Any):
+        super().__init__("crop", 0.5, label="Crop", scene=scene, ratio=ratio, **kwargs)
+
+
+class SceneMemory(Component):
+    """Keeps the choices of a scene in the visitor's tab, and asks for them back after a reload; nothing of it is seen.
+
+    The value is what the tab has kept: sample or picture, prompt and crop.
+
+    Args:
+        scene: prefix of the ids of the scene's elements.
+        samples: ids that the address may name.
+    """
+
+    schema = {"type": "object", "description": "what a tab has kept of a scene"}
+    example: Any = {}
+
+    def __init__(self, scene: str, samples: Sequence[str], **kwargs: Any):
+        super().__init__(
+            "memory", {}, label="What was chosen", scene=scene, samples=list(samples), elem_classes="memory", **kwargs
+        )
+        # Run in the browser: with frame, prompt, sample and crop when one has changed, and when all are given back.
+        self.listen = _announcing("scene", f"scene: '{scene}', frame, prompt, sample, crop")
+        self.done = _announcing("restored", f"scene: '{scene}'")
+
+
+def _announcing(name: str, detail: str) -> str:
+    return (
+        "(frame, prompt, sample, crop) => { document.dispatchEvent("
+        f"new CustomEvent('wanact:{name}', {{detail: {{{detail}}}}})); }}"
+    )
+
+
 class FrameInput(gr.Image):
     """gr.Image that hands the file on unread, so that a bad one is refused by us and in words."""
 
     is_template = True  # the browser draws the parent's component
 
+    def store(self, url: str) -> str:
+        """Keep the picture in a data URL as if it had been uploaded; its path.
+
+        Raises:
+            ImageError: if it is no data URL, or too long.
+        """
+        path = save_bytes_to_cache(_data_of(url), "first-frame.png", self.GRADIO_CACHE)
+        self.temp_files.add(path)
+        return path
+
     def preprocess(self, payload: Any) -> str | None:
         if payload is None:
             return None
         if payload.url and payload.url.startswith("data:"):
-            path = save_bytes_to_cache(_data_of(payload.url), "first-frame.png", self.GRADIO_CACHE)
-            self.temp_files.add(path)
-            return path
+            return self.store(payload.url)
         if not cache.holds(payload.path):
             raise cache.NoFileError(cache.NO_FILE)
         return payload.path

@@ -25,13 +25,14 @@ from wanact.ui.sessions import keeping_sessions
 from wanact.ui.site import Site
 from wanact.ui.theme import SHARED, looks, theme
 
-# A place is a name and a function that lays it out; the next one is one more line.
-# Each gets the engine and the state that holds the last frame of a visitor's clip.
-PLACES: list[tuple[str, Callable[[Engine, gr.State], None]]] = [
-    ("Fly", build_fly),
-    ("Live", build_live),
-    ("Checkpoints", build_checkpoints),
-    ("Compare", build_compare),
+# A place is an id, what its tab says, and a function that lays it out; the next one is one more line. The function gets
+# the engine and the state that holds the last frame of a visitor's clip, and returns False if there is nothing to do in
+# this place yet. The page opens on the first place in which there is. `web/address.js` has the names in the address.
+PLACES: list[tuple[str, str, Callable[[Engine, gr.State], bool | None]]] = [
+    ("live", "Fly", build_live),
+    ("fly", "Plan a clip", build_fly),
+    ("checkpoints", "Checkpoints", build_checkpoints),
+    ("compare", "Compare", build_compare),
 ]
 
 MAX_UPLOAD = "64mb"
@@ -50,12 +51,14 @@ def build_page(engine: Engine) -> gr.Blocks:
     ) as demo:
         header()
         last_frame = gr.State(None, time_to_live=3600)
-        with gr.Tabs(elem_id="places", overflow_behavior="wrap"):
-            for name, build in PLACES:
-                place = name.lower()
+        with gr.Tabs(elem_id="places", overflow_behavior="wrap") as tabs:
+            ready = []
+            for place, name, build in PLACES:
                 # A place that is left goes on. By the id of its tab, components know in the browser where they stand.
                 with gr.Tab(name, id=place, elem_id=f"place-{place}", render_children=True):
-                    build(engine, last_frame)
+                    if build(engine, last_frame) is not False:
+                        ready.append(place)
+            tabs.selected = ready[0]
         expose(engine)
     demo.queue(max_size=None, default_concurrency_limit=8, api_open=False)  # everything goes through places
     keep_places(demo, chores=[Quota(demo).enforce, engine.uploads.forget_old], at_rest=[engine.rest])

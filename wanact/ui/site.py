@@ -63,6 +63,10 @@ class Site(gr.Blocks):
         """As Gradio's, of files that are the visitor's own."""
         try:
             found = inputs if explicit_call else [_with_files(value) for value in inputs]
+            # Programs name fields by their order, and may be older than the last ones.
+            newer = block_fn.inputs[len(found) :]
+            if all(getattr(field, "may_be_left_out", False) for field in newer):
+                found = [*found, *(getattr(field, "value", None) for field in newer)]
             return await super().preprocess_data(block_fn, found, state, explicit_call)
         except (gr.Error, UserError):
             raise

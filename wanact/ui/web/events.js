@@ -3,10 +3,15 @@
 //   wanact:peaks     {move, look}                the magnitude that a held key stands for, set on the pad
 //   wanact:plan      {move, look}                the largest magnitudes of a plan that was just laid
 //   wanact:take-keys {}                          a recording starts: the pad takes the keyboard focus
+//   wanact:shape     {ratio}                     clips will be so much wider than high
 //   wanact:playhead  {step, track}               the clip shows this action of this track (JSON)
-// These stay within the place (Fly, Live, ...) that they come from. Between the places go:
+// These stay within the place (live, fly, ...) that they come from. Between the places go:
 //   wanact:go        {place}                     this place is wanted in sight; the header presses its tab
 //   wanact:place     {place}                     this place has come into sight: every key lets go
+//   wanact:start     {place, sample}             a first frame was chosen there; null is none of the samples
+//   wanact:scene     {scene, frame, prompt, sample, crop}   what is chosen in a scene now; `scene` is its ids' prefix
+//   wanact:kept      {scene, picture}            the tab has kept that; a name for a picture that is no sample
+//   wanact:restored  {scene}                     what was chosen before a reload is chosen again, if anything was
 //   wanact:tray      {items}                     the checkpoints that wait to be compared
 //   wanact:choose-checkpoint {place}, wanact:compare-tray, wanact:compare-flight   something waits for this place (`leave`)
 export const placeOf = node => node.closest('[id^=place-]')?.id.slice('place-'.length); // its tab, see page.py

@@ -1,3 +1,5 @@
+import {Addresses, placeIn} from './address.js';
+
 const BEAT_MS = 60000;
 
 export function mount({element, server}) {
@@ -71,32 +73,47 @@ export function mount({element, server}) {
       choosePicture(event.dataTransfer?.files || [], event);
   });
 
-  // The places are tabs. A component asks for one by `wanact:go`; whoever comes into sight is announced to all.
-  const tabOf = place =>
-    [...document.querySelectorAll('#places [role=tab]')].find(tab => tab.textContent.trim().toLowerCase() === place);
+  // The places are tabs. A component asks for one by `wanact:go`; whoever comes into sight is announced to all, and
+  // stands in the address, so that Back goes to the place before and a reload comes back to this one.
+  const addresses = new Addresses();
+  const tabs = () => [...document.querySelectorAll('#places [role=tab]')];
+  const press = place =>
+    tabs()
+      .find(tab => tab.dataset.tabId === place)
+      ?.click();
   document.addEventListener('wanact:go', event => {
-    tabOf(event.detail.place)?.click();
+    press(event.detail.place);
     scrollTo({top: 0});
   });
   let inSight = '';
+  let home = ''; // where an address leads that names no place
   function tellPlace() {
-    const place =
-      document.querySelector('#places [role=tab][aria-selected=true]')?.textContent.trim().toLowerCase() || '';
+    const place = tabs().find(tab => tab.getAttribute('aria-selected') === 'true')?.dataset.tabId || '';
     if (place === inSight) return;
+    if (inSight && place !== (placeIn(location.search) || home)) {
+      addresses.leave(inSight, location.search);
+      history.pushState(null, '', addresses.of(place, location.search));
+    }
     inSight = place;
     document.body.dataset.place = place;
     document.dispatchEvent(new CustomEvent('wanact:place', {detail: {place}}));
   }
+  addEventListener('popstate', () => press(placeIn(location.search) || home));
+  document.addEventListener('wanact:start', ({detail: {place, sample}}) => {
+    if (place === inSight) history.replaceState(null, '', addresses.withStart(place, location.search, sample));
+    else addresses.leave(place, addresses.withStart(place, addresses.of(place, location.search), sample));
+  });
   function watchPlaces(tries) {
     const places = document.querySelector('#places');
-    if (!places) return tries && setTimeout(() => watchPlaces(tries - 1), 100);
+    if (!places || !tabs().length) return tries && setTimeout(() => watchPlaces(tries - 1), 100);
     new MutationObserver(tellPlace).observe(places, {
       subtree: true,
       attributes: true,
       attributeFilter: ['aria-selected'],
     });
     tellPlace();
-    if (new URLSearchParams(location.search).has('compare')) tabOf('compare')?.click(); // a link to a comparison
+    home = inSight;
+    press(placeIn(location.search) || home);
   }
   watchPlaces(100);
 }

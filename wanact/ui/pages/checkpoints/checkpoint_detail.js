@@ -101,7 +101,7 @@ export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}
       build(
         'button',
         {type: 'button', class: 'go', 'data-act': 'fly', disabled: !flyable, onclick: () => act('fly', item)},
-        'Fly',
+        'Plan a clip',
       ),
       build(
         'button',
@@ -112,7 +112,7 @@ export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}
           title: more && !more.live ? 'Live flight needs a causal checkpoint' : '',
           onclick: () => act('live', item),
         },
-        'Live',
+        'Fly',
       ),
       build(
         'button',

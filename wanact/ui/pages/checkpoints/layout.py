@@ -87,4 +87,5 @@ def _remark(answer: Any) -> str:
     if problem:
         gr.Warning(str(problem)[:1_000], title="This checkpoint cannot be used")
         return f"⚠ {str(problem)[:1_000]}"
-    return "Your checkpoint is in the list. Only you see it, for an hour."
+    kept = "Your checkpoint is in the list. Only you see it, for an hour."
+    return f"{kept} Choose it below, on Fly, on Plan a clip, or to compare."

@@ -39,7 +39,7 @@ from wanact.ui.pages.fly.desk import (
     MAX_GUIDANCE,
     ClipForm,
     FlyDesk,
-    read_first_frame,
+    fitted_frame,
     read_prompt,
     say_what_is_cut,
     sentence,
@@ -145,6 +145,7 @@ class CompareDesk:
         negative_prompt: str = "",
         steps: float | None = None,
         guidance: float | None = None,
+        crop: float = 0.5,
         size: str | None = None,
     ) -> Iterator[Any]:
         """Fly one flight with two to four checkpoints or settings, side by side.
@@ -159,12 +160,13 @@ class CompareDesk:
             negative_prompt: what to avoid in the scene.
             steps: denoising steps.
             guidance: how closely the clips follow the prompt.
+            crop: where a picture of another shape is cut, from 0 (it keeps its left or top) to 1.
             size: width × height.
 
         Yields:
             State of the stage: clips, numbers and the tiled clip of the lanes that are done.
         """
-        form = CompareForm(first_frame, prompt, plan, seed, negative_prompt, steps, guidance, size, lanes=lanes)
+        form = CompareForm(first_frame, prompt, plan, seed, negative_prompt, steps, guidance, size, crop, lanes=lanes)
         yield from self.fly(form)
 
     def _answer(self, form: CompareForm) -> Iterator[Any]:
@@ -228,13 +230,13 @@ class CompareDesk:
             self.flights.read_size(f"{record.image.width} × {record.image.height}")
             if plan.get("own_picture") is not False:
                 return record
-            picture = read_first_frame(form.first_frame)
-            return replace(record, image=fit_image(picture, record.image.height, record.image.width))
+            own = fitted_frame(form.first_frame, form.crop, record.image.height, record.image.width)
+            return replace(record, image=own)
         height, width = self.flights.read_size(form.size)
         track = ActionTrack.parse(plan)
         track.require_length(self.engine.defaults["num_frames"])
         return FlightRecord(
-            image=fit_image(read_first_frame(form.first_frame), height, width),
+            image=fitted_frame(form.first_frame, form.crop, height, width),
             prompt="",
             seed=0,
             track=track,

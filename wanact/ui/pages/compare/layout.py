@@ -27,7 +27,7 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
     """Lay out the page and connect it, inside the current gr.Blocks."""
     flights = FlyDesk(engine)
     desk = CompareDesk(engine, flights)
-    scene = Scene("compare-", "First frame of the comparison", frame_height=190, webcam=False)
+    scene = Scene("compare-", engine, "First frame of the comparison", frame_height=190, webcam=False)
     presets = {name: make(engine.num_actions) for name, make in PRESETS.items()}
     defaults = engine.defaults
 
@@ -38,9 +38,11 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
                 scene.frame.render()
                 with gr.Column(elem_id="compare-words"):
                     scene.prompt.render()
+                    scene.describe.render()
                     with gr.Row():
                         scene.seed.render()
                         scene.dice.render()
+            scene.crop.render()
             scene.note.render()
             scene.gallery.render()
             plan = PlanStrip(presets[FIRST_PRESET], presets, TEMPORAL_STRIDE / defaults["fps"], elem_id="compare-plan")
@@ -62,7 +64,7 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
         with gr.Column(elem_id="compare-card"):
             build_card(engine, "card-compare")
 
-    fields = [scene.frame, scene.prompt, plan, lanes, scene.seed, negative, steps, guidance]
+    fields = [scene.frame, scene.prompt, plan, lanes, scene.seed, negative, steps, guidance, scene.crop]
     flying = go.click(
         desk.compare,
         fields,

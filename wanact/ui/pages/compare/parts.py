@@ -12,7 +12,7 @@ from wanact.ui.pages.compare.desk import CompareState
 
 
 class PlanStrip(Component):
-    """A ready-made plan, the plan of the Fly page or an opened flight, drawn small.
+    """A ready-made plan, the plan of Plan a clip or an opened flight, drawn small.
 
     The value is the on-disk action format (steps, 2, 8), or {"flight": record, "own_picture": bool}; while a file or a
     link is being opened it is {"open": {"text" | "link": text}}.

@@ -89,7 +89,7 @@ export function mount({element, props, trigger, watch}) {
     find('.plans').append(button);
   };
   for (const name of Object.keys(props.presets)) addButton(name, {preset: name});
-  addButton('The plan on Fly', {do: 'fly'}, true);
+  addButton('Your plan', {do: 'fly'}, true);
   addButton('Open flight or comparison…', {do: 'open'}, true);
   find('.plans').addEventListener('click', event => {
     const {preset, do: what} = event.target.dataset;
@@ -102,8 +102,8 @@ export function mount({element, props, trigger, watch}) {
       } catch {
         /* none */
       }
-      if (Array.isArray(plan) && plan.length === props.steps) lay(plan, 'The plan that stands on Fly now.');
-      else told.textContent = 'The plan on Fly is as it came; change it there first.';
+      if (Array.isArray(plan) && plan.length === props.steps) lay(plan, 'The plan that stands on Plan a clip now.');
+      else told.textContent = 'The plan on Plan a clip is as it came; change it there first.';
     }
   });
   let before = props.value;
@@ -123,7 +123,7 @@ export function mount({element, props, trigger, watch}) {
     }
     open({text: await chosen.text()});
   });
-  // A flight from Fly or Live comes by its address on this server.
+  // A flight comes by its address on this server.
   async function fetchFlight() {
     const url = collect('compare-flight');
     if (!url) return;

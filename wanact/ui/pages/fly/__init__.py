@@ -1,1 +1,1 @@
-"""The Fly page."""
+"""Plan a clip."""

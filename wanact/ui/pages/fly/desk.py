@@ -1,4 +1,4 @@
-"""What the Fly page asks of the server: check what a visitor sends, draw the clip, open a flight, go on from a clip."""
+"""What Plan a clip asks of the server: check what a visitor sends, draw the clip, open a flight, go on from a clip."""
 
 from __future__ import annotations
 
@@ -75,6 +75,16 @@ def read_first_frame(path: str | None) -> Image.Image:
     return read_upload(path)
 
 
+def fitted_frame(path: str | None, crop: Any, height: int, width: int) -> Image.Image:
+    """The picture that a visitor has chosen, cut to the clip's shape where they have said.
+
+    Raises:
+        RequestError, ImageError: if there is none, or it cannot be used.
+    """
+    place = read_model(_Crop, {"crop": crop}, RequestError)
+    return fit_image(read_first_frame(path), height, width, crop=place.crop)
+
+
 def size_choices(height: int, width: int) -> list[str]:
     """The model's own size first, then turned by a quarter, then a square of about the same area."""
     step = shapes.SIZE_MULTIPLE
@@ -111,6 +121,7 @@ class ClipForm:
     steps: Any = None
     guidance: Any = None
     size: Any = None
+    crop: Any = 0.5
 
 
 @dataclass(frozen=True)
@@ -125,8 +136,12 @@ class _Numbers(BaseModel):
     guidance: Annotated[float, number(1, MAX_GUIDANCE)]
 
 
+class _Crop(BaseModel):
+    crop: Annotated[float, number(0, 1)]
+
+
 class FlyDesk:
-    """The handlers of the Fly page. It remembers nothing of a visitor: what they have is in their own page.
+    """The handlers of Plan a clip. It remembers nothing of a visitor: what they have is in their own page.
 
     Args:
         engine: the shared model.
@@ -150,6 +165,7 @@ class FlyDesk:
         steps: float | None = None,
         guidance: float | None = None,
         size: str | None = None,
+        crop: float = 0.5,
     ) -> Iterator[tuple[Any, Any]]:
         """Draw a clip from a first frame, a prompt and a flight plan.
 
@@ -163,11 +179,13 @@ class FlyDesk:
             steps: denoising steps.
             guidance: how closely the clip follows the prompt.
             size: width × height.
+            crop: where a picture of another shape is cut, from 0 (it keeps its left or top) to 1.
 
         Yields:
             State of the viewer, and the last frame for going on from it.
         """
-        form = FlyForm(first_frame, prompt, plan, seed, negative_prompt, steps, guidance, size, checkpoint=checkpoint)
+        shown = (first_frame, prompt, plan, seed, negative_prompt, steps, guidance, size, crop)
+        form = FlyForm(*shown, checkpoint=checkpoint)
         yield from self.fly(form)
 
     def _fly(self, form: FlyForm) -> Iterator[tuple[Any, Any]]:
@@ -207,7 +225,7 @@ class FlyDesk:
         self.budget.check_clip(height, width, defaults["num_frames"], numbers.steps)
         return Flight(
             read_prompt(form.prompt),
-            fit_image(read_first_frame(form.first_frame), height, width),
+            fitted_frame(form.first_frame, form.crop, height, width),
             track,
             negative_prompt=read_prompt(form.negative_prompt, "negative prompt"),
             height=height,

@@ -1,4 +1,4 @@
-"""The Fly page: a first frame, a prompt, a flight plan, and the clip that comes of them."""
+"""Plan a clip: a first frame, a prompt, a flight plan, and the clip that comes of them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ from wanact.ui.scene import AT_ONCE, QUIET, Scene, keep, negative_prompt
 FIRST_PRESET = "Fly-through"
 # The viewer answers the press at once; the server follows.
 _ANNOUNCE = "(...inputs) => { document.dispatchEvent(new CustomEvent('wanact:generate')); return inputs; }"
+_RESHAPE = (
+    "(size) => { const [width, height] = (size || '').split('×').map(Number); "
+    "document.dispatchEvent(new CustomEvent('wanact:shape', {detail: {from: 'fly', ratio: width / height}})); }"
+)
 _FAILED = "() => { document.dispatchEvent(new CustomEvent('wanact:failed')); }"
 
 
@@ -37,7 +41,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
         last_frame: where the last frame of the visitor's newest clip goes, uint8 [H, W, 3].
     """
     desk = FlyDesk(engine)
-    scene = Scene("", "First frame", frame_height=270, prompt_label=False)
+    scene = Scene("", engine, "First frame", frame_height=270, prompt_label=False)
     presets = {name: make(engine.num_actions) for name, make in PRESETS.items()}
     defaults = engine.defaults
 
@@ -45,10 +49,12 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
         with gr.Column(elem_id="scene", elem_classes="card"):
             gr.HTML(step_heading(1, "First frame", "Upload, paste, take a photo, or pick one"))
             scene.frame.render()
+            scene.crop.render()
             scene.note.render()
             scene.gallery.render()
             gr.HTML(step_heading(2, "Prompt", "Describe the scene"))
             scene.prompt.render()
+            scene.describe.render()
             chips = Chips(scene.prompts, "Example prompts", elem_id="prompts", visible=bool(scene.prompts))
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                 with gr.Row():
@@ -96,7 +102,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
 
     drawing = generate.click(
         desk.generate,
-        [scene.frame, scene.prompt, plan, checkpoint, scene.seed, negative, steps, guidance, size],
+        [scene.frame, scene.prompt, plan, checkpoint, scene.seed, negative, steps, guidance, size, scene.crop],
         [viewer, last_frame],
         api_name="generate",
         js=_ANNOUNCE,
@@ -112,7 +118,8 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
     scene.take(viewer.extend, desk.go_on, last_frame)
     chips.select(lambda text: text, chips, scene.prompt, **AT_ONCE)
     settings = [*scene.picture, scene.prompt, negative, scene.seed, steps, guidance, size, plan, checkpoint]
-    open_flight.upload(lambda path: _lay_out(desk.open_flight(path)), open_flight, settings, **QUIET)
+    scene.unmark(open_flight.upload(lambda path: _lay_out(desk.open_flight(path)), open_flight, settings, **QUIET))
+    size.change(None, size, None, js=_RESHAPE, **AT_ONCE)
 
 
 def _seconds(defaults: dict[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""The Live page."""
+"""The Fly page: live."""

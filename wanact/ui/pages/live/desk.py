@@ -1,4 +1,4 @@
-"""What the Live page asks of the server: take off, fly while somebody listens, hear the keys, save what was flown.
+"""What the Fly page asks of the server: take off, fly while somebody listens, hear the keys, save what was flown.
 
 One call of `fly` is one flight. It yields small messages (dicts with a `kind`) that the browser's script reads:
 
@@ -47,7 +47,7 @@ from wanact.ui.components import choice_of
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent
 from wanact.ui.mailbox import Mailbox, Told, new_flight
-from wanact.ui.pages.fly.desk import read_first_frame, read_prompt, say_what_is_cut, sentence
+from wanact.ui.pages.fly.desk import fitted_frame, read_prompt, say_what_is_cut, sentence
 from wanact.ui.pages.live.flight import Hangar, LiveFlight, action_of
 from wanact.ui.turns import Line, Ticket
 
@@ -179,7 +179,7 @@ class _Numbers(BaseModel):
 
 
 class LiveDesk:
-    """The handlers of the Live page.
+    """The handlers of the Fly page.
 
     Args:
         engine: the shared model.
@@ -268,13 +268,13 @@ class LiveDesk:
     # ---- flying ----------------------------------------------------------------------------------------------
 
     def fly(
-        self, order: Any, first_frame: str | None, prompt: str, checkpoint: str | None, seed: float
+        self, order: Any, first_frame: str | None, prompt: str, checkpoint: str | None, seed: float, crop: float = 0.5
     ) -> Iterator[dict[str, Any]]:
         """Fly live. See the module for what is yielded.
 
         Args:
             order: {} for a new flight, or {"from": id of a flight, "at": latent frame to go on from, None for its end}.
-            first_frame, prompt, checkpoint, seed: of a new flight.
+            first_frame, prompt, checkpoint, seed, crop: of a new flight.
         """
         asked = _Order.model_validate(order if isinstance(order, dict) else {}, strict=True)
         flight_id = new_flight()
@@ -294,7 +294,11 @@ class LiveDesk:
                 leaving.callback(self._put_away, flight_id)
                 yield {"kind": "line", "place": self.line.place(ticket), "flight": flight_id}
                 yield from self._stand_in_line(flight_id, ticket, mailbox)
-                flight = yield from self._take_off(flight_id, turn, before, asked, choice, first_frame, prompt, seed)
+                image = None
+                if before is None:
+                    size = self.engine.defaults["height"], self.engine.defaults["width"]
+                    image, prompt = fitted_frame(first_frame, crop, *size), read_prompt(prompt)
+                flight = yield from self._take_off(flight_id, turn, before, asked, choice, image, prompt, seed)
                 yield from self._fly(flight_id, ticket, turn, flight, mailbox)
             except UserError as error:
                 yield _failed(flight_id, sentence(self.engine.index.plain(str(error))))
@@ -353,14 +357,11 @@ class LiveDesk:
         before: LiveFlight | FlightRecord | None,
         order: _Order,
         choice: CheckpointRef,
-        first_frame: str | None,
+        image: Image.Image | None,
         prompt: str,
         seed: Any,
     ) -> Generator[dict[str, Any], None, LiveFlight]:
         """Wait for the model, then make the stream, which is the generator's result."""
-        image = None
-        if before is None:
-            image, prompt = read_first_frame(first_frame), read_prompt(prompt)
         yield from self._have_turn(flight_id, turn)
         try:
             at = order.at

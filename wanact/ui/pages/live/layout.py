@@ -1,4 +1,4 @@
-"""The Live page: a first frame, words, and the keys; the world answers while they are held."""
+"""The Fly page, live: a first frame, words, and the keys; the world answers while they are held."""
 
 from __future__ import annotations
 
@@ -76,17 +76,20 @@ class LiveFiles(Component):
         return None
 
 
-def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = None) -> None:
+def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = None) -> bool:
     """Lay out the page and connect it, inside the current gr.Blocks.
 
     Args:
         engine: the shared model.
-        last_frame: of the visitor's newest clip on the Fly page, uint8 [H, W, 3], None without one.
+        last_frame: of the visitor's newest planned clip, uint8 [H, W, 3], None without one.
         desk: None for one of its own.
+
+    Returns:
+        Whether there is a causal checkpoint to fly.
     """
     # Of a lent GPU, a visitor has two minutes a day.
     desk = desk or LiveDesk(engine, LiveLimits(turn_s=LENT_S, longest_s=LENT_S) if is_lent() else None)
-    scene = Scene("live-", "First frame of the flight", frame_height=210)
+    scene = Scene("live-", engine, "First frame of the flight", frame_height=210)
     listing = desk.listing()
 
     with gr.Column(elem_id="live"):
@@ -96,10 +99,12 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
         with gr.Column(elem_id="live-scene", elem_classes="card"):
             gr.HTML('<h2 class="step">Where to start<small>Upload, paste, take a photo, or pick one</small></h2>')
             scene.frame.render()
+            scene.crop.render()
             scene.note.render()
             scene.gallery.render()
             from_clip = gr.Button("Start from your last clip", size="sm", elem_id="live-from-clip")
             scene.prompt.render()
+            scene.describe.render()
             say = gr.Button("Use this prompt now", size="sm", elem_id="live-say")
             with gr.Accordion("Advanced", open=False, elem_id="live-advanced"):
                 checkpoint = CheckpointPicker(desk.listing, listing["default"], elem_id="live-checkpoint")
@@ -109,7 +114,7 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
 
     flying = stage.takeoff(
         on_gpu(desk.fly, lambda *_: LENT_S + 10),
-        [stage, scene.frame, scene.prompt, checkpoint, scene.seed],
+        [stage, scene.frame, scene.prompt, checkpoint, scene.seed, scene.crop],
         stage,
         js=_ORDER,
         concurrency_id="live",
@@ -122,6 +127,7 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
     scene.connect()
     scene.take(from_clip.click, _from_clip, last_frame)
     say.click(None, scene.prompt, scene.prompt, js=_SAY, **QUIET)
+    return bool(listing["choices"])
 
 
 def _save(desk: LiveDesk, wanted: Any) -> Iterator[SavedFile]:
@@ -139,5 +145,5 @@ def _save(desk: LiveDesk, wanted: Any) -> Iterator[SavedFile]:
 
 def _from_clip(last_frame: np.ndarray | None) -> tuple[Any, str]:
     if last_frame is None:
-        return gr.skip(), "There is no clip yet: generate one first."
+        return gr.skip(), "There is no clip yet: generate one on Plan a clip first."
     return Image.fromarray(last_frame), "The last frame of your clip."

@@ -2,6 +2,7 @@ import {CHANNELS, channelIcon, OPPOSITE} from '../../web/channels.js';
 import {connect} from '../../web/events.js';
 import {holdKeys} from '../../web/keys.js';
 import {holdStick, LOOK, MOVE, readGamepad} from '../../web/sticks.js';
+import {Ground} from './ground.js';
 import {Handoff} from './handoff.js';
 import {blobOf, Film, Player} from './player.js';
 import {takeSeat} from './seats.js';
@@ -26,6 +27,7 @@ export function mount({element, props, trigger, server, watch}) {
   const timewarp = new Timewarp();
   const handoff = new Handoff(timewarp);
   const player = new Player(props.fps);
+  const ground = new Ground(root);
 
   // ---- what flies -----------------------------------------------------------------------------------------------
   let state = 'idle'; // idle, line, flying, paused, scrubbing, landed, failed
@@ -69,7 +71,11 @@ export function mount({element, props, trigger, server, watch}) {
     find('.after').hidden = !branch?.id;
     find('[data-do=pause]').classList.toggle('playing', flying);
     find('[data-do=pause]').setAttribute('aria-label', flying ? 'Pause' : 'Go on');
-    root.classList.toggle('has-picture', (!!branch && state !== 'line') || !!shown);
+    const goesOn = !find('[data-do=continue]').hidden && !ground.isNew;
+    find('[data-do=continue]').classList.toggle('main', goesOn);
+    find('[data-do=takeoff]').classList.toggle('main', !goesOn);
+    root.classList.toggle('has-picture', !ground.covers(state, !!shown, branch?.pending === 'new'));
+    ground.invite(state, !!branch);
   }
   function tell(text) {
     if (say.textContent !== text) say.textContent = text;
@@ -114,7 +120,7 @@ export function mount({element, props, trigger, server, watch}) {
     if (quiet !== silent && (state === 'flying' || state === 'line')) {
       silent = quiet;
       tell(quiet ? 'No answer from the server; waiting for it…' : '');
-      if (quiet) letGo();
+      if (quiet && state === 'flying') letGo(); // keys that are held for the take-off wait with it
     }
   }, PING_MS / 2);
 
@@ -202,9 +208,13 @@ export function mount({element, props, trigger, server, watch}) {
     lamps.forEach((lamp, i) => {
       lamp.classList.toggle('on', held[i] > 0);
     });
-    if (state !== 'flying') return;
+    const isDown = held.some(value => value > 0);
+    if (isDown && (state === 'line' || state === 'flying')) ground.steered = true;
+    if (isDown && turnedOn && state === 'idle' && !branch) return actions.takeoff();
+    ground.invite(state, !!branch);
+    if (state !== 'flying' && state !== 'line') return;
     tellKeys();
-    if (turnedOn) {
+    if (turnedOn && state === 'flying') {
       numbers.pending.push({n: sequence, at: now});
       const began = held.some((value, i) => value > 0 && !before[i]);
       if (began) numbers.pixel = {at: now, n: sequence, drawn: false};
@@ -222,6 +232,7 @@ export function mount({element, props, trigger, server, watch}) {
       asked = false;
       sequence = shownIndex = 0;
       if (state !== 'line') return;
+      tellKeys(); // what is held already counts from the first picture on
     }
     const refused = asked && message.kind === 'failed'; // before it had a place in the line
     if (message.flight && message.flight !== flight && !refused) return; // of a flight that was left
@@ -363,8 +374,11 @@ export function mount({element, props, trigger, server, watch}) {
     order = wanted;
     paused = pausedByTab = false;
     heardAt = numbers.takeoff = performance.now();
+    if (pending === null) ground.takeOff();
+    ground.steered ||= held.some(value => value > 0);
     warn('');
     tell('Taking off…');
+    root.focus({preventScroll: true}); // the button goes, and keys that are held already count
     show('line');
     if (!leaveSeat) leaveSeat = await takeSeat();
     if (!leaveSeat) return fail('You already fly in three tabs of this browser. Land one of them first.');
@@ -541,9 +555,9 @@ export function mount({element, props, trigger, server, watch}) {
     );
   }
   // A reload forgets this script, not the flight: the server keeps it for a while.
-  function remember() {
+  function remember(seen = '') {
     try {
-      sessionStorage.setItem(KEPT, JSON.stringify({id: flight}));
+      sessionStorage.setItem(KEPT, JSON.stringify({id: branch.id, landed: !flight, start: ground.flown, seen}));
     } catch {
       /* not remembered */
     }
@@ -553,11 +567,17 @@ export function mount({element, props, trigger, server, watch}) {
     if (kept?.id) {
       branch = {name: 'Flight 1', id: kept.id, film: new Film(null, 0)};
       branches.push(branch);
-      tell('Your flight was interrupted.');
+      ground.comeBack(kept.start, kept.seen);
+      if (!kept.landed) tell('Your flight was interrupted.');
     }
   } catch {
     /* storage is blocked */
   }
+
+  addEventListener('pagehide', () => {
+    if (branch?.id && shown) remember(canvas.toDataURL('image/jpeg', 0.8));
+  });
+  ground.takeKeys(() => state === 'idle' && !branch);
 
   // ---- drawing --------------------------------------------------------------------------------------------------
   function setShown(frame) {
@@ -664,7 +684,7 @@ export function mount({element, props, trigger, server, watch}) {
       'idle-keys',
       state === 'flying' && !root.contains(document.activeElement) && !document.fullscreenElement,
     );
-    if (!shown) preview();
+    if (ground.look()) show(state);
     if (state !== 'flying') return;
     const fps = rate();
     const last = latest();
@@ -776,13 +796,6 @@ export function mount({element, props, trigger, server, watch}) {
     handoff,
     Warper,
   };
-  // Before the first flight the screen shows where it would start.
-  function preview() {
-    const picture = document.querySelector('#live-frame img');
-    const chosen = find('.chosen');
-    chosen.hidden = !picture;
-    if (picture && chosen.src !== picture.src) chosen.src = picture.src;
-  }
   find('.screen').style.setProperty('--ratio', props.ratio);
   player.fps = props.fps;
   show('idle');

@@ -1,0 +1,339 @@
+"""The first minute of a new visitor, and what a reload brings back, on a world that flies live and draws places."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.ui.conftest import write_run
+from tests.ui.live_desks import make_desk
+from tests.ui.test_browser import Visits
+from tests.ui.test_live_browser import LIVE, STAGE, flying, pixels, take_off
+from wanact.flying.record import FlightRecord
+from wanact.ui.page import build_page, launch_options
+from wanact.ui.samples import load_samples
+
+pytestmark = pytest.mark.browser
+
+DRAWS = "This world draws hills only; a photograph turns into hills."
+READY = (f"{STAGE} .cap.forward", "#live-frame img", "#live-samples [aria-pressed=true]")
+PLACE = "document.body.dataset.place"
+
+
+@pytest.fixture(scope="module")
+def url(tiny_model_dir, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("first") / "runs"
+    desk = make_desk(tiny_model_dir, runs, fps=8)
+    write_run(runs / "drone")
+    desk.engine.pipe.defaults["text_to_video"] = True
+    desk.engine.pipe.components.metadata["draws"] = DRAWS
+    engine = type(desk.engine)(desk.engine.pipe, runs)
+    demo = build_page(engine)
+    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
+    yield url
+    demo.close()
+
+
+@pytest.fixture
+def visit(browser, url):
+    """Opens the page as new visitors, at an address; no console has an error."""
+    visits = Visits(browser, url)
+
+    def open_page(search: str = "", width: int = 1440, height: int = 1000, ready=READY, **options):
+        page = visits.open(width, height, **options)
+        page.set_default_timeout(60_000)
+        page.goto(url + search)
+        for part in ready:
+            page.wait_for_selector(part)
+        return page
+
+    open_page.problems = visits.problems
+    yield open_page
+    visits.end()
+
+
+@pytest.fixture(scope="module")
+def portrait(tmp_path_factory) -> Path:
+    """A photograph that is taller than wide: red above, green in the middle, blue below."""
+    pixels = np.zeros((600, 300, 3), np.uint8)
+    for third in range(3):
+        pixels[200 * third : 200 * (third + 1), :, third] = 220
+    path = tmp_path_factory.mktemp("pictures") / "tower.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def sample(name: str, scene: str = "live-") -> str:
+    return f"#{scene}samples [data-id={name}]"
+
+
+def is_marked(page, name: str, scene: str = "live-") -> None:
+    page.wait_for_selector(f"{sample(name, scene)}[aria-pressed=true]")
+
+
+def has_place(page, place: str, name: str) -> None:
+    page.wait_for_function(f"{PLACE} === '{place}'")
+    assert f"tab={name}" in page.url
+
+
+def has_words(page, words: str, scene: str = "live-") -> None:
+    page.wait_for_function(f"document.querySelector('#{scene}prompt textarea')?.value === {words!r}")
+
+
+def stage_colour(page) -> np.ndarray:
+    """Mean colour of what the stage shows before take-off, [3]."""
+    page.wait_for_function(f"document.querySelector('{STAGE} .chosen').complete")
+    shot = page.locator(f"{STAGE} .screen").screenshot()
+    picture = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), float)
+    height, width, _ = picture.shape
+    return picture[height // 8 : height // 4, width // 8 : -width // 8].mean(axis=(0, 1))
+
+
+# ---- the page opens on live flight -----------------------------------------------------------------------------------
+
+
+def test_the_page_opens_on_a_flight_that_a_held_key_begins_and_steers(visit):
+    page = visit()
+    tabs = page.get_by_role("tab").all_inner_texts()
+    assert tabs == ["Fly", "Plan a clip", "Checkpoints", "Compare"]
+    assert page.evaluate(PLACE) == "live" and page.locator(f"{STAGE} .chosen").is_visible()
+    assert "Hold W" in page.inner_text(f"{STAGE} .lead")
+    scrolled = page.evaluate("scrollY")
+    page.keyboard.down("w")  # nothing on the page has the focus yet
+    page.wait_for_function(f"{LIVE}.state === 'line' || {LIVE}.state === 'flying'")
+    flying(page)
+    page.wait_for_function(f"{LIVE}.shown.a[0] > 0")
+    assert not page.locator(f"{STAGE} .lead").is_visible(), "something was pressed"
+    page.keyboard.up("w")
+    page.wait_for_function(f"{LIVE}.shown.a.every(value => value === 0)")
+    assert page.evaluate("scrollY") == scrolled
+
+
+def test_a_key_that_is_held_while_a_flight_starts_steers_its_first_picture(visit):
+    page = visit()
+    page.evaluate(f"""() => {{
+        window.told = [];
+        const live = document.querySelector('{STAGE} .live');
+        new MutationObserver(() => window.told.push(live.dataset.state)).observe(live, {{attributes: true}});
+    }}""")
+    page.click(f"{STAGE} [data-do=takeoff]")
+    page.keyboard.down("ArrowRight")  # the button that had the focus is gone by now
+    page.wait_for_selector(f"{STAGE} .lamp.yaw_right.on", state="attached")
+    page.wait_for_function(f"{LIVE}.numbers.shown.length >= 1")
+    first = page.evaluate(f"{LIVE}.shown.a[5]")
+    flying(page)
+    page.wait_for_function(f"{LIVE}.shown.a[5] > 0")
+    page.keyboard.up("ArrowRight")
+    assert first > 0, "the first picture already obeys"
+
+
+def test_the_invitation_stays_until_something_was_pressed(visit):
+    page = visit()
+    take_off(page)
+    assert page.locator(f"{STAGE} .lead").is_visible()
+    page.keyboard.press("Tab")
+    assert page.locator(f"{STAGE} .lead").is_visible(), "Tab is no control"
+    page.focus(f"{STAGE} .live")
+    page.keyboard.down("a")
+    page.wait_for_selector(f"{STAGE} .lead", state="hidden")
+    page.keyboard.up("a")
+    assert not page.locator(f"{STAGE} .lead").is_visible()
+
+
+def test_a_phone_is_told_of_the_stick_which_begins_the_flight(visit):
+    page = visit(width=390, height=844, has_touch=True, is_mobile=True)
+    assert "left stick" in page.inner_text(f"{STAGE} .lead") and "W" not in page.inner_text(f"{STAGE} .lead")
+    stick = page.locator(f"{STAGE} .stick.move")
+    stick.scroll_into_view_if_needed()
+    box = stick.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch = page.context.new_cdp_session(page)
+    for kind, up in (("touchStart", 0), ("touchMove", 60)):
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y - up}]})
+    flying(page)
+    page.wait_for_function(f"{LIVE}.shown.a[0] > 0")
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_after_a_flight_another_first_frame_stands_on_the_stage(visit):
+    page = visit()
+    take_off(page)
+    page.click(f"{STAGE} [data-do=land]")
+    page.wait_for_selector(f"{STAGE} [data-state=landed]")
+    assert not page.locator(f"{STAGE} .chosen").is_visible(), "it has seen more than its first frame"
+    mains = f"{STAGE} .choices .main:not([hidden])"
+    assert page.locator(mains).all_inner_texts() == ["Continue"]
+    page.click(sample("canyon"))
+    page.wait_for_selector(f"{STAGE} .chosen")
+    page.wait_for_function(f"document.querySelector('{STAGE} .chosen').src.includes('canyon')")
+    assert page.locator(mains).all_inner_texts() == ["New flight"]
+
+
+# ---- place and choice in the address ---------------------------------------------------------------------------------
+
+
+def test_back_goes_to_the_tab_before_and_a_link_opens_a_place_with_a_first_frame(visit):
+    page = visit()
+    page.get_by_role("tab", name="Plan a clip").click()
+    has_place(page, "fly", "plan")
+    page.wait_for_selector("#samples button >> nth=0")
+    page.click(sample("canyon", ""))
+    page.wait_for_function("location.search.includes('start=canyon')")
+    page.get_by_role("tab", name="Compare").click()
+    has_place(page, "compare", "compare")
+    assert "start" not in page.url
+    page.go_back()
+    has_place(page, "fly", "plan")
+    assert "start=canyon" in page.url
+    page.go_back()
+    page.wait_for_function(f"{PLACE} === 'live'")
+    page.go_forward()
+    has_place(page, "fly", "plan")
+
+    other = visit("?tab=fly&start=coffee")
+    is_marked(other, "coffee")
+    has_words(other, "a cup of coffee on a wooden table")
+    unknown = visit("?tab=nowhere&start=../../etc", ready=())
+    unknown.wait_for_function(f"{PLACE} === 'live'")
+
+
+def test_a_reload_comes_back_to_the_same_page_picture_prompt_and_plan(visit, portrait):
+    page = visit("?tab=plan", ready=("#plan td[data-c]", "#frame img"))
+    page.set_input_files("#frame input[type=file]", portrait)
+    page.wait_for_function("document.querySelector('#frame img')?.naturalHeight === 600")
+    page.wait_for_selector("#samples:not(:has([aria-pressed=true]))")
+    has_words(page, "", "")
+    page.fill("#prompt textarea", "a tower by the sea")
+    page.click("#plan [data-preset='Orbit right']")
+    page.focus("#frame .crop-kept")
+    page.keyboard.press("Home")
+    page.wait_for_function(
+        "(kept => kept?.picture && kept.prompt === 'a tower by the sea' && kept.crop === 0)"
+        "(JSON.parse(sessionStorage.getItem('wanact-scene-')))"
+    )
+    assert "tower" not in page.url and "cache" not in page.url, "no picture of a visitor stands in an address"
+    page.reload()
+    has_words(page, "a tower by the sea", "")
+    page.wait_for_function("document.querySelector('#frame img')?.naturalHeight === 600")
+    page.wait_for_selector("#frame .crop-kept[aria-valuenow='0']")
+    page.wait_for_selector("#plan [data-preset='Orbit right'][aria-pressed=true]")
+    assert page.evaluate(PLACE) == "fly" and page.locator("#samples [aria-pressed=true]").count() == 0
+    page.click("#generate")
+    page.wait_for_selector("#viewer .viewer[data-status=done]")
+
+
+def test_a_reload_comes_back_to_the_flight_with_its_last_view_and_one_thing_to_press(visit):
+    page = visit()
+    page.click(sample("canyon"))
+    page.wait_for_function("document.querySelector('#live-frame img')?.src.includes('canyon')")
+    take_off(page)
+    page.fill("#live-prompt textarea", "a red canyon in snow")
+    page.click("#live-say")
+    page.wait_for_function("JSON.parse(sessionStorage.getItem('wanact-scene-live-'))?.prompt?.includes('snow')")
+    page.focus(f"{STAGE} .live")
+    page.keyboard.down("d")
+    page.wait_for_function(f"{LIVE}.shown.a[3] > 0 && {LIVE}.shown.t > 3")
+    page.keyboard.up("d")
+    page.reload()
+    visit.problems.clear()  # the stream of the flight has ended in the middle
+    page.wait_for_selector(f"{STAGE} [data-do=continue]")
+    has_words(page, "a red canyon in snow")
+    is_marked(page, "canyon")
+    page.wait_for_function(f"document.querySelector('{STAGE} .chosen')?.src.startsWith('data:image/')")
+    assert page.locator(f"{STAGE} .chosen").is_visible(), "the stage is not black"
+    assert page.locator(f"{STAGE} .choices .main:not([hidden])").all_inner_texts() == ["Continue"]
+    take_off(page, "continue")
+    page.wait_for_function(f"{LIVE}.shown.t > 3")
+    assert np.asarray(pixels(page)).std() > 1
+
+
+# ---- first frames ----------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_that_is_taken_away_stays_away(visit):
+    page = visit()
+    page.click("#live-frame [aria-label='Remove Image'], #live-frame [title='Remove Image']")
+    page.wait_for_function("document.querySelector('#live-note')?.textContent.includes('Choose a first frame')")
+    page.wait_for_selector("#live-samples:not(:has([aria-pressed=true]))")
+    page.wait_for_timeout(1000)  # until now the sample came back, under another name
+    assert page.locator("#live-frame img").count() == 0
+    page.click(f"{STAGE} [data-do=takeoff]")
+    page.wait_for_selector(f"{STAGE} .notice:not([hidden])")
+    assert "no first frame" in page.inner_text(f"{STAGE} .notice")
+    page.click(sample("canyon"))
+    page.wait_for_function("document.querySelector('#live-frame img')?.src.includes('canyon')")
+
+
+def test_an_opened_flight_leaves_no_sample_marked(visit, tmp_path):
+    page = visit("?tab=plan", ready=("#plan td[data-c]", "#frame img", "#samples [aria-pressed=true]"))
+    page.click("#generate")
+    page.wait_for_selector("#viewer .viewer[data-status=done]")
+    with page.expect_download() as download:
+        page.click("#viewer a.record")
+    download.value.save_as(tmp_path / "flight.json")
+    page.set_input_files("#open-flight ~ input[type=file], #open-flight input[type=file]", tmp_path / "flight.json")
+    page.wait_for_function("document.querySelector('#frame-note')?.textContent.includes('that you opened')")
+    page.wait_for_selector("#samples:not(:has([aria-pressed=true]))")
+
+
+def test_a_portrait_shows_where_it_is_cut_and_is_dragged(visit, portrait):
+    page = visit()
+    page.set_input_files("#live-frame input[type=file]", portrait)
+    page.wait_for_selector("#live-frame .crop-kept")
+    assert "taller than the flight" in page.inner_text("#live-crop")
+    page.wait_for_function("document.querySelector('#live-frame img')?.naturalHeight === 600")
+    page.wait_for_timeout(500)
+    assert stage_colour(page).argmax() == 1, "the middle is green"
+    box = page.locator("#live-frame .crop-kept").bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 20, box["y"] - 200, steps=4)
+    page.mouse.up()
+    page.wait_for_selector("#live-frame .crop-kept[aria-valuenow='0']")
+    page.wait_for_timeout(500)
+    assert stage_colour(page).argmax() == 0, "above it is red"
+    flight = take_off(page)
+    assert flight
+    page.click(f"{STAGE} [data-do=land]")
+    with page.expect_download() as download:
+        page.click(f"{STAGE} [data-do=save-record]")
+    record = FlightRecord.load(Path(download.value.path()))
+    assert np.asarray(record.image).mean(axis=(0, 1)).argmax() == 0, "what is flown is what was shown"
+
+
+def test_a_photograph_takes_the_samples_words_away_and_is_told_what_the_world_draws(visit, portrait):
+    page = visit()
+    prompts = {one.id: one.prompt for one in load_samples()[0]}
+    has_words(page, prompts["coast"])
+    assert DRAWS not in page.inner_text("#live-scene")
+    page.click(sample("coffee"))
+    page.wait_for_function(f"document.querySelector('#live-note')?.textContent.includes({DRAWS!r})")
+    page.click(sample("canyon"))
+    has_words(page, prompts["canyon"])
+    page.set_input_files("#live-frame input[type=file]", portrait)
+    has_words(page, "")
+    page.wait_for_function(f"document.querySelector('#live-note')?.textContent.includes({DRAWS!r})")
+    page.fill("#live-prompt textarea", "a tower")
+    page.set_input_files("#live-frame input[type=file]", portrait)
+    page.wait_for_timeout(1500)
+    has_words(page, "a tower")
+
+
+def test_a_place_is_described(visit):
+    page = visit()
+    page.fill("#live-prompt textarea", "")
+    page.click("#live-describe")
+    page.wait_for_function("document.querySelector('#live-note')?.textContent.includes('describe a place')")
+    is_marked(page, "coast")
+    page.fill("#live-prompt textarea", "snowy mountains at dusk")
+    page.click("#live-describe")
+    page.wait_for_function("(i => i && i.naturalWidth === 96)(document.querySelector('#live-frame img'))")
+    page.wait_for_function("document.querySelector('#live-note')?.textContent.includes('from your words')")
+    page.wait_for_selector("#live-samples:not(:has([aria-pressed=true]))")
+    has_words(page, "snowy mountains at dusk")
+    take_off(page)
