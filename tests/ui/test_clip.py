@@ -122,7 +122,7 @@ def test_the_base_model_flies_and_says_so_in_its_record(desk, request_fields):
         ("seed", 2**31, "Seed is 2147483648"),
         ("seed", 0.5, "Seed is 0.5"),
         ("seed", None, "Seed is None"),
-        ("crop", 1.5, "crop is 1.5, expected a number from 0 to 1"),
+        ("crop", 1.5, "Crop is 1.5, expected a number from 0 to 1"),
         ("crop", "top", "expected a number from 0 to 1"),
         ("size", "64 × 33", "multiples of 32"),
         ("size", "huge", "The size is huge"),

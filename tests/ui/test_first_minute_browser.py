@@ -45,7 +45,7 @@ def visit(browser, url):
 
     def open_page(search: str = "", width: int = 1440, height: int = 1000, ready=READY, **options):
         page = visits.open(width, height, **options)
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(90_000)
         page.goto(url + search)
         for part in ready:
             page.wait_for_selector(part)
@@ -177,7 +177,7 @@ def test_after_a_flight_another_first_frame_stands_on_the_stage(visit):
 # ---- place and choice in the address ---------------------------------------------------------------------------------
 
 
-def test_back_goes_to_the_tab_before_and_a_link_opens_a_place_with_a_first_frame(visit):
+def test_back_goes_to_the_tab_before(visit):
     page = visit()
     page.get_by_role("tab", name="Plan a clip").click()
     has_place(page, "fly", "plan")
@@ -195,11 +195,18 @@ def test_back_goes_to_the_tab_before_and_a_link_opens_a_place_with_a_first_frame
     page.go_forward()
     has_place(page, "fly", "plan")
 
-    other = visit("?tab=fly&start=coffee")
-    is_marked(other, "coffee")
-    has_words(other, "a cup of coffee on a wooden table")
-    unknown = visit("?tab=nowhere&start=../../etc", ready=())
-    unknown.wait_for_function(f"{PLACE} === 'live'")
+
+def test_a_link_opens_a_place_with_its_first_frame(visit):
+    page = visit("?tab=plan&start=coffee", ready=("#plan td[data-c]", "#frame img"))
+    is_marked(page, "coffee", "")
+    has_words(page, "a cup of coffee on a wooden table", "")
+    assert page.evaluate(PLACE) == "fly"
+
+
+def test_a_link_to_nowhere_opens_the_first_place(visit):
+    page = visit("?tab=nowhere&start=../../etc")
+    assert page.evaluate(PLACE) == "live"
+    is_marked(page, "coast")
 
 
 def test_a_reload_comes_back_to_the_same_page_picture_prompt_and_plan(visit, portrait):

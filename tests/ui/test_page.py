@@ -25,8 +25,8 @@ def test_the_page_and_its_schema_answer(http):
     assert schema.status_code == 200
     named = schema.json()["named_endpoints"]
     expected = {
-        "/generate": "first_frame prompt plan checkpoint seed negative_prompt steps guidance size",
-        "/compare": "first_frame prompt plan lanes seed negative_prompt steps guidance",
+        "/generate": "first_frame prompt plan checkpoint seed negative_prompt steps guidance size crop",
+        "/compare": "first_frame prompt plan lanes seed negative_prompt steps guidance crop",
         "/checkpoints": "run show offset limit",
         "/control_card": "checkpoint",
     }
