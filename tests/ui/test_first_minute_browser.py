@@ -283,7 +283,7 @@ def test_an_opened_flight_leaves_no_sample_marked(visit, tmp_path):
     with page.expect_download() as download:
         page.click("#viewer a.record")
     download.value.save_as(tmp_path / "flight.json")
-    page.set_input_files("#open-flight ~ input[type=file], #open-flight input[type=file]", tmp_path / "flight.json")
+    page.set_input_files("input[accept='.json']", tmp_path / "flight.json")
     page.wait_for_function("document.querySelector('#frame-note')?.textContent.includes('that you opened')")
     page.wait_for_selector("#samples:not(:has([aria-pressed=true]))")
 
