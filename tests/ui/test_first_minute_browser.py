@@ -147,6 +147,8 @@ def test_the_invitation_stays_until_something_was_pressed(visit):
 def test_a_phone_is_told_of_the_stick_which_begins_the_flight(visit):
     page = visit(width=390, height=844, has_touch=True, is_mobile=True)
     assert "left stick" in page.inner_text(f"{STAGE} .lead") and "W" not in page.inner_text(f"{STAGE} .lead")
+    button, lead = (page.locator(f"{STAGE} {part}").bounding_box() for part in ("[data-do=takeoff]", ".lead"))
+    assert button["y"] + button["height"] <= lead["y"], "it covers no button"
     stick = page.locator(f"{STAGE} .stick.move")
     stick.scroll_into_view_if_needed()
     box = stick.bounding_box()
