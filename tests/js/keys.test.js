@@ -25,7 +25,7 @@ function press(code, more) {
   root.dispatchEvent(event);
   return event;
 }
-const release = code => window.dispatchEvent(Object.assign(new Event('keyup'), {code}));
+const release = (code, more) => window.dispatchEvent(Object.assign(new Event('keyup'), {code, ...more}));
 const held = () => CHANNELS.filter((_, i) => told.at(-1)?.held[i]).map(channel => channel.id);
 
 test('every channel has a key, a group and an opposite of its own', () => {
@@ -71,6 +71,31 @@ test('shortcuts, text fields and other keys are left alone', () => {
 test('Meta lets go: a Mac tells of no release while it is down', () => {
   press('KeyW');
   press('MetaLeft', {metaKey: true});
+  assert.deepEqual(held(), []);
+  press('KeyW', {metaKey: true, repeat: true});
+  assert.deepEqual(held(), [], 'nor does it count while Meta is down');
+});
+
+test('Meta lets go where its own press says nothing of it, and when it comes up', () => {
+  press('KeyW');
+  press('OSLeft', {key: 'Meta'}); // as Firefox on Windows once called it
+  assert.deepEqual(held(), []);
+  press('KeyA');
+  release('MetaLeft', {key: 'Meta'});
+  assert.deepEqual(held(), [], 'its release may be the only word of it, if it was pressed elsewhere');
+});
+
+test('a key that was dropped while it is down is held again when it repeats', () => {
+  press('KeyW');
+  press('MetaLeft', {metaKey: true, key: 'Meta'});
+  release('MetaLeft', {key: 'Meta'});
+  assert.deepEqual(held(), []);
+  press('KeyW', {repeat: true});
+  assert.deepEqual(held(), ['forward']);
+  keys.releaseAll();
+  press('KeyW', {repeat: true});
+  assert.deepEqual(held(), ['forward']);
+  release('KeyW');
   assert.deepEqual(held(), []);
 });
 

@@ -256,7 +256,7 @@ def test_a_gamepad_and_the_mouse_steer_by_degrees(visit, desk):
     flight = take_off(page)
     page.evaluate("""() => {
         window.axes = [0.05, -0.6, 1, 0];
-        navigator.getGamepads = () => [null, {connected: true, axes: window.axes}];
+        navigator.getGamepads = () => [null, {connected: true, mapping: 'standard', axes: window.axes}];
     }""")
     wait_for(lambda: told(desk, flight).held[5] == 1)
     held = told(desk, flight).held
@@ -277,6 +277,40 @@ def test_a_gamepad_and_the_mouse_steer_by_degrees(visit, desk):
     page.focus(f"{STAGE} .cap.forward")
     page.keyboard.press("Enter")
     wait_for(lambda: told(desk, flight).held[0] == 2)  # pressed without holding: it latches
+
+
+def test_without_permission_for_gamepads_the_flight_goes_on(visit, url):
+    """As in a frame of another page, where asking for gamepads is an error."""
+    page = visit(ready=())
+
+    def forbid(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, headers={**answer.headers, "Permissions-Policy": "gamepad=()"})
+
+    page.route(url, forbid)
+    page.goto(url)
+    for part in READY:
+        page.wait_for_selector(part)
+    assert page.evaluate(
+        "() => { try { navigator.getGamepads(); return false; } catch { return true; } }"
+    ), "asking is an error"
+    take_off(page)
+    page.keyboard.down("ArrowRight")
+    page.wait_for_function(f"{LIVE}.shown.a[5] > 0")
+
+
+def test_a_key_that_was_dropped_is_found_again_as_it_repeats(visit, desk):
+    page = visit()
+    flight = take_off(page)
+    page.keyboard.down("w")
+    wait_for(lambda: told(desk, flight).held[0] == 1)
+    page.keyboard.down("Meta")
+    wait_for(lambda: not any(told(desk, flight).held))
+    page.keyboard.up("Meta")
+    page.keyboard.down("w")  # Playwright's second press without a release is a repeat
+    wait_for(lambda: told(desk, flight).held[0] == 1)
+    page.keyboard.up("w")
+    wait_for(lambda: not any(told(desk, flight).held))
 
 
 def test_the_picture_leads_until_frames_that_obey_have_come(visit):

@@ -24,6 +24,12 @@ export function holdKeys(root, onChange) {
     }
     onChange(held, pressed);
   }
+  // A Mac tells of no release while Meta is down: what is still held afterwards repeats.
+  const isMeta = event => event.key === 'Meta' || /^(Meta|OS)(Left|Right)$/.test(event.code);
+  function dropKeys() {
+    keys.clear();
+    update();
+  }
   function releaseAll() {
     keys.clear();
     pointers.clear();
@@ -37,32 +43,25 @@ export function holdKeys(root, onChange) {
       document.activeElement.blur();
       return;
     }
-    // A Mac tells of no release while Meta is down.
-    if (event.metaKey) {
-      keys.clear();
-      update();
-    }
-    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (event.metaKey || isMeta(event)) return dropKeys();
+    if (event.ctrlKey || event.altKey || event.isComposing) return;
     if (event.target.matches('input, textarea, select, [contenteditable=true]')) return;
     const channel = byCode.get(event.code);
     if (channel === undefined) return;
     event.preventDefault(); // arrows must not scroll the page while they fly
-    if (!event.repeat) {
-      keys.add(channel);
-      update();
-    }
+    // Repeats count, too: a key that is down and was let go of (by Meta, another window, a busy page) is held again.
+    keys.add(channel);
+    update();
   });
   // On the window, because the focus may have moved on by the time the key comes up.
   const onKeyUp = event => {
     if (!root.isConnected) return window.removeEventListener('keyup', onKeyUp);
-    if (keys.delete(byCode.get(event.code))) update();
+    if (isMeta(event)) dropKeys();
+    else if (keys.delete(byCode.get(event.code))) update();
   };
   window.addEventListener('keyup', onKeyUp);
   root.addEventListener('focusout', event => {
-    if (!root.contains(event.relatedTarget)) {
-      keys.clear();
-      update();
-    }
+    if (!root.contains(event.relatedTarget)) dropKeys();
   });
   window.addEventListener('blur', releaseAll);
   document.addEventListener('wanact:place', releaseAll); // another page has come into sight

@@ -1,10 +1,11 @@
 import {CHANNELS} from './channels.js';
 
-// Analogue sticks: under a mouse or a thumb, and on a gamepad. A value is [8], shares of each channel from 0 to 1.
+// Analogue sticks under a mouse or a thumb; gamepad.js has those of a gamepad. A value is [8], shares of each channel
+// from 0 to 1.
 const DEAD_ZONE = 0.14;
 
 // What a stick's position means for its four channels; x to the right and y down, each from -1 to 1.
-function channelsOf(x, y, ahead, back, left, right) {
+export function channelsOf(x, y, ahead, back, left, right) {
   const values = CHANNELS.map(() => 0);
   const length = Math.hypot(x, y);
   if (length <= DEAD_ZONE) return values;
@@ -54,15 +55,4 @@ export function holdStick(circle, channels, onChange) {
   circle.addEventListener('contextmenu', event => event.preventDefault());
   window.addEventListener('blur', () => release());
   return {release: () => release()};
-}
-
-// The first gamepad with two sticks, as channels; null without one.
-export function readGamepad() {
-  if (!navigator.getGamepads) return null;
-  const pad = [...navigator.getGamepads()].find(one => one?.connected && one.axes.length >= 4);
-  if (!pad) return null;
-  const [x, y, turn, tilt] = pad.axes;
-  const move = channelsOf(x, y, ...MOVE);
-  const look = channelsOf(turn, tilt, ...LOOK);
-  return move.map((value, i) => value + look[i]);
 }

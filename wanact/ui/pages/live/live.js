@@ -1,7 +1,8 @@
 import {CHANNELS, channelIcon, OPPOSITE} from '../../web/channels.js';
 import {connect} from '../../web/events.js';
+import {Gamepads} from '../../web/gamepad.js';
 import {holdKeys} from '../../web/keys.js';
-import {holdStick, LOOK, MOVE, readGamepad} from '../../web/sticks.js';
+import {holdStick, LOOK, MOVE} from '../../web/sticks.js';
 import {Ground} from './ground.js';
 import {Handoff} from './handoff.js';
 import {blobOf, Film, Player} from './player.js';
@@ -128,6 +129,7 @@ export function mount({element, props, trigger, server, watch}) {
   let held = REST.slice();
   let keys = REST.slice();
   const sticks = {move: REST, look: REST};
+  const gamepads = new Gamepads();
   let gamepad = REST;
   let speed = 1;
   let lastAnalogue = 0;
@@ -651,7 +653,7 @@ export function mount({element, props, trigger, server, watch}) {
   }
   function pollGamepad() {
     const typing = document.activeElement?.matches('input:not([type=range]):not([type=checkbox]), textarea, select');
-    const now = document.hasFocus() && !typing && state === 'flying' ? readGamepad() : null;
+    const now = document.hasFocus() && !typing && state === 'flying' ? gamepads.read() : null;
     find('.padded').hidden = !now;
     if (!now && gamepad === REST) return;
     gamepad = now || REST;
