@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
+from tests.flying.test_stream import write_causal_run
 from tests.ui.conftest import write_run
 from wanact.actions import ActionTrack, channel_track
 from wanact.flying.record import FlightRecord
 from wanact.media.footage import read_video
+from wanact.media.video import decode_jpeg
 from wanact.runs.ref import BASE
 from wanact.ui.engine import Engine
 from wanact.ui.pages.fly.desk import FlyDesk, preview_url, read_prompt, size_choices
@@ -68,6 +70,21 @@ def test_a_flight_ends_with_a_clip_and_its_record(flown):
     assert record.checkpoint == {"id": "drone/step-000000400", "run": "drone", "step": 400}
     assert record.track == channel_track("forward", 4) and len(record.model["fingerprint"]) == 64
     assert states[-1].track == record.track.to_list() and "drone · step 400" in states[-1].caption
+
+
+def test_a_causal_clip_plays_while_it_is_drawn_and_says_how_much_there_is(engine, request_fields, tmp_path):
+    write_causal_run(tmp_path / "live")
+    desk = FlyDesk(Engine(engine.pipe, tmp_path))
+    (choice, *_) = [entry["id"] for entry in desk.list_checkpoints()["choices"]]
+    states, (_, clip), error = fly(desk, request_fields | {"checkpoint": choice})
+    assert error is None
+    playing = [state for state in states if state.frames]
+    assert [state.begin for state in playing] == [0, 1, 5, 9, 13], "a latent frame at a time, before the next is drawn"
+    assert [state.message for state in playing] == [f"Drawing: {count / 4:.1f} of 4 s" for count in (1, 5, 9, 13, 17)]
+    assert [state.progress for state in states] == sorted(state.progress for state in states)
+    shown = np.stack([decode_jpeg(base64.b64decode(frame)) for state in playing for frame in state.frames])
+    assert shown.shape == clip.shape and np.abs(shown.astype(int) - clip).mean() < 12, "what plays is the clip"
+    assert not states[-1].frames and not any(state.preview for state in states)
 
 
 def test_the_desk_leaves_no_files_behind(desk, request_fields, own_temp):

@@ -72,7 +72,7 @@ def test_a_module_imports_what_others_export(path):
 
 def test_a_component_can_be_heard_for_what_its_module_triggers():
     with gr.Blocks():
-        viewer = ClipViewer()
+        viewer = ClipViewer(1.5, 16)
         viewer.cancel(lambda: ClipState(), None, viewer)
         with pytest.raises(AttributeError, match="no attribute 'land'"):
             _ = viewer.land

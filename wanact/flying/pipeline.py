@@ -383,7 +383,8 @@ class WanActPipeline:
         Args:
             asked: a `ClipRequest`, or what makes one: prompt, image, track, and its other fields by name.
             on_step: called after every step; may raise `Cancelled`.
-            on_frames: called with frames as they are decoded, uint8 [n, H, W, 3]; may raise `Cancelled`.
+            on_frames: called with frames as they are decoded, uint8 [n, H, W, 3], which is while the clip is drawn if
+                `shows_while_drawn`; may raise `Cancelled`.
             options: further fields of the request.
 
         Returns:
@@ -403,13 +404,29 @@ class WanActPipeline:
                 context = self._encode_text(request)
             with self._timed("encode", timings):
                 first_latent = None if request.image is None else self.encode_image(request.image)
+            screen = _Screen(self, on_frames) if self.shows_while_drawn else None
             with self._timed("denoise", timings):
-                draw = self._denoise if self.causal is None else self._roll_out
-                latents = draw(request, context, first_latent, actions, on_step)
-            with self._timed("decode", timings):
-                frames = self.decode(latents, on_frames)
+                if self.causal is None:
+                    latents = self._denoise(request, context, first_latent, actions, on_step)
+                else:
+                    latents = self._roll_out(request, context, first_latent, actions, on_step, screen)
+            if screen is not None:
+                timings |= {"denoise": timings["denoise"] - screen.seconds, "decode": screen.seconds}
+                frames = np.concatenate(screen.frames)
+            else:
+                with self._timed("decode", timings):
+                    frames = self.decode(latents, on_frames)
             self.timings = timings
             return frames
+
+    @property
+    def shows_while_drawn(self) -> bool:
+        """Whether a clip of the checkpoint that is worn is decoded latent frame by latent frame while it is drawn.
+
+        A causal one's is, if transformer and autoencoder are on the device together.
+        """
+        options = self.placement.options
+        return self.causal is not None and options.offload == "none" and not options.vae_tiling
 
     def check(self, request: ClipRequest) -> Request:
         """The request as it would be drawn now, with the defaults of the model and of the loaded checkpoint.
@@ -610,8 +627,9 @@ class WanActPipeline:
         first_latent: Tensor | None,
         actions: Actions | None,
         on_step: OnStep | None,
+        screen: _Screen | None,
     ) -> Tensor:
-        """Latents [1, C, T, h, w] of a causal checkpoint: each frame in its turn."""
+        """Latents [1, C, T, h, w] of a causal checkpoint: each frame in its turn, shown on a screen if there is one."""
         assert self.causal is not None, "__call__ looked"
         if first_latent is None:
             first_latent = self._draw_first(request, context)
@@ -622,6 +640,8 @@ class WanActPipeline:
 
         latents = first_latent.repeat(1, 1, request.num_latent_frames, 1, 1)
         latents[:, :, 1:] = 0.0
+        if screen is not None:
+            screen.show(first_latent)
         total = request.num_latent_frames - 1
         window = max(1, min(self.causal.window, total))  # there is nothing behind that
         settings = replace(self.causal, window=window)
@@ -643,6 +663,8 @@ class WanActPipeline:
             )
             for frame, latent in enumerate(rollout.clip(actions, total, draw_noise), start=1):
                 latents[:, :, frame : frame + 1] = latent
+                if screen is not None:
+                    screen.show(latent)
                 if on_step is not None:
                     on_step(Progress(frame, total, latents.clone()))
         return latents
@@ -773,6 +795,32 @@ class WanActPipeline:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         timings[stage] = time.perf_counter() - start
+
+
+class _Screen:
+    """Decodes a clip while it is drawn.
+
+    Attributes:
+        frames: so far, uint8 [n, H, W, 3] each.
+        seconds: that decoding has taken.
+    """
+
+    def __init__(self, pipe: WanActPipeline, on_frames: OnFrames | None):
+        self._pipe, self._on_frames = pipe, on_frames
+        self._decoder = vae_ops.StreamingDecoder(pipe.components.vae)
+        self.frames: list[np.ndarray] = []
+        self.seconds = 0.0
+
+    def show(self, latent: Tensor) -> None:
+        """Decode the next latent frame, normalised [1, C, 1, h, w]."""
+        timings: dict[str, float] = {}
+        with self._pipe._timed("decode", timings):
+            chunk = self._decoder.step(latent.to(self._pipe.device, self._pipe.components.vae.dtype))
+            self.frames.append(video.to_uint8(chunk[0]))
+        self.seconds += timings["decode"]
+        self._pipe._between_slices()
+        if self._on_frames is not None:
+            self._on_frames(self.frames[-1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from typing import IO, Any, Literal
 
 import av
 import av.error
+import cv2
 import numpy as np
 import torch
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from wanact.errors import UserError
 
+JPEG_QUALITY = 88  # of frames that are sent one by one
 MAX_IMAGE_PIXELS = 100_000_000
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_DECODED_PIXELS = 25_000_000  # of a picture that is made small: about 200 MB while it is
@@ -309,3 +311,18 @@ def _encode(frames: Iterator[np.ndarray], path: str, fps: Fraction, lossless: bo
                 frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def encode_jpeg(frame: np.ndarray) -> bytes:
+    """A frame, uint8 [H, W, 3], as JPEG."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not done:
+        raise OSError(f"a frame of {frame.shape[1]} x {frame.shape[0]} pixels could not be encoded")
+    return data.tobytes()
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """The frame [H, W, 3] of a JPEG."""
+    frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert frame is not None, "our own JPEG"
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)

@@ -134,13 +134,16 @@ class ClipState(GradioModel):
     """What the viewer shows.
 
     `status` is one of idle, queued, working, done, cancelled, failed; `progress` is a share from 0 to 1; `preview` a
-    data URL; `video`, `record` and `track` belong to a finished clip, `gif` and `webp` follow when they are written.
+    data URL. Of a clip that plays while it is drawn, `frames` are the newest as base64 JPEGs, the first of them number
+    `begin`. `video`, `record` and `track` belong to a finished clip, `gif` and `webp` follow when they are written.
     """
 
     status: str = "idle"
     message: str = ""
     progress: float = 0.0
     preview: str | None = None
+    frames: list[str] = []
+    begin: int = 0
     video: FileData | None = None
     gif: FileData | None = None
     webp: FileData | None = None
@@ -151,14 +154,19 @@ class ClipState(GradioModel):
 
 
 class ClipViewer(Component):
-    """Plays the clip with a display of the held keys, and shows progress, preview and messages while it is drawn."""
+    """Plays the clip with a display of the held keys, and shows progress, preview and messages while it is drawn.
+
+    Args:
+        ratio: width over height of the model's own clips, whose room is kept.
+        fps: at which frames play.
+    """
 
     data_model = ClipState
     schema = {"type": "object", "description": "status, message, progress, video and flight record"}
     example = {"status": "idle"}
 
-    def __init__(self, **kwargs: Any):
-        super().__init__("viewer", ClipState(), label="Clip", **kwargs)
+    def __init__(self, ratio: float, fps: float, **kwargs: Any):
+        super().__init__("viewer", ClipState(), label="Clip", ratio=ratio, fps=fps, **kwargs)
 
     def preprocess(self, payload: Any) -> None:
         return None  # a clip never travels back

@@ -46,18 +46,23 @@ class Flight(ClipRequest):
 
 @dataclass(frozen=True)
 class Denoised:
-    """A denoising step is done. `preview` is a small uint8 clip [T, h, w, 3]."""
+    """A denoising step is done. `preview` is a small uint8 clip [T, h, w, 3]; None where frames are shown meanwhile."""
 
     step: int
     total: int
-    preview: np.ndarray
+    preview: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The first `num_frames` frames are decoded."""
+    """The first `num_frames` frames are decoded; the newest of them are `frames`, uint8 [n, H, W, 3].
+
+    `while_drawn`: those that follow have not been drawn yet.
+    """
 
     num_frames: int
+    frames: np.ndarray
+    while_drawn: bool
 
 
 @dataclass(frozen=True)
@@ -221,15 +226,23 @@ class Engine:
 
         def on_step(progress: Progress) -> None:
             _go_on(place)
-            preview = self.pipe.preview(progress.latents_preview)
+            preview = None if self.pipe.shows_while_drawn else self.pipe.preview(progress.latents_preview)
             events.put(Denoised(progress.step, progress.total, preview))
+
+        num_frames = 0
+
+        def on_frames(frames: np.ndarray) -> None:
+            nonlocal num_frames
+            _go_on(place)
+            num_frames += len(frames)
+            events.put(Decoded(num_frames, frames, self.pipe.shows_while_drawn))
 
         def work() -> None:
             try:
                 with self._room.taken(needed, place.gone), place:
                     _go_on(place)
                     self.load(checkpoint)
-                    frames = draw(on_step, _counting(events, place))
+                    frames = draw(on_step, on_frames)
                 clip.set_result(frames)
             except BaseException as error:
                 clip.set_exception(error)
@@ -315,16 +328,3 @@ class _Room:
 def _go_on(place: Place) -> None:
     if place.gone.is_set():
         raise Cancelled("the visitor cancelled the flight")
-
-
-def _counting(events: queue.SimpleQueue, place: Place) -> OnFrames:
-    """Tells how many frames have been decoded, and stops where nobody waits for them."""
-    count = 0
-
-    def on_frames(frames: np.ndarray) -> None:
-        nonlocal count
-        _go_on(place)
-        count += len(frames)
-        events.put(Decoded(count))
-
-    return on_frames

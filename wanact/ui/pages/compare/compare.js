@@ -336,6 +336,10 @@ export function mount({element, props, trigger, watch}) {
       const record = find('a.record');
       tiled.hidden = !value.tiled;
       if (value.tiled) Object.assign(tiled, {href: value.tiled.url, download: 'wanact-compare.mp4'});
+      for (const form of ['gif', 'webp']) {
+        find(`a.${form}`).style.visibility = value[form] ? '' : 'hidden'; // they follow, and nothing moves for them
+        if (value[form]) Object.assign(find(`a.${form}`), {href: value[form].url, download: `wanact-compare.${form}`});
+      }
       Object.assign(record, {href: value.record.url, download: 'wanact-comparison.json'});
       link = value.link;
       find('[data-do=link]').disabled = !link;

@@ -29,6 +29,7 @@ from wanact.flying.comparison import MAX_LANES, TRUTH, Comparison, ComparisonErr
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.record import GRID, MAX_SEED, FlightRecord, image_sha256
 from wanact.flying.request import RequestError
+from wanact.media.animation import write_animation
 from wanact.media.likeness import gmsd, psnr_db, ssim
 from wanact.media.tiles import TileLayout, tile_clips
 from wanact.media.video import fit_image, open_image, write_mp4
@@ -79,6 +80,8 @@ class CompareState(GradioModel):
     message: str = ""
     lanes: list[LaneState] = []
     tiled: FileData | None = None
+    gif: FileData | None = None
+    webp: FileData | None = None
     layout: dict[str, Any] | None = None
     record: FileData | None = None
     track: list | None = None
@@ -260,6 +263,7 @@ class CompareDesk:
         )
         yield state
         truth: np.ndarray | None = None
+        tiled: np.ndarray | None = None
         # The truth first: the others are measured against it.
         for lane in sorted(lanes, key=lambda lane: lane.lane.checkpoint != TRUTH):
             lane.state.status = "drawing"
@@ -275,9 +279,12 @@ class CompareDesk:
             except Exception:
                 logger.exception("a lane failed")
                 lane.state.status, lane.state.message = "failed", "Something went wrong while this lane was flown."
-            self._tile(lanes, folder, state)
+            tiled = self._tile(lanes, folder, state)
             yield _light(state) if lane is not lanes[-1] else state
         self._sign_off(comparison, folder, state)
+        yield _light(state)
+        if tiled is not None:  # while the lanes play
+            self._animate(tiled, folder, state)
         yield state
 
     def _start(self, index: int, lane: Lane) -> LaneState:
@@ -319,11 +326,11 @@ class CompareDesk:
                     lane.frames = event
                     return
                 if isinstance(event, Denoised):
-                    lane.state.progress = 0.8 * event.step / event.total
+                    if event.preview is not None:
+                        lane.state.progress = 0.8 * event.step / event.total
                 elif isinstance(event, Decoded):
-                    live = flight.kind == "live"
                     share = min(1.0, event.num_frames / flight.num_frames)
-                    lane.state.progress = share if live else 0.8 + 0.2 * share
+                    lane.state.progress = share if event.while_drawn or flight.kind == "live" else 0.8 + 0.2 * share
                 lane.state.message = f"{time.monotonic() - started:.0f} s"
                 if time.monotonic() - told > 0.3:
                     told = time.monotonic()
@@ -372,11 +379,11 @@ class CompareDesk:
             }
         state.status, state.progress, state.message = "done", 1.0, ""
 
-    def _tile(self, lanes: list[_Lane], folder: Path, state: CompareState) -> None:
-        """One clip of all lanes that are done: what the page plays, and what a visitor keeps."""
+    def _tile(self, lanes: list[_Lane], folder: Path, state: CompareState) -> np.ndarray | None:
+        """One clip of all lanes that are done, uint8 [F, H, W, 3]: what the page plays, and what a visitor keeps."""
         clips = [lane.frames if lane.state.status == "done" else None for lane in lanes]
         if not any(clip is not None for clip in clips):
-            return
+            return None
         labels = [f"{lane.state.letter}  {lane.state.label}" for lane in lanes]
         tiled, layout = tile_clips(clips, labels)
         number = sum(clip is not None for clip in clips)
@@ -385,6 +392,17 @@ class CompareDesk:
         state.tiled = FileData(path=str(video), orig_name="wanact-compare.mp4")
         state.layout = _where(layout, clips)
         state.num_frames = len(tiled)
+        return tiled
+
+    def _animate(self, tiled: np.ndarray, folder: Path, state: CompareState) -> None:
+        """The same for places that take no video."""
+        try:
+            for form in ("gif", "webp"):
+                path = folder / f"wanact-compare.{form}"
+                write_animation(tiled, path, state.fps)
+                setattr(state, form, FileData(path=str(path), orig_name=path.name))
+        except OSError:
+            logger.exception("a comparison could not be written as a GIF or WebP")
 
     def _sign_off(self, comparison: Comparison, folder: Path, state: CompareState) -> None:
         record = folder / "wanact-comparison.json"

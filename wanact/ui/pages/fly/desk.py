@@ -28,11 +28,11 @@ from wanact.flying.pipeline import Cancelled
 from wanact.flying.record import GRID, MAX_BYTES, FlightRecord
 from wanact.flying.request import RequestError, clean_prompt
 from wanact.media.animation import write_animation
-from wanact.media.video import fit_image, write_mp4
+from wanact.media.video import encode_jpeg, fit_image, write_mp4
 from wanact.runs.ref import CheckpointRef
 from wanact.ui.budget import MAX_AREA, MAX_STEPS, Budget
 from wanact.ui.components import ClipState, choice_of
-from wanact.ui.engine import Decoded, Denoised, Engine, Flight
+from wanact.ui.engine import Decoded, Denoised, Engine, Flight, Waiting
 from wanact.ui.gpu import clip_seconds, on_gpu
 from wanact.ui.samples import read_upload
 
@@ -260,22 +260,31 @@ class FlyDesk:
         started = time.monotonic()
         fps = self.engine.defaults["fps"]
         num_frames = self.engine.defaults["num_frames"]
-        message, progress = "Reading the frame and the prompt", 0.02
-        yield ClipState(status="working", message=message, progress=progress), gr.skip()
+        state = ClipState(status="working", message="Reading the frame and the prompt", progress=0.02)
+        yield state, gr.skip()
         say_what_is_cut(self.engine, flight.prompt)
         for event in self.engine.fly(flight):
-            preview = None
             if isinstance(event, np.ndarray):
                 yield from self._deliver(flight, event, time.monotonic() - started)
                 return
-            if isinstance(event, Denoised):
-                message, progress = f"Drawing: step {event.step} of {event.total}", 0.8 * event.step / event.total
-                preview = preview_url(event.preview, fps)
+            seconds = f" · {time.monotonic() - started:.0f} s"
+            if isinstance(event, Denoised) and event.preview is not None:
+                message = f"Drawing: step {event.step} of {event.total}"
+                share, preview = 0.8 * event.step / event.total, preview_url(event.preview, fps)
+                state = ClipState(status="working", message=message, progress=share)
+                yield state.model_copy(update={"message": message + seconds, "preview": preview}), gr.skip()
+            elif isinstance(event, Decoded) and event.while_drawn:
+                state = _playing(event, num_frames, fps)
+                yield state, gr.skip()
             elif isinstance(event, Decoded):
                 message = f"Finishing: frame {event.num_frames} of {num_frames}"
-                progress = 0.8 + 0.2 * event.num_frames / num_frames
-            seconds = f" · {time.monotonic() - started:.0f} s"
-            yield ClipState(status="working", message=message + seconds, progress=progress, preview=preview), gr.skip()
+                share = 0.8 + 0.2 * event.num_frames / num_frames
+                state = ClipState(status="working", message=message, progress=share)
+                yield state.model_copy(update={"message": message + seconds}), gr.skip()
+            elif isinstance(event, Waiting) and not state.frames:
+                yield state.model_copy(update={"message": state.message + seconds}), gr.skip()
+            else:
+                yield gr.skip(), gr.skip()  # a visitor who has gone is noticed
 
     def _deliver(self, flight: Flight, frames: np.ndarray, seconds: float) -> Iterator[tuple[Any, Any]]:
         """Write the clip and its record, hand them to Gradio, which keeps its own copies, and take ours away."""
@@ -355,6 +364,17 @@ class FlyDesk:
         if fields["checkpoint"] is None:
             gr.Warning(f"The flight was flown with “{str(wanted)[:80]}”, which is not here; another one is selected.")
         return fields
+
+
+def _playing(event: Decoded, num_frames: int, fps: float) -> ClipState:
+    """A clip that plays while it is drawn, and how many of its seconds there are."""
+    return ClipState(
+        status="working",
+        message=f"Drawing: {event.num_frames / fps:.1f} of {num_frames / fps:.0f} s",
+        progress=max(0.02, event.num_frames / num_frames),
+        frames=[base64.b64encode(encode_jpeg(frame)).decode() for frame in event.frames],
+        begin=event.num_frames - len(event.frames),
+    )
 
 
 def _fail(message: str) -> Iterator[tuple[Any, Any]]:

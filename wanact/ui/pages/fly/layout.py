@@ -77,7 +77,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
                     )
                 negative = negative_prompt(engine)
         with gr.Column(elem_id="stage", elem_classes="card"):
-            viewer = ClipViewer(elem_id="viewer")
+            viewer = ClipViewer(defaults["width"] / defaults["height"], defaults["fps"], elem_id="viewer")
             with gr.Row(elem_id="launch"):
                 checkpoint = CheckpointPicker(
                     desk.list_checkpoints, engine.default_checkpoint(), scale=3, min_width=180, elem_id="checkpoint"

@@ -1,7 +1,9 @@
+import {blobOf} from '../../web/blob.js';
 import {withoutLateWord} from '../../web/cancelled.js';
 import {channelLamps} from '../../web/channels.js';
 import {announceToAll, connect, leave} from '../../web/events.js';
 import {gliding, wantsStillness} from '../../web/motion.js';
+import {Playback} from './playback.js';
 
 export function mount({element, props, trigger, watch}) {
   const {announce, hear} = connect(element);
@@ -13,6 +15,8 @@ export function mount({element, props, trigger, watch}) {
   const bar = find('.bar');
   const notice = find('.notice');
   const valid = withoutLateWord();
+  const drawn = find('.drawn');
+  const playback = new Playback(props.fps);
   let clip = null; // what is playing: {url, track, key, fps}
 
   // ---- heads-up display ---------------------------------------------------------------------------------------
@@ -50,8 +54,24 @@ export function mount({element, props, trigger, watch}) {
   (function follow() {
     if (!element.isConnected) return;
     if (clip && !video.hidden && !video.paused) showFrame(currentFrame());
+    if (!drawn.hidden) showDrawn(performance.now() / 1000);
     requestAnimationFrame(follow);
   })();
+
+  // ---- while it is drawn ----------------------------------------------------------------------------------------
+  async function take({begin, frames}) {
+    const playing = playback.images;
+    const images = await Promise.all(frames.map(frame => createImageBitmap(blobOf(frame))));
+    if (playing === playback.images) playback.add(begin, images);
+  }
+  function showDrawn(now) {
+    const image = playback.at(now);
+    if (!image) return;
+    if (drawn.width !== image.width || drawn.height !== image.height)
+      Object.assign(drawn, {width: image.width, height: image.height});
+    drawn.getContext('2d').drawImage(image, 0, 0);
+    drawn.dataset.frame = Math.floor(playback.position);
+  }
 
   // ---- controls -----------------------------------------------------------------------------------------------
   function showPlaying() {
@@ -63,7 +83,9 @@ export function mount({element, props, trigger, watch}) {
   video.addEventListener('pause', showPlaying);
   video.addEventListener('click', () => toggle());
   video.addEventListener('loadedmetadata', () => {
-    find('.screen').style.setProperty('--ratio', video.videoWidth / video.videoHeight);
+    find('.screen').style.setProperty('--clip-ratio', video.videoWidth / video.videoHeight);
+    if (playback.images.length) video.currentTime = (playback.position + 0.5) / clip.fps; // it goes on where it was
+    playback.clear();
     scrub.max = Math.max(1, Math.round(video.duration * clip.fps) - 1);
   });
   // The address of the clip dies when the server cleans up; the page keeps what it has.
@@ -93,7 +115,7 @@ export function mount({element, props, trigger, watch}) {
     find('a.record').download = value.record.orig_name || 'wanact-flight.json';
     for (const form of ['gif', 'webp']) {
       const link = find(`a.${form}`);
-      link.hidden = !value[form];
+      link.classList.toggle('to-come', !value[form]);
       if (value[form])
         Object.assign(link, {href: value[form].url, download: value[form].orig_name || `wanact.${form}`});
     }
@@ -117,14 +139,22 @@ export function mount({element, props, trigger, watch}) {
       bar.style.width = share + '%';
       bar.setAttribute('aria-valuenow', share);
       if (value.preview) preview.src = value.preview;
+      if (value.frames?.length) {
+        drawn.hidden = false;
+        take(value).catch(() => {}); // the clip itself follows
+      }
     } else {
       preview.removeAttribute('src');
     }
     preview.hidden = !(working && preview.src) || wantsStillness(); // it loops
+    if (status !== 'working') {
+      drawn.hidden = true;
+      if (status !== 'done') playback.clear();
+    }
     const hasClip = !!clip && !working;
     video.hidden = !hasClip;
     find('.invite').hidden = working || hasClip;
-    find('.controls').hidden = find('.after').hidden = !hasClip;
+    for (const row of ['.controls', '.after', '.caption']) find(row).classList.toggle('to-come', !hasClip);
     say(status === 'failed' || status === 'cancelled' ? value.message : '');
     if (hasClip && status !== 'done') showFrame(currentFrame());
   }
@@ -163,6 +193,7 @@ export function mount({element, props, trigger, watch}) {
       announceToAll('go', {place: 'compare'});
     }
   });
+  find('.screen').style.setProperty('--own-ratio', props.ratio);
   watch('value', show);
   show();
 }
