@@ -69,6 +69,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=None,
         help="bfloat16 on a GPU; on a CPU, that or float32: what is faster here",
     )
+    parser.add_argument(
+        "--shared",
+        metavar="DIR",
+        default=os.environ.get("WANACT_SHARED"),
+        help="folder for flights that visitors share; without it their links end with the app",
+    )
     parser.add_argument("--root_path", default=None, help="path under which a proxy serves the page")
     add_arguments(parser)
     return parser.parse_args(argv)
@@ -92,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from wanact.ui.edits import Edits
     from wanact.ui.engine import Engine
     from wanact.ui.page import build_page, launch_options
+    from wanact.ui.shares import Shares
     from wanact.weights.layouts import resolve_runs
     from wanact.world.truth import fly_sample
 
@@ -115,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for note in pipe.notes:
             print(note, flush=True)
         edits = Edits.new() if _may_edit(args) else Edits()
-        demo = build_page(Engine(pipe, runs, edits=edits, truth=fly_sample))
+        shares = Shares(Path(expanded(args.shared))) if args.shared else None
+        demo = build_page(Engine(pipe, runs, edits=edits, truth=fly_sample, shares=shares))
         _, url, _ = demo.launch(
             server_name=args.host,
             server_port=args.port,

@@ -1,7 +1,8 @@
-"""The pictures and the film of Live that stand in docs/: python -m tests.ui.live_pictures [--only film] [--out DIR].
+"""The pictures and the films of Live: python -m tests.ui.live_pictures [--only film] [--out DIR].
 
-Without --url it serves the page itself, on the bundled world. The film is the page as it was seen: keys are held as
-somebody flies, and its frames are put together with the times at which they were on the screen.
+Without --url it serves the page itself, on the bundled world. A film is the page as it was seen: keys are held as
+somebody flies, and its frames are put together with the times at which they were on the screen. `--only phone` films
+the cockpit of a phone that is held sideways, under two thumbs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import base64
 import contextlib
 import io
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,20 @@ FLIGHT = (
     ("ArrowRight", 14.2, 16.8),
     ("s", 17.0, 18.6),
     ("a", 18.0, 19.4),
+)
+
+
+PHONE = 844, 390  # held sideways
+# From when on the thumbs hold what: right and up on the moving stick, and on the looking one.
+THUMBS = (
+    (0.8, (0, 1), (0, 0)),
+    (2.5, (0, 1), (0.8, 0)),
+    (4.5, (0, 1), (0, 0.5)),
+    (5.5, (0, 1), (-0.9, -0.3)),
+    (8.0, (0.7, 0.7), (0, 0)),
+    (10.0, (0, 1), (0.6, 0)),
+    (14.0, (-0.6, 0.6), (-0.6, 0)),
+    (18.0, (0, 0), (0, 0)),
 )
 
 
@@ -70,6 +86,74 @@ def film(url: str, out: Path, playwright, seconds: float) -> None:
     boxes = [page.locator(f"{STAGE} {part}").bounding_box() for part in (".screen", ".timeline", ".cockpit")]
     sides = [box["x"] for box in boxes] + [box["x"] + box["width"] for box in boxes]
     area = [min(sides) - 8, boxes[0]["y"] - 8, max(sides) + 8, boxes[2]["y"] + boxes[2]["height"] + 6]
+    moves = sorted([(start, "down", key) for key, start, _ in FLIGHT] + [(end, "up", key) for key, _, end in FLIGHT])
+    with filming(page) as shots:
+        begin = time.monotonic()
+        for at, kind, key in moves:
+            if at < seconds:
+                page.wait_for_timeout(max(0.0, 1000 * (begin + at - time.monotonic())))
+                getattr(page.keyboard, kind)(key)
+        page.wait_for_timeout(max(0.0, 1000 * (begin + seconds - time.monotonic())))
+    browser.close()
+    write_film(shots, area, out)
+
+
+def film_phone(url: str, out: Path, playwright, seconds: float) -> None:
+    """The same on a phone that is held sideways: live-phone.mp4."""
+    browser = playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS)
+    width, height = PHONE
+    page = browser.new_page(viewport={"width": width, "height": height}, has_touch=True, is_mobile=True)
+    page.set_default_timeout(300_000)
+    open_live(page, url)
+    take_off(page)
+    thumbs = Thumbs(page)
+    with filming(page) as shots:
+        begin = time.monotonic()
+        for at, move, look in THUMBS:
+            if at < seconds:
+                page.wait_for_timeout(max(0.0, 1000 * (begin + at - time.monotonic())))
+                thumbs.hold(move, look)
+        page.wait_for_timeout(max(0.0, 1000 * (begin + seconds - time.monotonic())))
+        thumbs.let_go()
+    browser.close()
+    write_mp4(film_frames(shots, [0, 0, width, height]), out / "live-phone.mp4", fps=FILM_FPS)
+
+
+class Thumbs:
+    """Two fingers on the sticks of a page."""
+
+    def __init__(self, page):
+        self.touch = page.context.new_cdp_session(page)
+        self.boxes = [page.locator(f"{STAGE} .stick.{group}").bounding_box() for group in ("move", "look")]
+        self.down = False
+
+    def hold(self, move: tuple[float, float], look: tuple[float, float]) -> None:
+        """Each a share of the stick's reach, to the right and up."""
+        if not self.down:
+            self._send("touchStart", (0, 0), (0, 0))
+        self._send("touchMove", move, look)
+
+    def let_go(self) -> None:
+        """Both."""
+        self.touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        self.down = False
+
+    def _send(self, kind: str, *places: tuple[float, float]) -> None:
+        points = [
+            {
+                "x": box["x"] + box["width"] * (0.5 + 0.36 * right),
+                "y": box["y"] + box["height"] * (0.5 - 0.36 * up),
+                "id": number,
+            }
+            for number, (box, (right, up)) in enumerate(zip(self.boxes, places, strict=True))
+        ]
+        self.touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        self.down = True
+
+
+@contextlib.contextmanager
+def filming(page) -> Iterator[list[tuple[float, bytes]]]:
+    """What Chromium has on its screen meanwhile: when, and as JPEG."""
     shots: list[tuple[float, bytes]] = []
     cast = page.context.new_cdp_session(page)
 
@@ -79,30 +163,29 @@ def film(url: str, out: Path, playwright, seconds: float) -> None:
 
     cast.on("Page.screencastFrame", keep)
     cast.send("Page.startScreencast", {"format": "jpeg", "quality": 90, "everyNthFrame": 2})
-    moves = sorted([(start, "down", key) for key, start, _ in FLIGHT] + [(end, "up", key) for key, _, end in FLIGHT])
-    begin = time.monotonic()
-    for at, kind, key in moves:
-        if at < seconds:
-            page.wait_for_timeout(max(0.0, 1000 * (begin + at - time.monotonic())))
-            getattr(page.keyboard, kind)(key)
-    page.wait_for_timeout(max(0.0, 1000 * (begin + seconds - time.monotonic())))
+    yield shots
     cast.send("Page.stopScreencast")
-    browser.close()
     if len(shots) < 2:
         raise SystemExit("Chromium gave no pictures of its screen")
-    write_film(shots, area, out)
 
 
-def write_film(shots: list[tuple[float, bytes]], area: list[float], out: Path) -> None:
-    """live.mp4, and live.gif in the best quality that stays below 4 MB."""
+def film_frames(shots: list[tuple[float, bytes]], area: list[float]) -> list[np.ndarray]:
+    """An area of the screen at FILM_FPS, FILM_WIDTH wide."""
     times = np.array([at for at, _ in shots]) - shots[0][0]
     ticks = np.arange(0, times[-1], 1 / FILM_FPS)
     wanted = [shots[int(np.searchsorted(times, tick, side="right")) - 1][1] for tick in ticks]
     frames = []
     for data in wanted:
-        picture = Image.open(io.BytesIO(data)).convert("RGB").crop(tuple(area))
+        left, top, right, bottom = area
+        picture = Image.open(io.BytesIO(data)).convert("RGB").crop((left, top, right, bottom))
         height = round(FILM_WIDTH * picture.height / picture.width / 2) * 2
-        frames.append(picture.resize((FILM_WIDTH, height), Image.Resampling.LANCZOS))
+        frames.append(np.asarray(picture.resize((FILM_WIDTH, height), Image.Resampling.LANCZOS)))
+    return frames
+
+
+def write_film(shots: list[tuple[float, bytes]], area: list[float], out: Path) -> None:
+    """live.mp4, and live.gif in the best quality that stays below 4 MB."""
+    frames = [Image.fromarray(frame) for frame in film_frames(shots, area)]
     write_mp4([np.asarray(frame) for frame in frames], out / "live.mp4", fps=FILM_FPS)
     for width, colours, step in ((480, 128, 1), (420, 96, 1), (400, 64, 2), (320, 48, 2), (280, 32, 3)):
         size = (width, round(width * frames[0].height / frames[0].width))
@@ -124,7 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a page that is served already")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
-    parser.add_argument("--only", choices=("pictures", "film"), help="one of the two")
+    parser.add_argument("--only", choices=("pictures", "film", "phone"), help="one of them")
     parser.add_argument("--seconds", type=float, default=20.0, help="of film")
     parser.add_argument("--model_dir", type=Path, default=ROOT / "assets" / "nano")
     parser.add_argument("--runs", type=Path, default=ROOT / "assets" / "runs")
@@ -132,10 +215,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     app = contextlib.nullcontext(args.url) if args.url else served(args.model_dir, args.runs)
     with app as url, sync_playwright() as playwright:
-        if args.only != "film":
+        if args.only in (None, "pictures"):
             take(url, args.out, playwright)
-        if args.only != "pictures":
+        if args.only in (None, "film"):
             film(url, args.out, playwright, args.seconds)
+        if args.only in (None, "phone"):
+            film_phone(url, args.out, playwright, args.seconds)
 
 
 if __name__ == "__main__":

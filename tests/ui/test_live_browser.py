@@ -10,11 +10,13 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from tests.ui import live_pictures
 from tests.ui.line import line_to
 from tests.ui.live_desks import make_desk, nobody_flies
 from tests.ui.test_browser import serious_violations
 from wanact.flying.record import FlightRecord
 from wanact.media.footage import read_video
+from wanact.media.likeness import Sight
 from wanact.ui import cache
 from wanact.ui.mailbox import Mailbox
 from wanact.ui.page import launch_options
@@ -41,6 +43,7 @@ def url(desk):
     cache.make_own()
     with Site(analytics_enabled=False) as demo:
         build_live(desk.engine, gr.State(None), desk)
+    demo.shares = desk.engine.shares
     demo.queue(default_concurrency_limit=8)
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
     yield url
@@ -172,6 +175,42 @@ def test_a_flight_from_take_off_to_the_saved_files(visit, desk, tmp_path):
     assert page.locator(f"{STAGE} [data-do=continue]").is_visible()
 
 
+def test_a_link_to_a_shared_flight_plays_it_and_hands_over_the_controls(visit, desk, tmp_path):
+    page = visit()
+    flight = take_off(page)
+    page.keyboard.down("w")
+    wait_for(lambda: drawn(desk, flight) >= 32)
+    page.keyboard.up("w")
+    assert not page.locator(f"{STAGE} [data-do=share]").is_visible(), "a flight in the air is not finished"
+    page.click(f"{STAGE} [data-do=land]")
+    wait_for(lambda: desk.hangar.get(flight).landed_at is not None)
+    with page.expect_download() as download:
+        page.click(f"{STAGE} [data-do=save-gif]")
+    assert download.value.suggested_filename.endswith(".gif")
+    page.click(f"{STAGE} [data-do=share]")
+    page.wait_for_selector("#live-shared .shared.ready")
+    page.wait_for_function("document.querySelector('#live-shared .poster')?.naturalWidth === 1200")
+    link = page.input_value("#live-shared .link")
+    assert "?flight=" in link and flight not in link
+
+    friend = visit(link)
+    friend.wait_for_selector(f"{STAGE} [data-state=shared]")
+    friend.wait_for_function(f"document.querySelector('{STAGE} .replay').currentTime > 0.3")
+    friend.evaluate(f"document.querySelector('{STAGE} .replay').pause()")
+    friend.click(f"{STAGE} [data-do=takeover]")
+    flying(friend)
+    taken = friend.evaluate(f"{LIVE}.flight")
+    past = desk.hangar.get(taken).pictures[:4]
+    assert taken != flight and past == desk.hangar.get(flight).pictures[:4]
+    friend.keyboard.down("ArrowRight")
+    friend.wait_for_function(f"{LIVE}.shown.a[5] > 0")
+
+    late = visit(link.replace("flight=", "flight=a"))
+    late.wait_for_selector(f"{STAGE} .notice:not([hidden])")
+    assert "not shared any more" in late.inner_text(f"{STAGE} .notice")
+    take_off(late)
+
+
 def test_a_fork_flies_on_beside_the_flight_it_came_from(visit, desk):
     page = visit()
     first = take_off(page)
@@ -207,6 +246,29 @@ def test_the_prompt_changes_in_flight(visit, desk):
     assert [words for _, words in desk.hangar.get(flight).stream.prompts] == ["green hills", "desert at dusk"]
     page.fill("#live-prompt textarea", "wasd")
     assert lit(page) == set(), "words are no keys"
+
+
+def test_a_flight_that_has_dissolved_offers_the_way_back_and_another_place(visit, desk, monkeypatch):
+    is_lost = True
+    monkeypatch.setattr(Sight, "has_dissolved", lambda *_: is_lost)
+    page = visit()
+    flight = take_off(page)
+    page.keyboard.down("w")
+    page.wait_for_selector(f"{STAGE} .lost:not([hidden])")
+    assert "lost its horizon" in page.inner_text(f"{STAGE} .lost")
+    flown, is_lost = page.evaluate(f"{LIVE}.shown.t"), False
+    page.click(f"{STAGE} [data-do=recover]")
+    wait_for(lambda: desk.hangar.get(flight).stream.num_frames < flown)
+    page.wait_for_selector(f"{STAGE} .lost", state="hidden")
+    flying(page)
+    is_lost = True
+    page.wait_for_selector(f"{STAGE} .lost:not([hidden])")
+    place = page.get_attribute("#live-frame img", "src")
+    page.click(f"{STAGE} [data-do=elsewhere]")
+    page.wait_for_function(f"document.querySelector('#live-frame img')?.src !== new URL({place!r}, location).href")
+    page.wait_for_selector(f"{STAGE} .chosen")
+    assert page.locator(f"{STAGE} [data-do=takeoff]").is_visible()
+    wait_for(lambda: desk.hangar.get(flight).landed_at is not None)
 
 
 def test_every_way_to_lose_the_keys_lets_go_of_them(visit, desk):
@@ -291,9 +353,9 @@ def test_without_permission_for_gamepads_the_flight_goes_on(visit, url):
     page.goto(url)
     for part in READY:
         page.wait_for_selector(part)
-    assert page.evaluate(
-        "() => { try { navigator.getGamepads(); return false; } catch { return true; } }"
-    ), "asking is an error"
+    assert page.evaluate("() => { try { navigator.getGamepads(); return false; } catch { return true; } }"), (
+        "asking is an error"
+    )
     take_off(page)
     page.keyboard.down("ArrowRight")
     page.wait_for_function(f"{LIVE}.shown.a[5] > 0")
@@ -518,6 +580,58 @@ def test_a_phone_has_two_sticks_under_its_thumbs(visit, desk):
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     wait_for(lambda: not any(told(desk, flight).held))
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def boxes_in_sight(page) -> dict[str, dict[str, float]]:
+    """Where the controls and the display of the stage are, by their classes."""
+    parts = ".stick, .timeline, .moment, .buttons button, .pill, .attitude, .say"
+    return page.evaluate(f"""() => Object.fromEntries(
+        [...document.querySelectorAll('{STAGE} :is({parts})')]
+            .filter(one => one.checkVisibility({{checkOpacity: true}}) && one.textContent + one.className !== 'say')
+            .map(one => [one.dataset.do || one.className, one.getBoundingClientRect().toJSON()])
+            .filter(([, box]) => box.width))""")
+
+
+def assert_nothing_overlaps(page) -> None:
+    boxes, size = boxes_in_sight(page), page.viewport_size
+    for name, box in boxes.items():
+        inside = box["left"] >= 0 and box["top"] >= 0
+        assert inside and box["right"] <= size["width"] and box["bottom"] <= size["height"], (name, box)
+        for other, its in boxes.items():
+            apart = box["right"] <= its["left"] or its["right"] <= box["left"]
+            assert name == other or apart or box["bottom"] <= its["top"] or its["bottom"] <= box["top"], (name, other)
+
+
+@pytest.mark.parametrize("size", [(844, 390), (667, 375), (932, 430)])
+def test_a_phone_held_sideways_is_a_cockpit_that_fills_the_screen(visit, size):
+    page = visit(width=size[0], height=size[1], has_touch=True, is_mobile=True)
+    take_off(page)
+    screen = page.locator(f"{STAGE} .screen").bounding_box()
+    assert (screen["x"], screen["y"], screen["width"], screen["height"]) == (0, 0, *size)
+    assert {"stick move", "stick look", "timeline", "land"} <= set(boxes_in_sight(page))
+    assert not page.locator(f"{STAGE} .cap kbd").first.is_visible(), "thumbs need no letters"
+    assert_nothing_overlaps(page)
+    page.locator(f"{STAGE} .timeline input").fill("1")
+    page.wait_for_selector(f"{STAGE} .moment:not([hidden])")
+    assert_nothing_overlaps(page)
+    page.locator(f"{STAGE} [data-do=back]").tap()
+    flying(page)
+    page.locator(f"{STAGE} [data-do=land]").tap()
+    page.wait_for_selector(f"{STAGE} [data-state=landed]")
+    assert page.locator(f"{STAGE} .screen").bounding_box()["height"] < size[1], "on the ground it is a page again"
+
+
+def test_a_phone_held_sideways_is_filmed(visit, tmp_path):
+    page = visit(width=844, height=390, has_touch=True, is_mobile=True)
+    take_off(page)
+    thumbs = live_pictures.Thumbs(page)
+    with live_pictures.filming(page) as shots:
+        thumbs.hold((0, 1), (1, 0))
+        page.wait_for_function(f"{LIVE}.shown.a[0] > 0 && {LIVE}.shown.a[5] > 0")
+        thumbs.let_go()
+        page.wait_for_timeout(500)
+    frames = live_pictures.film_frames(shots, [0, 0, 844, 390])
+    assert len(frames) > 1 and frames[0].shape == (296, 640, 3)
 
 
 def test_the_page_is_accessible_on_the_ground_and_in_the_air(visit):

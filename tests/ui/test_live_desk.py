@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.ui.conftest import write_run
 from tests.ui.live_desks import FORWARD, NONE, RIGHT, Visitor, make_desk, nobody_flies
@@ -18,9 +20,11 @@ from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay
 from wanact.flying.request import RequestError
 from wanact.media.footage import read_video
+from wanact.media.likeness import Sight
+from wanact.media.video import decode_jpeg, encode_jpeg
 from wanact.ui.pages.live import flight as live_flight
 from wanact.ui.pages.live.desk import LiveDesk
-from wanact.ui.pages.live.flight import LiveFlight, action_of, decode_jpeg, encode_jpeg
+from wanact.ui.pages.live.flight import LiveFlight, action_of
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +273,101 @@ def test_a_view_that_is_held_takes_no_time_and_no_place_and_the_next_key_is_answ
     assert flight.stream.held[:4] == (6, 7, 8, 9) and answer["t"] not in flight.stream.held
     frames = replayed(live_desk, flight.record())
     assert [encode_jpeg(frame) for frame in frames[1:]] == flight.pictures
+
+
+def test_a_flight_that_has_nothing_left_to_see_says_so_until_it_is_taken_back(visitor, live_desk, monkeypatch):
+    monkeypatch.setitem(live_desk.engine.pipe.defaults, "fps", 40.0)  # a second is ten latent frames
+    seen: list[bool] = []
+    monkeypatch.setattr(Sight, "has_dissolved", lambda sight, first: seen.append(True) or True)
+    visitor.until("start")
+    visitor.tell(held=FORWARD)
+    assert visitor.until("frames", lost=True)["t"] >= 3 * 10, "not before three seconds"
+    assert 3 <= len(seen) < 6, "it looks once a second"
+    visitor.tell(rewind=20, held=FORWARD)
+    assert visitor.until("rewound")["t"] == 20
+    assert not visitor.until("frames")["lost"]
+
+
+def test_who_looks_up_or_down_is_not_told_that_the_horizon_is_gone(live_desk, picture, monkeypatch):
+    monkeypatch.setattr(Sight, "has_dissolved", lambda *_: True)
+    visitor = Visitor(live_desk, picture)
+    visitor.until("start")
+    flight = live_desk.hangar.get(visitor.flight)
+    flight._second = 1
+    visitor.tell(held=[0] * 6 + [1, 0])
+    visitor.fly(12)
+    assert abs(flight.attitudes[-1].pitch_deg) > live_flight.LEVEL_DEG and not flight.is_lost
+    visitor.messages.close()
+
+
+@pytest.fixture
+def shared(live_desk, picture) -> tuple[str, Visitor]:
+    """A flight of six latent frames that has landed and is shared, and who flew it."""
+    visitor = Visitor(live_desk, picture)
+    visitor.until("start")
+    visitor.tell(held=FORWARD)
+    visitor.fly(3)
+    with pytest.raises(RequestError, match="still in the air"):
+        live_desk.share(visitor.flight)
+    visitor.tell(held=RIGHT)
+    visitor.fly(3)
+    visitor.tell(stop=True)
+    visitor.until("end")
+    list(visitor.messages)
+    name, remark = live_desk.share(visitor.flight)
+    assert not remark and live_desk.share(visitor.flight)[0] == name, "once is enough"
+    return name, visitor
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_shared_flight_is_watched_and_taken_over_at_any_moment(live_desk, picture, shared, is_kept, tmp_path):
+    name, visitor = shared
+    flight = live_desk.hangar.get(visitor.flight)
+    flown = len(flight.pictures)
+    told = live_desk.watch({"id": name})
+    assert told["prompt"] == "a lake" and told["seconds"] == round((flown + 1) / 200, 2)
+    assert len(read_video(live_desk.engine.shares.file(name, "clip.mp4"))) == flown + 1
+    text = json.dumps(json.loads((live_desk.engine.shares.folder / name / "flight.json").read_text()))
+    assert visitor.flight not in text and "/tmp" not in text and str(picture) not in text
+    if not is_kept:  # as after a restart of the server
+        live_desk.hangar._flights.clear()
+    friend = Visitor(live_desk, picture, {"shared": name, "at": 4})
+    assert friend.until("start")["t"] == 4 and friend.flight != visitor.flight
+    friend.tell(held=FORWARD)
+    friend.fly(2)
+    own = live_desk.hangar.get(friend.flight)
+    assert own.pictures[:16] == flight.pictures[:16], "the same frames"
+    assert own.stream.track.magnitude[3, 5] > 0 and own.stream.track.magnitude[4, 0] > 0
+    friend.tell(stop=True)
+    friend.until("end")
+    list(friend.messages)
+    again, _ = live_desk.share(friend.flight)
+    assert again != name and live_desk.watch({"id": again})["seconds"] >= 25 / 200, "and is shared in its turn"
+
+
+def test_a_flight_of_another_model_can_be_watched_but_not_taken_over(live_desk, picture, shared, monkeypatch):
+    name, _ = shared
+    live_desk.hangar._flights.clear()
+    monkeypatch.setattr(live_desk.engine.pipe, "is_recorded_as", lambda _: False)
+    friend = Visitor(live_desk, picture, {"shared": name, "at": 4})
+    assert "another model" in friend.until("failed")["message"]
+    assert "problem" not in live_desk.watch({"id": name})
+
+
+@pytest.mark.parametrize("name", [None, 3, "", "x", "a" * 16, {"a": 1}, "../" * 5])
+def test_what_is_not_shared_can_be_neither_watched_nor_taken_over(live_desk, picture, name):
+    assert "not shared" in live_desk.watch({"id": name})["problem"] and "problem" in live_desk.watch(name)
+    if name is not None:
+        assert "not shared" in Visitor(live_desk, picture, {"shared": name}).until("failed")["message"]
+
+
+def test_a_film_of_the_newest_seconds_is_saved_with_its_keys(live_desk, shared, tmp_path):
+    _, visitor = shared
+    for form in ("gif", "webp"):
+        path, caption = live_desk.save(visitor.flight, form, tmp_path)
+        assert path.suffix == f".{form}" and "with the keys" in caption
+        with Image.open(path) as film:
+            assert getattr(film, "n_frames", 1) > 1
 
 
 def test_ones_keys_never_reach_anothers_flight(live_desk, picture):

@@ -228,7 +228,8 @@ class FlightRecord:
         picture: dict[str, str] = {"sha256": image_sha256(self.image)}
         if image_path is None:
             png = io.BytesIO()
-            self.image.save(png, "PNG", optimize=True)
+            pixels = Image.fromarray(np.asarray(self.image.convert("RGB")))  # Pillow would keep what the file said, too
+            pixels.save(png, "PNG", optimize=True)
             picture["png"] = base64.b64encode(png.getvalue()).decode()
         else:
             picture["path"] = image_path

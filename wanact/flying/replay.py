@@ -7,7 +7,7 @@ frames = replay(pipe, record)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -60,8 +60,9 @@ def resume(pipe: WanActPipeline, record: FlightRecord, num_latent_frames: int | 
         RequestError, FlightError: if it cannot be flown here, or is shorter than that.
     """
     record = record if num_latent_frames is None else record.until(num_latent_frames)
-    stream = _open(pipe, record)
-    _fly(stream, record)
+    stream = stream_of(pipe, record)
+    for _ in fly_again(stream, record):
+        pass
     return stream
 
 
@@ -71,23 +72,26 @@ def _replay_live(
     on_frames: OnFrames | None,
     num_inference_steps: int | None,
 ) -> np.ndarray:
-    stream = _open(pipe, record, num_inference_steps)
+    stream = stream_of(pipe, record, num_inference_steps)
     with pipe.lock:
         pipe.load_controller(stream.checkpoint.path)
         frames = [pipe.decode(pipe.encode_image(record.image))]  # the picture as a clip would show it
     if on_frames is not None:
         on_frames(frames[0])
 
-    def keep(drawn: np.ndarray) -> None:
+    for drawn in fly_again(stream, record):
         frames.append(drawn)
         if on_frames is not None:
             on_frames(drawn)
-
-    _fly(stream, record, keep)
     return np.concatenate(frames)
 
 
-def _open(pipe: WanActPipeline, record: FlightRecord, num_inference_steps: int | None = None) -> WanActStream:
+def stream_of(pipe: WanActPipeline, record: FlightRecord, num_inference_steps: int | None = None) -> WanActStream:
+    """A stream that stands where a live flight began; `fly_again` flies it.
+
+    Raises:
+        RequestError: if it cannot be flown here.
+    """
     if record.kind != "live":
         raise RequestError("the record is of a clip, which cannot be flown on; fly its track live instead")
     return WanActStream(
@@ -102,10 +106,12 @@ def _open(pipe: WanActPipeline, record: FlightRecord, num_inference_steps: int |
     )
 
 
-def _fly(
-    stream: WanActStream, record: FlightRecord, on_frames: Callable[[np.ndarray], object] = lambda _: None
-) -> None:
-    """Fly all of a record; words change and the flight is taken up anew and rests where they did and it was and did."""
+def fly_again(stream: WanActStream, record: FlightRecord) -> Iterator[np.ndarray]:
+    """Fly all of a record; words change and the flight is taken up anew and rests where they did and it was and did.
+
+    Yields:
+        Frames of each latent frame, uint8 [4, H, W, 3].
+    """
     held = None if record.held is None else set(record.held)
     changes, taken_up = dict(record.prompt_changes), set(record.taken_up)
     for number in range(len(record.track) + 1):
@@ -115,4 +121,4 @@ def _fly(
             stream.prefill()
         if number < len(record.track):
             rests = None if held is None else number + 1 in held
-            on_frames(stream.step(record.track.magnitude[number], rests))
+            yield stream.step(record.track.magnitude[number], rests)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -52,6 +54,28 @@ def horizon(frame: np.ndarray) -> float:
     lab = cv2.cvtColor(np.ascontiguousarray(frame, np.float32) / 255, cv2.COLOR_RGB2LAB)
     third = len(lab) // 3
     return float(np.linalg.norm(lab[:third].mean(axis=(0, 1)) - lab[-third:].mean(axis=(0, 1))))
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How much there is to see in a picture: its `horizon`, and the mean `gradient_length` of its brightness."""
+
+    horizon: float
+    detail: float
+
+    @classmethod
+    def of(cls, frame: np.ndarray) -> Sight:
+        """Of a frame, uint8 [H, W, 3]."""
+        return cls(horizon(frame), float(gradient_length(frame[None])[0]))
+
+    def has_dissolved(self, first: Sight) -> bool:
+        """Whether both are gone of what the flight began with.
+
+        Held against flights of a minute on the bundled world, by eye: what still shows where the sky ends has a horizon
+        above 20, or above 0.6 of the first; and the softest clear view has a quarter of the first picture's detail.
+        """
+        has_horizon = self.horizon > min(20.0, 0.6 * first.horizon)
+        return not has_horizon and self.detail < 0.25 * first.detail
 
 
 def colour_quantiles(pixels: np.ndarray, count: int = 128) -> np.ndarray:

@@ -18,10 +18,12 @@ from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, quote, urlsplit
 
+from gradio.route_utils import get_root_url
+from httpx import InvalidURL
 from pydantic import BaseModel, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +31,8 @@ from wanact.errors import UserError
 from wanact.files import parse_foreign
 from wanact.ui import cache
 from wanact.ui.edits import QUERY, Edits
+from wanact.ui.previews import Preview
+from wanact.ui.shares import QUERY as SHARED
 from wanact.ui.uploads import MAX_FILE_BYTES, MAX_FILES
 
 API = "/gradio_api"
@@ -48,6 +52,7 @@ _SESSION = r"[A-Za-z0-9_-]{1,64}"
 _PAGE = re.compile(r"/")
 _READ = re.compile(
     r"/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon|"
+    r"/preview\.jpg|/shared/[A-Za-z0-9_-]{16}/(?:clip\.mp4|poster\.jpg)|"
     r"/(?:assets|static|svelte|modules)/[A-Za-z0-9._/@+-]{1,200}|"
     rf"{API}/(?:info/?|app_id/?|theme\.css|startup-events|queue/status|upload_progress)"
 )
@@ -184,7 +189,11 @@ class Doors:
         path, query = _route(scope), parse_qs(scope["query_string"].decode("latin-1"))
         if _PAGE.fullmatch(path) and QUERY in query:
             await self._let_edit(scope, receive, out, query[QUERY][0])
-        elif _PAGE.fullmatch(path) or _READ.fullmatch(path):
+        elif _PAGE.fullmatch(path):
+            out.preview = await run_in_threadpool(_preview, scope["app"], query.get(SHARED, [""])[0])
+            out.root = _root_of(scope)
+            await self.app(scope, receive, out.send)
+        elif _READ.fullmatch(path):
             await self.app(scope, receive, out.send)
         elif file := _FILE.fullmatch(path):
             out.is_file = True
@@ -441,6 +450,25 @@ def _check_target(blocks: Any, content: BaseModel, path: str) -> None:
             raise nobody
 
 
+def _root_of(scope: Scope) -> str:
+    """The page's address as its visitors see it."""
+    try:
+        return get_root_url(Request(scope), "/", scope["app"].root_path)
+    except InvalidURL:  # a port that is none
+        raise _Refused(400, "The Host of the request is none.") from None
+
+
+def _preview(app: Any, shared: str) -> Preview:
+    """What a link to the page shows, or to a flight that is shared."""
+    shares = getattr(app.get_blocks(), "shares", None)
+    if not shared or shares is None:
+        return Preview()
+    try:
+        return Preview.of(shares.find(shared))
+    except UserError:
+        return Preview()
+
+
 class _Out:
     """What goes back: with headers, and without paths."""
 
@@ -455,6 +483,8 @@ class _Out:
         self._nonce = secrets.token_urlsafe(16)
         self._folder = cache.folder().encode()
         self.is_file = False
+        self.preview: Preview | None = None  # of the page, for sites that show links
+        self.root = ""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -511,6 +541,8 @@ class _Out:
         assert self._start is not None, "a body comes after its start"
         body, headers = self._plain(b"".join(self._body)), MutableHeaders(scope=self._start)
         if self._kind == "text/html":
+            if self.preview is not None:
+                body = self.preview.put_into(body, self.root)
             # Strings in Gradio's settings have no "<" of their own, so that these are the page's scripts.
             body = re.sub(rb"<script\b", b'<script nonce="%s"' % self._nonce.encode(), body)
         if self._start["status"] == 422:

@@ -31,6 +31,7 @@ from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef
 from wanact.runs.store import TRANSFORMER
 from wanact.ui import visitor
 from wanact.ui.edits import Edits
+from wanact.ui.shares import Shares
 from wanact.ui.uploads import PREFIX, Uploads
 
 TOGETHER = 3  # clips and comparisons that are drawn in turns, if there is memory for them
@@ -77,6 +78,7 @@ class Engine:
         pipe: a WanActPipeline.
         runs: folder of runs, or several; they may be missing, and what has changed in them is read anew each time.
         edits: who may write notes, stars and cards into the runs; nobody if not given.
+        shares: the flights that visitors have shared; None for a folder that goes with the process.
         truth: what the simulator sees on a track from a sample frame, (sample, track, height, width) -> uint8
             [F, H, W, 3]; None where there is no simulator.
     """
@@ -87,7 +89,9 @@ class Engine:
         runs: str | os.PathLike | Sequence[str | os.PathLike],
         edits: Edits | None = None,
         truth: Callable[[Any, ActionTrack, int, int], np.ndarray] | None = None,
+        shares: Shares | None = None,
     ):
+        self._shares = shares
         self.pipe = pipe
         self.truth = truth
         self.index = RunIndex([runs] if isinstance(runs, str | os.PathLike) else runs)
@@ -108,6 +112,13 @@ class Engine:
     def fingerprint(self) -> str:
         """Of the base model's weights, and what is laid on them for good."""
         return self.pipe.fingerprint()
+
+    @property
+    def shares(self) -> Shares:
+        """The flights that visitors have shared."""
+        if self._shares is None:
+            self._shares = Shares()
+        return self._shares
 
     def rest(self) -> None:
         """While nobody draws: give memory back that threads have left."""

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from wanact.ui import cache
+from wanact.ui import cache, shares
 from wanact.ui.api import expose
 from wanact.ui.beat import header, hold_no_connections
 from wanact.ui.doors import Doors
@@ -60,8 +60,11 @@ def build_page(engine: Engine) -> gr.Blocks:
                         ready.append(place)
             tabs.selected = ready[0]
         expose(engine)
+    demo.shares = engine.shares
     demo.queue(max_size=None, default_concurrency_limit=8, api_open=False)  # everything goes through places
-    keep_places(demo, chores=[Quota(demo).enforce, engine.uploads.forget_old], at_rest=[engine.rest])
+    keep_places(
+        demo, chores=[Quota(demo).enforce, engine.uploads.forget_old, engine.shares.forget_old], at_rest=[engine.rest]
+    )
     hold_no_connections(demo)
     return demo
 
@@ -87,7 +90,7 @@ def launch_options(edits: Edits | None = None, embedded_in: Sequence[str] = ()) 
         "quiet": True,
         "max_threads": MAX_THREADS,
         "app_kwargs": {
-            "routes": routes(),
+            "routes": [*routes(), *shares.routes()],
             "middleware": [doors, Middleware(RoomForUploads)],
             "lifespan": keeping_sessions,
         },

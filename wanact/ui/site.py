@@ -18,6 +18,7 @@ from gradio.utils import get_function_params
 
 from wanact.errors import UserError, without_folders
 from wanact.ui import cache
+from wanact.ui.shares import Shares
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,13 @@ _FILE_FIELDS = set(FileData.model_fields)
 
 
 class Site(gr.Blocks):
-    """A page on which strangers may press everything."""
+    """A page on which strangers may press everything.
+
+    Attributes:
+        shares: flights that are served beside the page, if any.
+    """
+
+    shares: Shares | None = None
 
     def queue(self, *args: Any, **kwargs: Any) -> Site:
         super().queue(*args, **kwargs)

@@ -3,11 +3,13 @@
 const NAMES = {live: 'fly', fly: 'plan'};
 const PLACES = Object.fromEntries(Object.entries(NAMES).map(([place, name]) => [name, place]));
 
-// The place that an address asks for; null where it leaves that to the page. A link to a comparison names none.
+// The place that an address asks for; null where it leaves that to the page. A link to a comparison or to a shared
+// flight names none.
 export function placeIn(search) {
   const asked = new URLSearchParams(search);
   const name = asked.get('tab');
   if (name) return PLACES[name] || name;
+  if (asked.has('flight')) return 'live';
   return asked.has('compare') ? 'compare' : null;
 }
 
@@ -51,3 +53,13 @@ export class Addresses {
 function common(search) {
   return [...new URLSearchParams(search)].filter(([name]) => name.startsWith('__'));
 }
+// The page's own address, as visitors see it: the modules are served below it, as modules/<version>/web/address.js.
+export const pageAddress = (path = '') => new URL(`../../../${path}`, import.meta.url);
+export const sharedAddress = (id, file) => pageAddress(`shared/${id}/${file}`);
+export function linkTo(id) {
+  const link = pageAddress();
+  link.searchParams.set('flight', id);
+  return link.href;
+}
+// The shared flight that this page was opened with.
+export const wantedFlight = () => new URLSearchParams(location.search).get('flight');

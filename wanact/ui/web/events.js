@@ -5,6 +5,7 @@
 //   wanact:take-keys {}                          a recording starts: the pad takes the keyboard focus
 //   wanact:shape     {ratio}                     clips will be so much wider than high
 //   wanact:playhead  {step, track}               the clip shows this action of this track (JSON)
+//   wanact:new-place {}                          another sample is wanted as the first frame
 // These stay within the place (live, fly, ...) that they come from. Between the places go:
 //   wanact:go        {place}                     this place is wanted in sight; the header presses its tab
 //   wanact:place     {place}                     this place has come into sight: every key lets go

@@ -4,7 +4,8 @@ export function mount({element, props, watch}) {
   const {hear} = connect(element);
   const line = element.querySelector('.saved');
   hear('live-saving', ({what}) => {
-    line.textContent = what === 'record' ? 'Writing the flight…' : 'Writing the clip…';
+    line.textContent =
+      {record: 'Writing the flight…', gif: 'Drawing the GIF…', webp: 'Drawing the WebP…'}[what] || 'Writing the clip…';
   });
   watch('value', () => {
     const value = props.value;

@@ -1,3 +1,5 @@
+import {connect} from '../../web/events.js';
+
 export function mount({element, props, trigger, watch}) {
   const list = element.querySelector('.gallery');
   for (const sample of props.samples) {
@@ -22,6 +24,11 @@ export function mount({element, props, trigger, watch}) {
     props.value = button.dataset.id;
     mark();
     trigger('select');
+  });
+  // Somebody wants to start elsewhere: at the sample after the one that is marked.
+  connect(element).hear('new-place', () => {
+    const marked = list.querySelector('[aria-pressed=true]');
+    (marked?.nextElementSibling || list.firstElementChild)?.click();
   });
   watch('value', mark);
   mark();

@@ -3,10 +3,12 @@
 One call of `fly` is one flight. It yields small messages (dicts with a `kind`) that the browser's script reads:
 
     line     {place}                       on the ground; `place` visitors leave before, this one included
+    catching {share}                       a flight is flown again up to where it is taken over; so much is done
     start    {flight, fps, first, ...}     the flight's id, which the browser needs to steer, and its first picture
     frames   {i, t, k, f, a, n, ...}       pictures f (base64 JPEG), the first of a latent frame's four ahead of the
                                            others; i numbers the first of f over the whole call, k within its latent
-                                           frame t; a is the action they obey, n the number of the message it came in
+                                           frame t; a is the action they obey, n the number of the message it came
+                                           in; lost: there has been nothing to see for some seconds
     state    {state, ...}                  nothing new to see, and why: paused, busy, lost
     rewound  {t}                           taken back to latent frame t
     end      {reason, message}             landed; the flight can be gone on with
@@ -35,10 +37,13 @@ from pydantic import BaseModel, Field
 from wanact.errors import UserError
 from wanact.files import CheckpointError, otherwise, read_model, whole, write_text
 from wanact.flying.record import MAX_SEED, FlightRecord
-from wanact.flying.replay import resume
+from wanact.flying.replay import fly_again, stream_of
 from wanact.flying.request import RequestError
 from wanact.flying.stream import WanActStream
 from wanact.flying.turns import Place
+from wanact.media.footage import read_video
+from wanact.media.likeness import Sight
+from wanact.media.video import encode_jpeg, write_mp4
 from wanact.runs.index import Entry
 from wanact.runs.ref import BASE_MODEL, CheckpointRef
 from wanact.shapes import TEMPORAL_STRIDE
@@ -54,6 +59,10 @@ from wanact.ui.turns import Line, Ticket
 MESSAGE_BYTES = 24_000  # of JPEG: a latent frame of nano goes at once, one of 832x480 frame by frame
 POLL_S = 0.005
 BEAT_S = 1.0
+FILMS = ("gif", "webp")
+SHARED_S = 120  # of a flight are shared: whoever takes over at its end has all of it flown again
+POSTER_LOOKS = 12  # frames that a poster is chosen from
+MAX_SHARED_KNOWN = 1_000  # of which it is remembered what they were shared as
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +180,7 @@ class _Order(BaseModel):
     """What the stage's script asks for when it takes off; what is malformed counts as not said."""
 
     before: Annotated[Any, Field(alias="from")] = None
+    shared: Any = None
     at: Annotated[Annotated[int, whole(0)] | None, otherwise(None)] = None
 
 
@@ -190,6 +200,7 @@ class LiveDesk:
         self.engine = engine
         self.limits = limits or LiveLimits()
         self.line = Line(self.limits.max_flights)
+        self._shared_as: dict[str, str] = {}  # ids of flights, and those that they are shared by
         self.folder = Path(tempfile.mkdtemp(prefix="wanact-flights-"))  # 0700: other users see no mailbox
         limits, fps = self.limits, float(engine.defaults["fps"])
         self.hangar = Hangar(self.folder, limits.max_landed, limits.keep_s, is_lent(), fps)
@@ -273,7 +284,8 @@ class LiveDesk:
         """Fly live. See the module for what is yielded.
 
         Args:
-            order: {} for a new flight, or {"from": id of a flight, "at": latent frame to go on from, None for its end}.
+            order: {} for a new flight; {"from": id of a flight, "at": latent frame to go on from, None for its end}; or
+                {"shared": id of a flight that is shared, "at": the same}.
             first_frame, prompt, checkpoint, seed, crop: of a new flight.
         """
         asked = _Order.model_validate(order if isinstance(order, dict) else {}, strict=True)
@@ -298,7 +310,9 @@ class LiveDesk:
                 if before is None:
                     size = self.engine.defaults["height"], self.engine.defaults["width"]
                     image, prompt = fitted_frame(first_frame, crop, *size), read_prompt(prompt)
-                flight = yield from self._take_off(flight_id, turn, before, asked, choice, image, prompt, seed)
+                flight = yield from self._take_off(
+                    flight_id, turn, before, asked, choice, image, prompt, seed, mailbox
+                )
                 yield from self._fly(flight_id, ticket, turn, flight, mailbox)
             except UserError as error:
                 yield _failed(flight_id, sentence(self.engine.index.plain(str(error))))
@@ -321,6 +335,8 @@ class LiveDesk:
 
     def _before(self, order: _Order) -> LiveFlight | FlightRecord | None:
         """The flight to go on with, landed; only its record, if it flew in another process; None for a new one."""
+        if order.shared is not None:
+            return self._shared(order.shared)
         wanted = order.before
         if wanted is None:
             return None
@@ -338,6 +354,18 @@ class LiveDesk:
         raise RequestError(
             f"this flight is not kept any more (at most {self.limits.keep_s / 60:.0f} minutes); take off anew"
         )
+
+    def _shared(self, name: Any) -> LiveFlight | FlightRecord:
+        """A shared flight to take over: itself while it is kept, else its record."""
+        record = self.engine.shares.find(name).record
+        flown = next((flight for flight, shared in self._shared_as.items() if shared == name), None)
+        flight = self.hangar.get(flown)
+        if flight is not None and flight.landed_at is not None:
+            return flight
+        if not self.engine.pipe.is_recorded_as(record.model.get("fingerprint")):
+            model = str(record.model.get("name", ""))[:40]
+            raise RequestError(f"this flight was flown in another model (“{model}”); it can be watched, not taken over")
+        return record
 
     def _stand_in_line(self, flight_id: str, ticket: Any, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
         told, place, beat = mailbox.read(), 0, time.monotonic()
@@ -360,6 +388,7 @@ class LiveDesk:
         image: Image.Image | None,
         prompt: str,
         seed: Any,
+        mailbox: Mailbox,
     ) -> Generator[dict[str, Any], None, LiveFlight]:
         """Wait for the model, then make the stream, which is the generator's result."""
         yield from self._have_turn(flight_id, turn)
@@ -368,9 +397,8 @@ class LiveDesk:
             if isinstance(before, LiveFlight):
                 flight = before.fork(at)
             elif before is not None:
-                self.engine.pipe.load_controller(choice.path)
-                at = None if at is None else min(at, len(before.track))
-                flight = LiveFlight(resume(self.engine.pipe, before, at), choice)
+                at = len(before.track) if at is None else min(at, len(before.track))
+                flight = yield from self._fly_again(flight_id, before.until(at), choice, mailbox)
             else:
                 assert image is not None
                 say_what_is_cut(self.engine, prompt)
@@ -393,6 +421,24 @@ class LiveDesk:
             "attitude": _degrees(flight, stream.num_frames),
         }
         return flight
+
+    def _fly_again(
+        self, flight_id: str, record: FlightRecord, choice: CheckpointRef, mailbox: Mailbox
+    ) -> Generator[dict[str, Any], None, LiveFlight]:
+        """Fly a record up to its end, saying now and then how far it is; the flight is the generator's result."""
+        pipe = self.engine.pipe
+        pipe.load_controller(choice.path)
+        stream = stream_of(pipe, record)
+        pictures, beat = [], time.monotonic()
+        for number, frames in enumerate(fly_again(stream, record), start=1):
+            pictures += [encode_jpeg(frame) for frame in frames]
+            if time.monotonic() - beat > BEAT_S:
+                beat, told = time.monotonic(), mailbox.read()
+                if told.stopped or told.silence > self.limits.lost_s:
+                    raise RequestError("you have left; take over again whenever you like")
+                share = round(number / max(1, len(record.track)), 3)
+                yield {"kind": "catching", "share": share, "flight": flight_id}
+        return LiveFlight(stream, choice, pictures=pictures)
 
     def _new_flight(self, image: Image.Image, prompt: str, choice: CheckpointRef, seed: Any) -> LiveFlight:
         pipe = self.engine.pipe
@@ -460,6 +506,7 @@ class LiveDesk:
                 "n": keys.told.state_n,
                 "attitude": _degrees(flight, flight.stream.num_frames),
                 "left": self._seconds_left(beat - began),
+                "lost": flight.is_lost,
             }
             newest = _OnItsWay(base, newest.end, start, waited=start - asked)
             flight.show()
@@ -520,7 +567,8 @@ class LiveDesk:
 
         Args:
             flight_id: of a flight that is kept.
-            what: "clip" for an mp4, "record" for the JSON that flies it again.
+            what: "clip" for an mp4, "gif" or "webp" for its newest seconds with the keys drawn in, "record" for the
+                JSON that flies it again.
             folder: where to.
 
         Returns:
@@ -531,8 +579,8 @@ class LiveDesk:
         """
         flight = self.hangar.get(flight_id)
         if flight is None:
-            left = self.hangar.left(flight_id, what)
-            if left is None:
+            left = self.hangar.left(flight_id, "record" if what == "record" else "clip")
+            if left is None or what in FILMS:
                 minutes = f"{self.limits.keep_s / 60:.0f} minutes"
                 lent = "flights are saved after they have landed here, and " if self.hangar.on_disk else ""
                 raise RequestError(f"this flight is not there: {lent}a landed one is kept for {minutes}")
@@ -547,10 +595,95 @@ class LiveDesk:
                 record = flight.record()
             write_text(path, record.to_json())
             return path, f"{len(record.track)} actions; it flies again to the same frames"
+        if what in FILMS:
+            path = folder / f"{name}.{what}"
+            return path, f"the last {flight.write_film(path, fps):.1f} s, with the keys"
         path = folder / f"{name}.mp4"
         num_frames = flight.write_mp4(path, fps)
         cut = f"; the first {flight.num_forgotten / fps:.0f} s are not kept" if flight.num_forgotten else ""
         return path, f"{num_frames / fps:.1f} s, {num_frames} frames as they were shown{cut}"
+
+    # ---- sharing ---------------------------------------------------------------------------------------------
+
+    def share(self, flight_id: Any) -> tuple[str, str]:
+        """Keep a flight that has landed, so that others can watch it and fly on from it.
+
+        Args:
+            flight_id: of a flight that is kept.
+
+        Returns:
+            The id that it is shared by, and a remark.
+
+        Raises:
+            RequestError, FlightError: if there is nothing to share, or no room; OSError if it cannot be written.
+        """
+        shares, before = self.engine.shares, self._shared_as.get(flight_id) if isinstance(flight_id, str) else None
+        if before is not None and shares.file(before, "clip.mp4"):
+            return before, ""
+        flight = self.hangar.get(flight_id)
+        if flight is None:
+            name, remark = self._share_left(flight_id), ""
+        elif flight.landed_at is None:
+            raise RequestError("the flight is still in the air; land, then share it")
+        else:
+            name, remark = self._share_flown(flight)
+        while len(self._shared_as) >= MAX_SHARED_KNOWN:
+            del self._shared_as[next(iter(self._shared_as))]
+        self._shared_as[flight_id] = name
+        return name, remark
+
+    def _share_flown(self, flight: LiveFlight) -> tuple[str, str]:
+        record, fps = flight.record(), float(self.engine.defaults["fps"])
+        if not len(record.track):
+            raise RequestError("nothing was flown yet; hold a key for a while, then share it")
+        if flight.num_forgotten:
+            raise RequestError("the beginning of this flight is not kept any more; share a shorter one")
+        most = max(1, round(SHARED_S * fps / TEMPORAL_STRIDE))
+        remark = f"its first {SHARED_S / 60:.0f} minutes" if len(record.track) > most else ""
+        record = record.until(min(most, len(record.track)))
+
+        def write_clip(path: Path) -> None:
+            write_mp4((frame for frame, _ in flight.shown(0, record.num_frames)), path, fps=fps)
+
+        step = max(1, record.num_frames // POSTER_LOOKS)
+        frames = (next(flight.shown(number, number + 1))[0] for number in range(0, record.num_frames, step))
+        return self.engine.shares.put(record, write_clip, _poster(frames)), remark
+
+    def _share_left(self, flight_id: Any) -> str:
+        """The same of a flight that has left its files, because it flew in another process."""
+        record, clip = self.hangar.left(flight_id, "record"), self.hangar.left(flight_id, "clip")
+        if record is None or clip is None:
+            raise RequestError(f"this flight is not kept any more (at most {self.limits.keep_s / 60:.0f} minutes)")
+        frames = read_video(clip)
+        poster = _poster(iter(frames[:: max(1, len(frames) // POSTER_LOOKS)]))
+        return self.engine.shares.put(FlightRecord.load(record), lambda path: shutil.copyfile(clip, path), poster)
+
+    def watch(self, message: Any) -> dict[str, Any]:
+        """What a browser needs to show a flight that is shared.
+
+        Args:
+            message: {"id": which}.
+
+        Returns:
+            {"id", "seconds", "fps", "prompt", "ratio"}, or {"problem": one sentence}.
+        """
+        try:
+            shared = self.engine.shares.find(message.get("id") if isinstance(message, dict) else None)
+        except UserError as error:
+            return {"problem": sentence(error)}
+        record = shared.record
+        return {
+            "id": shared.id,
+            "seconds": round(shared.seconds, 2),
+            "fps": record.fps,
+            "prompt": record.prompt,
+            "ratio": record.image.width / record.image.height,
+        }
+
+
+def _poster(frames: Iterator[np.ndarray]) -> Image.Image:
+    """The frame that shows most."""
+    return Image.fromarray(max(frames, key=lambda frame: Sight.of(frame).detail))
 
 
 def _with_turn(turn: Place, work: Callable[[], None]) -> None:

@@ -7,52 +7,39 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
-from wanact.actions import FULL_DEFLECTION, OPPOSITE
+from wanact.actions import FULL_DEFLECTION, NUM_CHANNELS, OPPOSITE
 from wanact.files import write_text
 from wanact.flying.placement import release_memory
 from wanact.flying.record import FlightRecord
 from wanact.flying.stream import WanActStream
-from wanact.media.video import write_mp4
+from wanact.media.likeness import Sight
+from wanact.media.video import decode_jpeg, encode_jpeg, write_mp4
 from wanact.runs.ref import CheckpointRef
 from wanact.shapes import TEMPORAL_STRIDE
+from wanact.ui.film import FILM_S, write_film
 from wanact.ui.mailbox import is_flight_id
 
 logger = logging.getLogger(__name__)
 
-JPEG_QUALITY = 88
 MAX_LANDED_BYTES = 2 * 2**30  # of pictures and latents of all landed flights; the oldest are forgotten
 MAX_PICTURE_BYTES = 96 * 2**20  # of a flight: about 15 minutes of nano, 3 of 832x480; the oldest are forgotten
+LOST_S = 3  # a flight counts as lost when its pictures have been dissolved for so many seconds
+LEVEL_DEG = 12.0  # who looks further up or down than this sees no horizon anyway
 
 
 def action_of(held: tuple[float, ...]) -> np.ndarray:
     """Magnitudes of an action [8] from what is held, a share of each channel's full deflection; opposites cancel."""
     share = np.asarray(held, np.float64)
     return np.clip(share - share[list(OPPOSITE)], 0, None) * np.asarray(FULL_DEFLECTION)
-
-
-def encode_jpeg(frame: np.ndarray) -> bytes:
-    """A frame, uint8 [H, W, 3], as JPEG."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    if not done:
-        raise OSError(f"a frame of {frame.shape[1]} x {frame.shape[0]} pixels could not be encoded")
-    return data.tobytes()
-
-
-def decode_jpeg(data: bytes) -> np.ndarray:
-    """The frame [H, W, 3] of a JPEG."""
-    frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert frame is not None, "our own JPEG"
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
 def _size(pictures: list[bytes]) -> int:
@@ -81,21 +68,31 @@ class LiveFlight:
         stream: at its beginning, forked, or flown again from a record, of which there are no pictures.
         choice: the checkpoint, as the page names it.
         before: the flight that this one was forked from.
+        pictures: of a flight that was flown again, all of them after the first, as JPEG.
     """
 
-    def __init__(self, stream: WanActStream, choice: CheckpointRef, before: LiveFlight | None = None):
+    def __init__(
+        self,
+        stream: WanActStream,
+        choice: CheckpointRef,
+        before: LiveFlight | None = None,
+        pictures: Sequence[bytes] = (),
+    ):
         self.stream = stream
         self.choice = choice
         self.landed_at: float | None = None
         flown = TEMPORAL_STRIDE * stream.num_frames
         # Kept as they were sent: raw frames of a minute take a hundred times as much.
         self.first = before.first if before else encode_jpeg(np.asarray(stream.image))
-        self.num_forgotten = min(before.num_forgotten, flown) if before else flown
-        self.pictures = list(before.pictures[: flown - self.num_forgotten]) if before else []
+        self.num_forgotten = min(before.num_forgotten, flown) if before else flown - len(pictures)
+        self.pictures = list(before.pictures[: flown - self.num_forgotten] if before else pictures)
         self.attitudes = [Attitude()]
         for action in stream.track.magnitude:
             self.attitudes.append(self.attitudes[-1].after(action))
         self._num_bytes = _size(self.pictures)
+        self._first_sight = before._first_sight if before else Sight.of(np.asarray(stream.image))
+        self._second = max(1, round(stream.pipe.defaults["fps"] / TEMPORAL_STRIDE))  # in latent frames
+        self._dissolved_s = 0  # seconds for which the pictures have been dissolved
         self._encoded: tuple[np.ndarray, bytes] | None = None  # the newest frame and its picture
         self._threads = max(1, torch.get_num_threads() // 2)
         self._pieces: Iterator[np.ndarray] | None = None  # of what has been drawn and not been shown
@@ -158,7 +155,21 @@ class LiveFlight:
 
     def _make(self, pieces: Iterator[np.ndarray]) -> list[bytes]:
         with self._half_the_threads():
-            return [self._encode(frame) for frame in next(pieces)]
+            frames = next(pieces)
+            if len(frames) > 1 and len(self.attitudes) % self._second == 0:
+                self._look(frames[-1])
+            return [self._encode(frame) for frame in frames]
+
+    def _look(self, frame: np.ndarray) -> None:
+        """Once a second: is there still something to see?"""
+        is_level = abs(self.attitudes[-1].pitch_deg) <= LEVEL_DEG
+        dissolved = is_level and Sight.of(frame).has_dissolved(self._first_sight)
+        self._dissolved_s = self._dissolved_s + 1 if dissolved else 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the pictures have had neither horizon nor detail for some seconds."""
+        return self._dissolved_s >= LOST_S
 
     def _encode(self, frame: np.ndarray) -> bytes:
         """A frame's picture; of a view that is held there is one, however long."""
@@ -203,6 +214,7 @@ class LiveFlight:
         self._complete()
         target = min(max(latent_frame, self.earliest), self.stream.num_frames)
         self.stream.roll_back(target)
+        self._dissolved_s = 0
         del self.pictures[max(0, TEMPORAL_STRIDE * target - self.num_forgotten) :]
         del self.attitudes[target + 1 :]
         self._num_bytes = _size(self.pictures)
@@ -238,6 +250,28 @@ class LiveFlight:
         """The flight as a record that flies it again."""
         choice = self.choice
         return FlightRecord.from_stream(self.stream, choice.to_json())
+
+    def shown(self, first: int = 0, last: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Frames as they were shown, uint8 [H, W, 3], each with what is held in it, bool [8].
+
+        Args:
+            first, last: numbers of frames; what is not kept is left out. Frame 0 is the first picture.
+        """
+        held = self.stream.track.magnitude > 0
+        num_frames = 1 + self.num_forgotten + len(self.pictures)
+        for number in range(first, num_frames if last is None else min(num_frames, last)):
+            if number == 0 and not self.num_forgotten:
+                yield decode_jpeg(self.first), np.zeros(NUM_CHANNELS, bool)
+            elif number > self.num_forgotten:
+                latent_frame = (number - 1) // TEMPORAL_STRIDE
+                yield decode_jpeg(self.pictures[number - 1 - self.num_forgotten]), held[latent_frame]
+
+    def write_film(self, path: Path, fps: float) -> float:
+        """Write the newest seconds as .gif or .webp, with the keys drawn in; how many seconds."""
+        num_frames = 1 + self.num_forgotten + len(self.pictures)
+        frames, held = zip(*self.shown(max(0, num_frames - round(FILM_S * fps))), strict=True)
+        write_film(frames, np.array(held), path, fps)
+        return len(frames) / fps
 
     def write_mp4(self, path: Path, fps: float) -> int:
         """Write the clip of what was shown; how many frames it has."""

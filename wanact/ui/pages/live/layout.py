@@ -18,7 +18,7 @@ from wanact.ui.components import CheckpointPicker, Component
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent, on_gpu
 from wanact.ui.pages.fly.desk import sentence
-from wanact.ui.pages.live.desk import LiveDesk, LiveLimits
+from wanact.ui.pages.live.desk import FILMS, LiveDesk, LiveLimits
 from wanact.ui.places import PLACES
 from wanact.ui.scene import QUIET, Scene
 
@@ -42,6 +42,9 @@ class LiveStage(Component):
         def control(message: dict) -> dict[str, bool]:
             return desk.control(message)
 
+        def watch(message: dict) -> dict[str, Any]:
+            return desk.watch(message)
+
         width, height = desk.engine.defaults["width"], desk.engine.defaults["height"]
         super().__init__(
             "live",
@@ -49,7 +52,7 @@ class LiveStage(Component):
             label="Live flight",
             ratio=width / height,
             fps=desk.engine.defaults["fps"],
-            server_functions=[control],
+            server_functions=[control, watch],
             **kwargs,
         )
 
@@ -76,6 +79,19 @@ class LiveFiles(Component):
         return None
 
 
+class SharedLink(Component):
+    """The link to a flight that is shared; the value is {"id", "remark"} or {"problem"}."""
+
+    schema = {"type": "object", "description": "id of a shared flight"}
+    example: Any = {}
+
+    def __init__(self, **kwargs: Any):
+        super().__init__("shared", {}, label="Shared flight", **kwargs)
+
+    def preprocess(self, payload: Any) -> None:
+        return None
+
+
 def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = None) -> bool:
     """Lay out the page and connect it, inside the current gr.Blocks.
 
@@ -96,6 +112,7 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
         with gr.Column(elem_id="live-place", elem_classes="card"):
             stage = LiveStage(desk, elem_id="live-stage")
             files = LiveFiles(elem_id="live-files")
+            shared = SharedLink(elem_id="live-shared")
         with gr.Column(elem_id="live-scene", elem_classes="card"):
             gr.HTML('<h2 class="step">Where to start<small>Upload, paste, take a photo, or pick one</small></h2>')
             scene.frame.render()
@@ -124,6 +141,7 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
     )
     flying.failure(None, js=_FAILED)
     stage.save(partial(_save, desk), stage, files, js=_SAVE, **QUIET)
+    stage.publish(partial(_share, desk), stage, shared, js=_SAVE, **QUIET)
     scene.connect()
     scene.take(from_clip.click, _from_clip, last_frame)
     say.click(None, scene.prompt, scene.prompt, js=_SAY, **QUIET)
@@ -133,7 +151,8 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
 def _save(desk: LiveDesk, wanted: Any) -> Iterator[SavedFile]:
     """Write what the stage asked for and hand it to Gradio, which keeps a copy of its own; then take ours away."""
     wanted = wanted if isinstance(wanted, dict) else {}
-    what = "record" if wanted.get("what") == "record" else "clip"
+    asked = wanted.get("what")
+    what = asked if asked in ("record", *FILMS) else "clip"
     with tempfile.TemporaryDirectory(prefix="wanact-") as folder:
         try:
             path, caption = desk.save(wanted.get("flight"), what, Path(folder))
@@ -141,6 +160,16 @@ def _save(desk: LiveDesk, wanted: Any) -> Iterator[SavedFile]:
             yield SavedFile(problem=sentence(getattr(error, "strerror", None) or error))
         else:
             yield SavedFile(file=FileData(path=str(path), orig_name=path.name), caption=caption)
+
+
+def _share(desk: LiveDesk, wanted: Any) -> dict[str, str]:
+    """Share what the stage asked for."""
+    flight = wanted.get("flight") if isinstance(wanted, dict) else None
+    try:
+        name, remark = desk.share(flight)
+    except (UserError, OSError) as error:
+        return {"problem": sentence(getattr(error, "strerror", None) or error)}
+    return {"id": name, "remark": remark}
 
 
 def _from_clip(last_frame: np.ndarray | None) -> tuple[Any, str]:

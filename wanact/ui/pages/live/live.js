@@ -1,3 +1,5 @@
+import {sharedAddress, wantedFlight} from '../../web/address.js';
+import {blobOf} from '../../web/blob.js';
 import {CHANNELS, channelIcon, OPPOSITE} from '../../web/channels.js';
 import {connect} from '../../web/events.js';
 import {Gamepads} from '../../web/gamepad.js';
@@ -5,7 +7,7 @@ import {holdKeys} from '../../web/keys.js';
 import {holdStick, LOOK, MOVE} from '../../web/sticks.js';
 import {Ground} from './ground.js';
 import {Handoff} from './handoff.js';
-import {blobOf, Film, Player} from './player.js';
+import {Film, Player} from './player.js';
 import {takeSeat} from './seats.js';
 import {isStill, Timewarp, Warper} from './warp.js';
 
@@ -22,6 +24,7 @@ export function mount({element, props, trigger, server, watch}) {
   const SILENT_MS = 4000;
   const HIDDEN_MS = 60000;
   const MOST_PIXELS = 640;
+  const LOOK_BACK_S = 5; // from where nothing is left to see
   const REST = CHANNELS.map(() => 0);
   const FULL = [0.05, 0.05, 0.05, 0.05, 3, 3, 3, 3];
   const warper = new Warper(canvas);
@@ -31,7 +34,8 @@ export function mount({element, props, trigger, server, watch}) {
   const ground = new Ground(root);
 
   // ---- what flies -----------------------------------------------------------------------------------------------
-  let state = 'idle'; // idle, line, flying, paused, scrubbing, landed, failed
+  let state = 'idle'; // idle, shared, line, flying, paused, scrubbing, landed, failed
+  let watched = null; // the shared flight that plays: {id, fps, prompt, seconds}
   let flight = '';
   let order = {};
   let asked = false;
@@ -57,8 +61,16 @@ export function mount({element, props, trigger, server, watch}) {
     state = root.dataset.state = next;
     const flying = state === 'flying';
     const up = flying || state === 'paused' || state === 'scrubbing';
-    find('[data-do=takeoff]').hidden = !['idle', 'failed', 'landed'].includes(state);
-    find('[data-do=takeoff]').textContent = branches.length ? 'New flight' : 'Take off';
+    if (!up) showLost(false);
+    const shared = state === 'shared';
+    for (const name of ['takeover', 'again']) find(`[data-do=${name}]`).hidden = !shared;
+    find('.replay').hidden = !shared && !(state === 'line' && order.shared); // it stands until it is flown
+    if (!shared) find('.replay').pause();
+    find('[data-do=share]').hidden = state !== 'landed';
+    if (up) announce('live-airborne', {});
+    find('[data-do=takeoff]').hidden = !['idle', 'failed', 'landed', 'shared'].includes(state);
+    find('[data-do=takeoff]').textContent = shared ? 'Fly your own' : branches.length ? 'New flight' : 'Take off';
+    find('[data-do=takeoff]').classList.toggle('big', !shared);
     find('[data-do=continue]').hidden = !(
       state === 'paused' ||
       (['landed', 'idle', 'failed'].includes(state) && branch?.id)
@@ -115,7 +127,7 @@ export function mount({element, props, trigger, server, watch}) {
     if (!element.isConnected) return clearInterval(ping);
     if (!flight || !['line', 'flying', 'paused', 'scrubbing'].includes(state)) return;
     if (performance.now() - lastPost > PING_MS) acknowledge();
-    away(!root.offsetParent && document.fullscreenElement !== root); // another place of the page is in front
+    away(!root.getClientRects().length); // another place of the page is in front
     if (hiddenAt && performance.now() - hiddenAt > HIDDEN_MS) return vanish();
     const quiet = performance.now() - heardAt > SILENT_MS;
     if (quiet !== silent && (state === 'flying' || state === 'line')) {
@@ -245,6 +257,7 @@ export function mount({element, props, trigger, server, watch}) {
     }
     if (message.kind === 'line')
       tell(message.place > 1 ? `In line: number ${message.place}` : message.place ? 'You are next' : 'Taking off…');
+    else if (message.kind === 'catching') tell(`Flying to this moment: ${Math.round(100 * message.share)}%`);
     else if (message.kind === 'start') start(message);
     else if (message.kind === 'frames') take(message);
     else if (message.kind === 'state' && state === 'flying')
@@ -315,7 +328,13 @@ export function mount({element, props, trigger, server, watch}) {
     const left = find('.left');
     left.hidden = message.left === null || message.left === undefined;
     left.textContent = left.hidden ? '' : `others wait: ${message.left} s`;
+    showLost(message.lost);
     showTime();
+  }
+  // Nothing is left to see: the way out is offered until it is taken, or something is seen again.
+  function showLost(isLost) {
+    find('.lost').hidden = !isLost;
+    root.classList.toggle('is-lost', !!isLost);
   }
   function granted(message) {
     if (message.problem) warn(message.problem);
@@ -331,6 +350,7 @@ export function mount({element, props, trigger, server, watch}) {
     player.clear();
     timewarp.rest();
     branch.film.cut(message.t);
+    showLost(false);
     attitude = message.attitude;
     numbers.pending = [];
     picture(branch.film.at(message.t), message.t);
@@ -357,7 +377,7 @@ export function mount({element, props, trigger, server, watch}) {
     tell('');
     warn(message);
     if (branch?.pending) branch = branches.find(one => one.id) || null;
-    show(branch ? 'landed' : 'failed');
+    show(branch ? 'landed' : order.shared ? 'shared' : 'failed');
   }
   hear('live-failed', () => {
     if (state === 'line') fail('The server did not take this flight; try again in a moment.');
@@ -417,7 +437,7 @@ export function mount({element, props, trigger, server, watch}) {
       standUp();
       if (branch?.pending) branch = branches[branches.length - 1] || null;
       tell('');
-      show(branch ? 'landed' : 'idle');
+      show(branch ? 'landed' : order.shared ? 'shared' : 'idle');
     },
     pause() {
       if (state === 'landed') return actions.continue();
@@ -434,6 +454,21 @@ export function mount({element, props, trigger, server, watch}) {
       if (!flight) return takeOff({from: branch.id, at}, Object.assign(branch, {film: branch.film.copy(at)}));
       tell('Going back…');
       post({rewind: at, paused: true, held: REST});
+    },
+    recover() {
+      const back = Math.round((LOOK_BACK_S * player.fps) / 4);
+      tell('Going back…');
+      post({rewind: Math.max(branch.earliest || 0, branch.film.end - back), paused: true, held: REST});
+    },
+    elsewhere() {
+      actions.land();
+      branch = null;
+      shown?.image.close();
+      shown = null;
+      show('idle');
+      preview();
+      announce('new-place', {});
+      tell('Choose where to start, then take off.');
     },
     fork() {
       const at = +scrub.value;
@@ -469,6 +504,28 @@ export function mount({element, props, trigger, server, watch}) {
     },
     'save-record'() {
       save('record');
+    },
+    'save-gif'() {
+      save('gif');
+    },
+    'save-webp'() {
+      save('webp');
+    },
+    share() {
+      wantedFile = {flight: branch.id};
+      announce('live-sharing', {});
+      trigger('publish'); // `share` is an event of Gradio's own, which its page keeps to itself
+    },
+    takeover() {
+      const video = find('.replay');
+      const at = video.ended ? null : Math.floor((video.currentTime * watched.fps) / 4);
+      branch = {pending: 'new'};
+      takeOff({shared: watched.id, at}, null);
+    },
+    again() {
+      const video = find('.replay');
+      video.currentTime = 0;
+      video.play().catch(() => {});
     },
     card() {
       const card = find('.numbers');
@@ -580,6 +637,24 @@ export function mount({element, props, trigger, server, watch}) {
     if (branch?.id && shown) remember(canvas.toDataURL('image/jpeg', 0.8));
   });
   ground.takeKeys(() => state === 'idle' && !branch);
+  // A link to a shared flight: it plays here, and can be taken over wherever it is.
+  async function watchShared(id) {
+    const found = await server.watch({id}).catch(() => null);
+    if (!found || !['idle', 'failed'].includes(state)) return;
+    if (found.problem) return warn(found.problem);
+    watched = found;
+    const video = find('.replay');
+    Object.assign(video, {
+      src: sharedAddress(found.id, 'clip.mp4').href,
+      poster: sharedAddress(found.id, 'poster.jpg').href,
+    });
+    find('.screen').style.setProperty('--ratio', found.ratio);
+    video.addEventListener('ended', () => state === 'shared' && tell('This is where it ended.'));
+    video.addEventListener('play', () => state === 'shared' && tell(''));
+    show('shared');
+    if (!matchMedia('(prefers-reduced-motion: reduce)').matches) video.play().catch(() => {});
+  }
+  if (wantedFlight()) watchShared(wantedFlight());
 
   // ---- drawing --------------------------------------------------------------------------------------------------
   function setShown(frame) {
@@ -681,7 +756,7 @@ export function mount({element, props, trigger, server, watch}) {
   }
   const display = setInterval(() => {
     if (!element.isConnected) return clearInterval(display);
-    visible = Boolean(root.offsetParent) || document.fullscreenElement === root; // lays the page out: not in every frame
+    visible = root.getClientRects().length > 0; // lays the page out: not in every frame
     root.classList.toggle(
       'idle-keys',
       state === 'flying' && !root.contains(document.activeElement) && !document.fullscreenElement,

@@ -1,12 +1,7 @@
+import {blobOf} from '../../web/blob.js';
+
 // Frames as they come, shown one by one in their time, and kept for going back.
 const MAX_KEPT_BYTES = 96 * 2 ** 20;
-
-export function blobOf(base64) {
-  const text = atob(base64);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return new Blob([bytes], {type: 'image/jpeg'});
-}
 
 // The pictures of one flight, by latent frame: four blobs each. What was flown before this page knew of it is missing.
 export class Film {
