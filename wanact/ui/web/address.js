@@ -35,7 +35,7 @@ export class Addresses {
   }
   // The address of a place that was chosen; `search` is what stands there now.
   of(place, search) {
-    const asked = new URLSearchParams(this.left.get(place) || common(search));
+    const asked = new URLSearchParams(this.left.get(place) || (placeIn(search) === place ? search : common(search)));
     asked.set('tab', NAMES[place] || place);
     return `?${asked}`;
   }

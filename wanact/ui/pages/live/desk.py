@@ -310,9 +310,7 @@ class LiveDesk:
                 if before is None:
                     size = self.engine.defaults["height"], self.engine.defaults["width"]
                     image, prompt = fitted_frame(first_frame, crop, *size), read_prompt(prompt)
-                flight = yield from self._take_off(
-                    flight_id, turn, before, asked, choice, image, prompt, seed, mailbox
-                )
+                flight = yield from self._take_off(flight_id, turn, before, asked, choice, image, prompt, seed, mailbox)
                 yield from self._fly(flight_id, ticket, turn, flight, mailbox)
             except UserError as error:
                 yield _failed(flight_id, sentence(self.engine.index.plain(str(error))))

@@ -466,7 +466,6 @@ export function mount({element, props, trigger, server, watch}) {
       shown?.image.close();
       shown = null;
       show('idle');
-      preview();
       announce('new-place', {});
       tell('Choose where to start, then take off.');
     },
