@@ -307,9 +307,12 @@ BAD_FLIGHTS = [
 @pytest.mark.parametrize("changes", BAD_FLIGHTS, ids=lambda changes: str(changes)[:30])
 def test_a_flight_that_is_none_is_said_wherever_it_is_opened(visitor, changes):
     text = json.dumps(a_flight(**changes))
-    opened = visitor.run("lambda_5", [visitor.upload(text.encode("utf-8", "surrogatepass"), "flight.json")])
+    opened = visitor.run(
+        visitor.answer_to("open-flight", "upload"),
+        [visitor.upload(text.encode("utf-8", "surrogatepass"), "flight.json")],
+    )
     plan = {"open": {"text": text}}
-    compared = visitor.run("lambda_13", [plan])
+    compared = visitor.run(visitor.answer_to("compare-plan", "open"), [plan])
     for messages in (opened, compared):
         assert re.search(r"[.!?]$", words(messages)) or last(messages).get("success") or not messages, messages
         assert "went wrong" not in words(messages), (changes, messages)
@@ -317,7 +320,8 @@ def test_a_flight_that_is_none_is_said_wherever_it_is_opened(visitor, changes):
 
 def test_a_flight_opens_whose_checkpoint_is_missing(visitor):
     text = json.dumps(a_flight(checkpoint={"id": "gone/step-000000001", "run": "gone", "step": 1}))
-    messages = visitor.run("lambda_5", [visitor.upload(text.encode(), "flight.json")])
+    uploaded = visitor.upload(text.encode(), "flight.json")
+    messages = visitor.run(visitor.answer_to("open-flight", "upload"), [uploaded])
     assert last(messages)["success"] and "gone/step-000000001" in json.dumps(messages)
 
 

@@ -61,6 +61,11 @@ class Visitor:
         """The event of this api_name."""
         return next(one for one in self.config["dependencies"] if one["api_name"] == name)
 
+    def answer_to(self, elem_id: str, event: str) -> int:
+        """The number of what answers this event of a component."""
+        target = [self.component(elem_id), event]
+        return next(one["id"] for one in self.config["dependencies"] if target in one["targets"])
+
     def component(self, elem_id: str) -> int:
         """The number of a component."""
         return next(one["id"] for one in self.config["components"] if one["props"].get("elem_id") == elem_id)

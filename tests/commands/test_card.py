@@ -104,8 +104,9 @@ def test_a_lesser_card_does_not_replace_a_fuller_one(base_card, tmp_path):
         assert not keep_card(lesser, path)
     assert read_card(path).settings["first_frames"] == 6
     assert keep_card(card(6, 2), path), "as full: measured anew"
-    assert keep_card(card(2, 4), path), "more of one and less of the other is another card"
-    assert keep_card(card(1, 0, fingerprint="b"), path), "of another model it says nothing"
+    assert keep_card(card(12, 1), path), "more of one and less of the other is another card"
+    assert not keep_card(card(1, 0, fingerprint="b"), path), "a quick one never stands for a full one"
+    assert keep_card(card(6, 2, fingerprint="b"), path), "of another model it says nothing"
 
 
 def test_a_quick_look_takes_the_fuller_card_that_is_there(run, base_card, tiny_model_dir, tmp_path, monkeypatch):

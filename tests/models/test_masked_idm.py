@@ -150,7 +150,7 @@ def test_a_latent_frame_has_the_mean_mask_of_its_own_pictures():
     assert found.shape == (1, 3, 2, 4) and 0 <= float(found.min()) <= float(found.max()) <= 1
     wanted = torch.stack([cells[0], cells[1:5].mean(0), cells[5:9].mean(0)])
     torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-5)
-    assert torch.equal(model.get_mask(frames[:1], (2, 4))[0, 0], found[0, 0])
+    torch.testing.assert_close(model.get_mask(frames[:1], (2, 4))[0, 0], found[0, 0], atol=1e-5, rtol=1e-5)
 
 
 def test_of_a_drone_the_first_latent_frame_has_the_mask_of_the_second():

@@ -305,7 +305,7 @@ def test_a_bad_picture_leaves_the_one_before(page, tmp_path):
 def test_an_upload_is_flown_and_goes_on_from_its_last_frame(page, picture):
     page.set_input_files("#frame input[type=file]", picture)
     page.wait_for_function("(i => i && i.naturalWidth === 320)(document.querySelector('#frame img'))")
-    assert page.locator("#samples [aria-pressed=true]").count() == 0
+    page.wait_for_function("!document.querySelector('#samples [aria-pressed=true]')")
     generate(page)
     page.click("#viewer [data-do=extend]")
     page.wait_for_function("(i => i && i.naturalWidth === 96)(document.querySelector('#frame img'))")

@@ -56,10 +56,10 @@ def test_a_quick_measurement_says_so_and_the_full_card_stays(desk, run, measured
 
 def test_a_quick_card_is_kept_where_there_is_none(desk, run, measured_quickly):
     *_, last = desk.measure(STEP, keep=True)
-    assert not last["has_full"] and "kept with the run" in last["note"]
+    assert not last["has_full"] and "saved with the run" in last["note"]
     assert desk.show(STEP)["card"]["quick"]
     *_, strangers = desk.measure("drone/step-000000400", keep=False)
-    assert "not kept" in strangers["note"] and load_card(run, 400) is None
+    assert "not saved" in strangers["note"] and load_card(run, 400) is None
 
 
 def test_a_damaged_card_is_one_sentence(desk, run):

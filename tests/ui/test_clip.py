@@ -31,6 +31,8 @@ def fly(desk, fields):
     states, last_frame, error = [], None, None
     try:
         for state, frame in desk.generate(**fields):
+            if isinstance(state, dict):  # nothing new: only whether anybody listens is asked
+                continue
             if state.status == "done":
                 state = state.model_copy(update={"message": Path(state.record.path).read_text()})
                 last_frame = (frame, read_video(state.video.path))

@@ -526,7 +526,7 @@ def test_two_visitors_fly_at_once_and_a_third_waits_its_turn(visit, desk):
         first, second, third = visit(), visit(), visit()
         one, other = take_off(first), take_off(second)
         third.click(f"{STAGE} [data-do=takeoff]")
-        third.wait_for_function(f"document.querySelector('{STAGE} .say')?.textContent.includes('you are next')")
+        third.wait_for_function(f"document.querySelector('{STAGE} .say')?.textContent.includes('You are next')")
         first.keyboard.down("d")
         wait_for(lambda: told(desk, one).held[3] == 1)
         assert not any(told(desk, other).held)

@@ -448,7 +448,7 @@ def test_details_differences_notes_and_stars(page, root):
 def test_a_choice_follows_a_training_only_if_it_was_the_latest(page, root):
     """On Fly, on Live's list and in the list of checkpoints alike; in Compare the new step can be chosen."""
     run = write_run(root / "training", steps=(10, 20))
-    go(page, "Fly")
+    go(page, "Plan a clip")
     page.focus("#checkpoint select")
     page.wait_for_selector("#checkpoint option[value='training/step-000000020']", state="attached")
     for chosen, then in (("training/step-000000010",) * 2, ("training/step-000000020", "training/step-000000030")):

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -85,7 +86,8 @@ def test_a_field_of_the_wrong_kind_is_one_sentence_that_names_it(engine, name, v
     names = list(inspect.signature(generate.fn).parameters)
     sent = [value if field == name else None for field in names]
     with pytest.raises(UserError, match=re.escape(says)) as refused:
-        asyncio.run(demo.preprocess_data(generate, sent, None))
+        with ThreadPoolExecutor(1) as thread:  # Playwright's loop runs in this one
+            thread.submit(asyncio.run, demo.preprocess_data(generate, sent, None)).result()
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
 
 

@@ -52,7 +52,7 @@ def test_the_diffusers_layout_loads_all_parts(model_dir):
     assert_same_weights(components.text_encoder, stock.text_encoder)
     assert components.scheduler.config.flow_shift == 5.0
     assert components.tokenizer("a lake").input_ids == stock.tokenizer("a lake").input_ids
-    assert components.metadata["defaults"] == TINY_DEFAULTS | {"sigma_grid": "wan"}
+    assert components.metadata["defaults"] == TINY_DEFAULTS | {"sigma_grid": "wan", "text_to_video": False}
     assert not components.transformer.training and not components.text_encoder.training
 
 

@@ -459,7 +459,8 @@ class FlowStage(Stage):
         trained = {name: value.to(dtype) for name, value in export.split_modules(weights)["transformer"].items()}
         causal = (self.export_config() or ("", {}))[1].get("causal")
         said = {"model_class": "WanModel" if causal is None else "WanModelCausal", "causal": causal}
-        config = {name: value for name, value in self.transformer.config.items() if not name.startswith("_")}
+        kept: Any = self.transformer.config  # a dict, whose keys its type tells as attributes
+        config = {name: value for name, value in kept.items() if not name.startswith("_")}
         export.write_original(file, trained, config, said, origin)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, SpaceHardware
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from wanact.commands.space import ATTRIBUTES, REPLACED, prepare_space, space_variables
@@ -112,6 +112,13 @@ def push(folder: Path, hub_id: str, *, private: bool = False, api: HfApi | None 
     return f"{api.endpoint}/{hub_id}"
 
 
+def _hardware(name: str | None) -> SpaceHardware | None:
+    known = [one.value for one in SpaceHardware]
+    if name and name not in known:
+        raise UserError(f"--hardware {name!r} must be one of the Hub's names: {', '.join(known)}")
+    return SpaceHardware(name) if name else None
+
+
 def push_space(
     folder: Path,
     hub_id: str,
@@ -129,13 +136,14 @@ def push_space(
     Raises:
         UserError: for a wrong name, a missing right, or no way to the Hub.
     """
+    wanted = _hardware(hardware)
     api = api or HfApi()
     with _words_of_the_hub():
         api.create_repo(hub_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
         for key, value in variables.items():  # before the files, which make it start
             api.add_space_variable(hub_id, key, value)
-        if hardware:
-            api.request_space_hardware(hub_id, hardware)
+        if wanted:
+            api.request_space_hardware(hub_id, wanted)
         # First what says which files are binary: the Hub tells the client by what it has, where to put each file.
         attributes = folder / ATTRIBUTES
         api.upload_file(path_or_fileobj=attributes, path_in_repo=ATTRIBUTES, repo_id=hub_id, repo_type="space")

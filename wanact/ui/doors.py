@@ -190,7 +190,7 @@ class Doors:
         if _PAGE.fullmatch(path) and QUERY in query:
             await self._let_edit(scope, receive, out, query[QUERY][0])
         elif _PAGE.fullmatch(path):
-            out.preview = await run_in_threadpool(_preview, scope["app"], query.get(SHARED, [""])[0])
+            out.preview = await run_in_threadpool(_preview, scope.get("app"), query.get(SHARED, [""])[0])
             out.root = _root_of(scope)
             await self.app(scope, receive, out.send)
         elif _READ.fullmatch(path):
@@ -453,15 +453,15 @@ def _check_target(blocks: Any, content: BaseModel, path: str) -> None:
 def _root_of(scope: Scope) -> str:
     """The page's address as its visitors see it."""
     try:
-        return get_root_url(Request(scope), "/", scope["app"].root_path)
+        return get_root_url(Request(scope), "/", getattr(scope.get("app"), "root_path", None))
     except InvalidURL:  # a port that is none
         raise _Refused(400, "The Host of the request is none.") from None
 
 
 def _preview(app: Any, shared: str) -> Preview:
     """What a link to the page shows, or to a flight that is shared."""
-    shares = getattr(app.get_blocks(), "shares", None)
-    if not shared or shares is None:
+    shares = getattr(app.get_blocks(), "shares", None) if shared and app else None
+    if shares is None:
         return Preview()
     try:
         return Preview.of(shares.find(shared))

@@ -125,6 +125,10 @@ export function mount({element, props, trigger, watch}) {
     big.dataset.view = view;
     grid.style.display = '';
     canvas.setAttribute('role', view === 'wipe' ? 'slider' : 'img');
+    for (const [name, value] of Object.entries({min: 0, max: 100, now: Math.round(100 * wipe)})) {
+      if (view === 'wipe') canvas.setAttribute(`aria-value${name}`, value);
+      else canvas.removeAttribute(`aria-value${name}`);
+    }
     canvas.setAttribute(
       'aria-label',
       view === 'wipe'
