@@ -225,6 +225,7 @@ def test_a_reload_comes_back_to_the_same_page_picture_prompt_and_plan(visit, por
         "(kept => kept?.picture && kept.prompt === 'a tower by the sea' && kept.crop === 0)"
         "(JSON.parse(sessionStorage.getItem('wanact-scene-')))"
     )
+    page.wait_for_selector("#plan [data-preset='Orbit right'][aria-pressed=true]")
     assert "tower" not in page.url and "cache" not in page.url, "no picture of a visitor stands in an address"
     page.reload()
     has_words(page, "a tower by the sea", "")
