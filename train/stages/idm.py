@@ -17,7 +17,7 @@ from train.loop.dist import Processes
 from train.loop.seeding import Draw, derive_seed
 from train.loop.stage import Stage, StepLoss
 from train.stages.i2v import seeded
-from train.stages.rows import RowReader, files_fingerprint
+from train.stages.rows import CLIP_SETTINGS, RowReader, files_fingerprint
 from wanact.actions import ActionTrack
 from wanact.models.idm import (
     CONFIG,
@@ -58,20 +58,7 @@ class IDMStage(Stage):
 
     name = "idm"
     options = IDMOptions
-    uses = (
-        *(
-            "dataset_base_path",
-            "dataset_metadata_path",
-            "max_rows",
-            "height",
-            "width",
-            "num_frames",
-            "fps",
-            "window_stride",
-            "fit",
-        ),
-        "max_skipped",
-    )
+    uses = (*CLIP_SETTINGS, "max_skipped")
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:

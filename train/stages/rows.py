@@ -23,6 +23,13 @@ Kept = TypeVar("Kept")
 Place = tuple[int, int, bool]  # number of a row in its file, first frame of the clip, and whether it is mirrored
 
 
+# Settings of stages that read clips as they lie, without a model directory's defaults: which rows, and in what shape.
+CLIP_SETTINGS = (
+    *("dataset_base_path", "dataset_metadata_path", "max_rows"),
+    *("height", "width", "num_frames", "fps", "window_stride", "fit"),
+)
+
+
 @dataclass
 class RowReader:
     """Reads every row of the metadata file once, before the first step.

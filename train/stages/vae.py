@@ -21,7 +21,7 @@ from train.loop.seeding import Draw, derive_seed
 from train.loop.stage import Stage, StepLoss, going_on
 from train.stages.i2v import seeded
 from train.stages.principal import Basis, principal_components
-from train.stages.rows import RowReader, files_fingerprint
+from train.stages.rows import CLIP_SETTINGS, RowReader, files_fingerprint
 from wanact import shapes
 from wanact.errors import TakenError
 from wanact.media import video
@@ -126,17 +126,7 @@ class VAEStage(Stage):
     name = "vae"
     options = VAEOptions
     uses = (
-        *(
-            "dataset_base_path",
-            "dataset_metadata_path",
-            "max_rows",
-            "height",
-            "width",
-            "num_frames",
-            "fps",
-            "window_stride",
-            "fit",
-        ),
+        *CLIP_SETTINGS,
         *("max_skipped", "cache_memory_gb", "model_dir", "sample_steps", "sample_count"),
     )
 
