@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conftest import ROOT
+from tests.ui.visits import serving
 from wanact.actions import channel_track
 from wanact.bench.live_browser import ARGUMENTS
 from wanact.control_card.card import card_path, load_card, save_card
@@ -134,12 +135,10 @@ def request_fields(picture, engine) -> dict:
 @pytest.fixture(scope="session")
 def page_url(engine) -> Iterator[str]:
     """Address of the page, served by this process."""
-    from wanact.ui.page import build_page, launch_options
+    from wanact.ui.page import build_page
 
-    demo = build_page(engine)
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
-    yield url
-    demo.close()
+    with serving(build_page(engine)) as url:
+        yield url
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.ui.test_browser import Visits, cell, generate
+from tests.ui.test_browser import cell, generate
+from tests.ui.visits import Visits
 
 pytestmark = pytest.mark.browser
 

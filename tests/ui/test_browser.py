@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.ui.conftest import write_run
+from tests.ui.visits import Visits, press
 from wanact.actions import CHANNELS, PRESETS, ActionTrack, plan_path
 from wanact.flying.record import FlightRecord
 from wanact.media.footage import read_video
@@ -18,41 +19,6 @@ from wanact.ui.samples import SAMPLES
 pytestmark = pytest.mark.browser
 
 STEPS = 4  # of the tiny model's clips
-
-
-class Visits:
-    """Opens the page as new visitors and notes every error in the console and every request to another host."""
-
-    def __init__(self, browser, url: str):
-        self.browser, self.url = browser, url
-        self.problems, self.contexts = [], []
-
-    def open(self, width=1440, height=1000, **options):
-        """An empty page of a new visitor."""
-        context = self.browser.new_context(viewport={"width": width, "height": height}, **options)
-        self.contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.problems.append(f"{error} {error.stack}"))
-        page.on("request", lambda request: self.note_foreign(request.url))
-        return page
-
-    def __call__(self, width=1440, height=1000, **options):
-        page = self.open(width, height, **options)
-        page.goto(self.url)
-        page.wait_for_selector("#plan td[data-c]")
-        page.wait_for_selector("#frame img")
-        return page
-
-    def note_foreign(self, url: str) -> None:
-        if not url.startswith((self.url, "data:", "blob:")):
-            self.problems.append(url)
-
-    def end(self) -> None:
-        for context in self.contexts:
-            context.close()
-        assert not self.problems
 
 
 @pytest.fixture
@@ -98,9 +64,7 @@ def status(page) -> str:
 
 
 def generate(page) -> None:
-    page.evaluate("document.querySelector('#viewer .viewer').dataset.status = 'before'")  # not the last clip's "done"
-    page.click("#generate")
-    page.wait_for_selector("#viewer .viewer[data-status=done]")
+    press(page, "#generate", "wanact:generate", "#viewer .viewer[data-status=done]")
 
 
 def fill_seed(page, seed: str) -> None:

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from tests.ui.visits import serving
 from wanact.errors import UserError
 from wanact.ui import cache
 from wanact.ui.doors import MAX_JSON_BYTES, MAX_SMALL_BYTES, Doors, check_origins
@@ -33,9 +34,8 @@ def edits() -> Edits:
 def served(pipe, runs_root, edits):
     demo = build_page(Engine(pipe, runs_root, edits=edits))
     options = launch_options(edits, ["https://huggingface.co"])
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **options)
-    yield demo, url.rstrip("/")
-    demo.close()
+    with serving(demo, options) as url:
+        yield demo, url.rstrip("/")
 
 
 @pytest.fixture

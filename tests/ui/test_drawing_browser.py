@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.ui.live_desks import make_desk
-from wanact.ui.page import build_page, launch_options
+from tests.ui.visits import serving
+from wanact.ui.page import build_page
 
 pytestmark = pytest.mark.browser
 
@@ -13,10 +14,8 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def url(tiny_model_dir, tmp_path_factory):
     desk = make_desk(tiny_model_dir, tmp_path_factory.mktemp("drawing") / "runs", fps=8)
-    demo = build_page(desk.engine)
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
-    yield url
-    demo.close()
+    with serving(build_page(desk.engine)) as url:
+        yield url
 
 
 @pytest.fixture

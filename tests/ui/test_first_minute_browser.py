@@ -11,10 +11,10 @@ from PIL import Image
 
 from tests.ui.conftest import write_run
 from tests.ui.live_desks import make_desk
-from tests.ui.test_browser import Visits
 from tests.ui.test_live_browser import LIVE, STAGE, flying, pixels, take_off
+from tests.ui.visits import Visits, serving
 from wanact.flying.record import FlightRecord
-from wanact.ui.page import build_page, launch_options
+from wanact.ui.page import build_page
 from wanact.ui.samples import load_samples
 
 pytestmark = pytest.mark.browser
@@ -32,10 +32,8 @@ def url(tiny_model_dir, tmp_path_factory):
     desk.engine.pipe.defaults["text_to_video"] = True
     desk.engine.pipe.components.metadata["draws"] = DRAWS
     engine = type(desk.engine)(desk.engine.pipe, runs)
-    demo = build_page(engine)
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
-    yield url
-    demo.close()
+    with serving(build_page(engine)) as url:
+        yield url
 
 
 @pytest.fixture
@@ -51,7 +49,6 @@ def visit(browser, url):
             page.wait_for_selector(part)
         return page
 
-    open_page.problems = visits.problems
     yield open_page
     visits.end()
 
@@ -100,7 +97,8 @@ def test_the_page_opens_on_a_flight_that_a_held_key_begins_and_steers(visit):
     page = visit()
     tabs = page.get_by_role("tab").all_inner_texts()
     assert tabs == ["Fly", "Plan a clip", "Checkpoints", "Compare"]
-    assert page.evaluate(PLACE) == "live" and page.locator(f"{STAGE} .chosen").is_visible()
+    page.wait_for_function(f"{PLACE} === 'live'")
+    page.wait_for_selector(f"{STAGE} .chosen")
     assert "Hold W" in page.inner_text(f"{STAGE} .lead")
     scrolled = page.evaluate("scrollY")
     page.keyboard.down("w")  # nothing on the page has the focus yet
@@ -250,12 +248,10 @@ def test_a_reload_comes_back_to_the_flight_with_its_last_view_and_one_thing_to_p
     page.wait_for_function(f"{LIVE}.shown.a[3] > 0 && {LIVE}.shown.t > 3")
     page.keyboard.up("d")
     page.reload()
-    visit.problems.clear()  # the stream of the flight has ended in the middle
     page.wait_for_selector(f"{STAGE} [data-do=continue]")
     has_words(page, "a red canyon in snow")
     is_marked(page, "canyon")
-    page.wait_for_function(f"document.querySelector('{STAGE} .chosen')?.src.startsWith('data:image/')")
-    assert page.locator(f"{STAGE} .chosen").is_visible(), "the stage is not black"
+    page.wait_for_selector(f"{STAGE} .chosen[src^='data:image/']")  # the stage is not black
     assert page.locator(f"{STAGE} .choices .main:visible").all_inner_texts() == ["Continue"]
     take_off(page, "continue")
     page.wait_for_function(f"{LIVE}.shown.t > 3")

@@ -14,12 +14,12 @@ from tests.ui import live_pictures
 from tests.ui.line import line_to
 from tests.ui.live_desks import make_desk, nobody_flies
 from tests.ui.test_browser import serious_violations
+from tests.ui.visits import Console, serving
 from wanact.flying.record import FlightRecord
 from wanact.media.footage import read_video
 from wanact.media.likeness import Sight
 from wanact.ui import cache
 from wanact.ui.mailbox import Mailbox
-from wanact.ui.page import launch_options
 from wanact.ui.pages.live.desk import LiveDesk
 from wanact.ui.pages.live.layout import build_live
 from wanact.ui.site import Site
@@ -45,9 +45,8 @@ def url(desk):
         build_live(desk.engine, gr.State(None), desk)
     demo.shares = desk.engine.shares
     demo.queue(default_concurrency_limit=8)
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
-    yield url
-    demo.close()
+    with serving(demo) as url:
+        yield url
 
 
 @pytest.fixture
@@ -60,8 +59,7 @@ def visit(browser, url):
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(90_000)
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(f"{error} {error.stack}"))
+        Console(page, problems)
         page.goto(address)
         for part in ready:
             page.wait_for_selector(part)

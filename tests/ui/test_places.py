@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from tests.ui.visits import serving
 from wanact.ui import places as module
-from wanact.ui.page import build_page, launch_options
+from wanact.ui.page import build_page
 from wanact.ui.places import PLACES, SESSION_PLACES, Letters, Places
 
 API = "/gradio_api"
@@ -106,10 +107,8 @@ def page(engine, monkeypatch):
     """A page of this test alone, that does not give up until it is told to."""
     monkeypatch.setattr(module, "COLLECT_LOOKS", 1000)
     demo = build_page(engine)
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
-    with httpx.Client(base_url=url, timeout=60) as http:
+    with serving(demo) as url, httpx.Client(base_url=url, timeout=60) as http:
         yield demo, http
-    demo.close()
 
 
 def test_unread_requests_close_nothing_and_go_by_themselves(page, picture, request_fields, engine):

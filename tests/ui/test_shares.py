@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.ui.visits import serving
 from wanact.actions import ActionTrack
 from wanact.flying.record import FlightRecord
 from wanact.flying.request import RequestError
 from wanact.ui import shares as shares_module
 from wanact.ui.engine import Engine
 from wanact.ui.film import with_keys, write_film
-from wanact.ui.page import build_page, launch_options
+from wanact.ui.page import build_page
 from wanact.ui.previews import Preview
 from wanact.ui.shares import MAX_FLIGHT_BYTES, POSTER, Shared, Shares
 
@@ -122,11 +123,11 @@ def test_a_film_has_the_held_keys_drawn_in(tmp_path):
 @pytest.fixture(scope="module")
 def served(pipe, runs_root, tmp_path_factory):
     shares = Shares(tmp_path_factory.mktemp("shared"))
-    demo = build_page(Engine(pipe, runs_root, shares=shares))
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
-    with httpx.Client(base_url=url.rstrip("/"), timeout=60) as http:
+    with (
+        serving(build_page(Engine(pipe, runs_root, shares=shares))) as url,
+        httpx.Client(base_url=url.rstrip("/"), timeout=60) as http,
+    ):
         yield shares, http
-    demo.close()
 
 
 def said(http, path: str, **options) -> dict[str, str]:

@@ -6,7 +6,8 @@ import pytest
 
 from tests.ui.live_desks import make_desk
 from tests.ui.test_live_browser import LIVE, READY, STAGE, take_off
-from wanact.ui.page import build_page, launch_options
+from tests.ui.visits import serving
+from wanact.ui.page import build_page
 
 pytestmark = pytest.mark.browser
 HIDE = """hidden => {
@@ -18,10 +19,8 @@ HIDE = """hidden => {
 @pytest.fixture(scope="module")
 def url(tiny_model_dir, tmp_path_factory):
     desk = make_desk(tiny_model_dir, tmp_path_factory.mktemp("tabs") / "runs", fps=8)
-    demo = build_page(desk.engine)
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
-    yield url
-    demo.close()
+    with serving(build_page(desk.engine)) as url:
+        yield url
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from tests.ui.test_browser import Visits
+from tests.ui.visits import Visits
 from wanact.actions import PRESETS
 from wanact.errors import UserError
 from wanact.flying.comparison import Comparison, Lane, Link
