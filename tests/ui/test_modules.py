@@ -7,10 +7,10 @@ import gradio as gr
 import httpx
 import pytest
 
-from tests.ui.test_browser import Visits
+from tests.ui.visits import Visits, serving
 from wanact.ui.components import ClipState, ClipViewer
 from wanact.ui.modules import MODULES, VERSION, mounting, version_of
-from wanact.ui.page import build_page, launch_options
+from wanact.ui.page import build_page
 from wanact.ui.theme import UI
 
 IMPORT = re.compile(r"^import \{([^}]+)\} from '([^']+)';$", re.MULTILINE)
@@ -123,10 +123,31 @@ def test_a_module_that_does_not_come_is_said_and_stops_no_other(browser, page_ur
 
 
 @pytest.mark.browser
+def test_what_belongs_to_another_component_may_come_before_it(browser, page_url):
+    """Gradio loads what shows a picture by itself: the part that cuts it may be there first."""
+    visits = Visits(browser, page_url)
+    page = visits()
+    page.evaluate(
+        """async address => {
+            const {mount} = await import(address);
+            const element = document.createElement('div');
+            element.innerHTML = '<p class="cut" hidden></p>';
+            document.body.append(element);
+            mount({element, props: {scene: 'late-', ratio: 2, value: 0.5}, watch() {}});
+            const tall = Object.assign(document.createElement('canvas'), {width: 20, height: 40});
+            const frame = Object.assign(document.createElement('div'), {id: 'late-frame'});
+            frame.append(Object.assign(new Image(), {src: tall.toDataURL()}));
+            document.body.append(frame);
+        }""",
+        f"{page_url}modules/{VERSION}/web/crop.js",
+    )
+    page.wait_for_selector("#late-frame .crop-veil:not([hidden])", state="attached")
+    visits.end()
+
+
+@pytest.mark.browser
 def test_the_page_works_under_the_path_of_a_proxy(browser, engine):
-    demo = build_page(engine)
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, root_path="/drone", **launch_options())
-    try:
+    with serving(build_page(engine), root_path="/drone") as url:
         visits = Visits(browser, url + "drone/")
         page = visits()
         for place in ("Fly", "Checkpoints", "Compare"):
@@ -136,5 +157,3 @@ def test_the_page_works_under_the_path_of_a_proxy(browser, engine):
         modules = {path for path in loaded if "/modules/" in path}
         assert modules == {f"/drone/modules/{VERSION}/{path}" for path in MODULES}
         visits.end()
-    finally:
-        demo.close()

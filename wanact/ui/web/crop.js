@@ -1,3 +1,4 @@
+import {whenThere} from './appear.js';
 import {connect} from './events.js';
 
 const ALMOST = 0.08; // a picture of nearly the clip's shape loses too little to be asked about
@@ -19,7 +20,7 @@ export function fittedIn(box, ratio) {
 export function mount({element, props, watch}) {
   const {hear} = connect(element);
   const words = element.querySelector('.cut');
-  const frame = document.getElementById(`${props.scene}frame`);
+  let frame = null; // where the picture is shown: a component of its own, which may be built after this one
   let ratio = props.ratio;
   let address = null; // of the picture that is cut now
 
@@ -36,9 +37,8 @@ export function mount({element, props, watch}) {
   kept.setAttribute('aria-valuemin', 0);
   kept.setAttribute('aria-valuemax', 100);
   veil.append(shades[0], kept, shades[1]);
-  frame.append(veil);
 
-  const picture = () => frame.querySelector('img');
+  const picture = () => frame?.querySelector('img');
   const place = () => (typeof props.value === 'number' ? props.value : 0.5);
   const cut = () => {
     const image = picture();
@@ -121,14 +121,19 @@ export function mount({element, props, watch}) {
     ratio = wanted.ratio;
     draw();
   });
-  new MutationObserver(draw).observe(frame, {
-    subtree: true,
-    childList: true,
-    attributes: true,
-    attributeFilter: ['src'],
-  });
-  frame.addEventListener('load', draw, true);
-  new ResizeObserver(draw).observe(frame);
   watch('value', draw);
   draw();
+  whenThere(`#${props.scene}frame`, found => {
+    frame = found;
+    frame.append(veil);
+    new MutationObserver(draw).observe(frame, {
+      subtree: true,
+      childList: true,
+      attributes: true,
+      attributeFilter: ['src'],
+    });
+    frame.addEventListener('load', draw, true);
+    new ResizeObserver(draw).observe(frame);
+    draw();
+  });
 }

@@ -1,4 +1,5 @@
 import {Addresses, placeIn} from './address.js';
+import {whenThere} from './appear.js';
 
 const BEAT_MS = 60000;
 
@@ -103,10 +104,8 @@ export function mount({element, server}) {
     if (place === inSight) history.replaceState(null, '', addresses.withStart(place, location.search, sample));
     else addresses.leave(place, addresses.withStart(place, addresses.of(place, location.search), sample));
   });
-  function watchPlaces(tries) {
-    const places = document.querySelector('#places');
-    if (!places || !tabs().length) return tries && setTimeout(() => watchPlaces(tries - 1), 100);
-    new MutationObserver(tellPlace).observe(places, {
+  whenThere('#places [role=tab]', tab => {
+    new MutationObserver(tellPlace).observe(tab.closest('#places'), {
       subtree: true,
       attributes: true,
       attributeFilter: ['aria-selected'],
@@ -114,6 +113,5 @@ export function mount({element, server}) {
     tellPlace();
     home = inSight;
     press(placeIn(location.search) || home);
-  }
-  watchPlaces(100);
+  });
 }
