@@ -1,8 +1,10 @@
 """Checkpoints and Compare in a real browser, on the tiny model."""
 
+import contextlib
 import hashlib
 import json
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -10,15 +12,18 @@ import torch
 from safetensors.torch import save
 
 from tests.ui.conftest import add_step, write_card, write_run
-from tests.ui.test_browser import Visits, serious_violations
+from tests.ui.test_browser import serious_violations
+from tests.ui.visits import Visits, press, serving
 from wanact.files import write_json
 from wanact.flying.comparison import Comparison
+from wanact.media.animation import write_animation
 from wanact.media.footage import read_video
 from wanact.runs import store
 from wanact.runs.notes import read_notes
 from wanact.runs.ref import RUN_CONFIG
 from wanact.ui.edits import Edits
 from wanact.ui.engine import Engine
+from wanact.ui.page import build_page, launch_options
 
 pytestmark = pytest.mark.browser
 
@@ -62,19 +67,8 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def serve():
     """Serve an engine's page; closed at the end of the module."""
-    from wanact.ui.page import build_page, launch_options
-
-    served = []
-
-    def launch(engine):
-        demo = build_page(engine)
-        _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options(engine.edits))
-        served.append(demo)
-        return url
-
-    yield launch
-    for demo in served:
-        demo.close()
+    with contextlib.ExitStack() as pages:
+        yield lambda engine: pages.enter_context(serving(build_page(engine), launch_options(engine.edits)))
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +141,7 @@ def lane_pixels(page, index):
 
 
 def compare(page):
-    page.click("#compare-go")
-    page.wait_for_selector("#stage-compare .stage:is([data-status=queued], [data-status=working])")
-    page.wait_for_selector("#stage-compare .stage[data-status=done]")
+    press(page, "#compare-go", "wanact:compare-start", "#stage-compare .stage[data-status=done]")
     page.wait_for_function("document.querySelectorAll('#stage-compare figure[data-frame]').length > 1")
 
 
@@ -221,7 +213,7 @@ def difference_of(page):
     )
 
 
-def test_a_view_that_is_on_while_lanes_appear_shows_the_two_that_are_chosen(page):
+def test_a_view_that_is_on_while_lanes_appear_shows_the_two_that_are_chosen(page, pipe):
     """It was laid out when one lane was there, and kept that one on both sides."""
     go(page, "Compare")
     compare(page)
@@ -234,13 +226,45 @@ def test_a_view_that_is_on_while_lanes_appear_shows_the_two_that_are_chosen(page
         }
         }).observe(document.querySelector('#stage-compare'), {subtree: true, childList: true, attributes: true}); }"""
     )
-    compare(page)
+    with pipe.lock:  # the model is busy: the lanes wait until they have been looked at
+        page.click("#compare-go")
+        page.wait_for_function("new Set(window.waiting).size > 1")
+    page.wait_for_selector("#stage-compare .stage[data-status=done]")
+    page.wait_for_function("document.querySelectorAll('#stage-compare figure[data-frame]').length > 1")
     assert chosen_pair(page) == ["0", "1"] and page.locator("#stage-compare .big canvas").is_visible()
     page.wait_for_timeout(300)
     assert difference_of(page) > 0.5
     assert {"0", "1"} <= set(page.evaluate("window.waiting")), "lanes that wait show the first frame"
     assert page.locator("#stage-compare .first:visible").count() == 0, "and none that is done"
     page.select_option("#stage-compare .view", "side")
+
+
+STARTS = "window.starts = 0; document.addEventListener('wanact:compare-start', () => { window.starts += 1; });"
+
+
+def test_a_press_is_kept_while_a_gif_is_made_and_none_while_lanes_are_drawn(page, pipe, monkeypatch):
+    go(page, "Compare")
+    goes_on = threading.Event()
+
+    def write(*arguments):
+        goes_on.wait(60)
+        return write_animation(*arguments)
+
+    monkeypatch.setattr("wanact.ui.pages.compare.desk.write_animation", write)
+    page.evaluate(STARTS)
+    compare(page)
+    page.click("#compare-go")  # what there is to see is done, and its GIF is not
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.starts") == 1
+    with pipe.lock:
+        goes_on.set()
+        page.wait_for_function("window.starts === 2")
+        page.wait_for_selector("#stage-compare .stage[data-status=working]")
+        page.click("#compare-go")
+    page.wait_for_selector("#stage-compare .stage[data-status=done]")
+    page.wait_for_selector("#stage-compare a.gif >> visible=true")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.starts") == 2
 
 
 def test_the_lanes_that_stand_there_are_the_best_and_the_best_before_it(browser, shelf_url):

@@ -2,6 +2,7 @@ import {withoutLateWord} from '../../web/cancelled.js';
 import {channelLamps} from '../../web/channels.js';
 import {connect} from '../../web/events.js';
 import {gliding, wantsStillness} from '../../web/motion.js';
+import {ignorePresses} from '../../web/press.js';
 import {makeClock} from './clock.js';
 import {sparkline} from './sparkline.js';
 
@@ -351,8 +352,10 @@ export function mount({element, props, trigger, watch}) {
     }
     say(status === 'failed' || status === 'cancelled' ? value.message : '');
   }
+  const isBusy = () => root.isConnected && root.getAttribute('aria-busy') === 'true';
+  ignorePresses('#compare-go', isBusy);
   hear('compare-start', () => {
-    if (root.getAttribute('aria-busy') === 'true') return;
+    if (isBusy()) return;
     lanes = [];
     layout = null;
     clipShown = firstFrame = '';
@@ -366,7 +369,7 @@ export function mount({element, props, trigger, watch}) {
     if (innerWidth < 900) root.scrollIntoView({block: 'start', behavior: gliding()});
   });
   hear('compare-failed', () => {
-    if (root.getAttribute('aria-busy') !== 'true') return;
+    if (!isBusy()) return;
     props.value = {status: 'failed', message: 'The lanes were not flown; nothing else has changed. Try again.'};
     show();
   });

@@ -75,7 +75,7 @@ def build_compare(engine: Engine, _last_frame: gr.State) -> None:
         concurrency_limit=TOGETHER,
         show_progress="minimal",
         show_progress_on=[stage],
-        trigger_mode="once",
+        trigger_mode="always_last",  # see press.js
     )
     flying.failure(None, js=_FAILED)
     stage.cancel(_cancelled, None, stage, cancels=[flying], queue=False, **QUIET)

@@ -110,7 +110,7 @@ def build_fly(engine: Engine, last_frame: gr.State) -> None:
         concurrency_limit=TOGETHER,
         show_progress="minimal",
         show_progress_on=[viewer],
-        trigger_mode="once",
+        trigger_mode="always_last",  # see press.js
     )
     drawing.failure(None, js=_FAILED)
     viewer.cancel(_cancelled, None, viewer, cancels=[drawing], queue=False, **QUIET)

@@ -3,6 +3,7 @@ import {withoutLateWord} from '../../web/cancelled.js';
 import {channelLamps} from '../../web/channels.js';
 import {announceToAll, connect, leave} from '../../web/events.js';
 import {gliding, wantsStillness} from '../../web/motion.js';
+import {ignorePresses} from '../../web/press.js';
 import {Playback} from './playback.js';
 
 export function mount({element, props, trigger, watch}) {
@@ -158,9 +159,11 @@ export function mount({element, props, trigger, watch}) {
     say(status === 'failed' || status === 'cancelled' ? value.message : '');
     if (hasClip && status !== 'done') showFrame(currentFrame());
   }
+  const isBusy = () => root.isConnected && root.getAttribute('aria-busy') === 'true';
+  ignorePresses('#generate', isBusy);
   // Shown at the press of the button, before the server has answered.
   hear('generate', () => {
-    if (root.getAttribute('aria-busy') === 'true') return;
+    if (isBusy()) return;
     props.value = {status: 'queued', message: 'Waiting for the model…', progress: 0};
     show();
     if (innerWidth < 900) root.scrollIntoView({block: 'center', behavior: gliding()});
@@ -175,7 +178,7 @@ export function mount({element, props, trigger, watch}) {
     if (find('.what').textContent !== text) find('.what').textContent = text;
   }).observe(element.closest('.block'), {childList: true, characterData: true, subtree: true});
   hear('failed', () => {
-    if (root.getAttribute('aria-busy') !== 'true') return;
+    if (!isBusy()) return;
     props.value = {status: 'failed', message: 'The clip was not drawn; nothing else has changed. Try again.'};
     show();
   });
