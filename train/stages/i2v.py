@@ -15,6 +15,7 @@ from train.loop.legacy import ADAPTER, from_lora
 from train.loop.seeding import derive_seed
 from train.stages.flow import NO_LORA_CONFIG, FlowStage
 from wanact.files import CheckpointError
+from wanact.models.compiling import keep_apart_by_processor
 from wanact.runs.ref import RUN_CONFIG
 from wanact.runs.store import LORA, TRANSFORMER
 
@@ -76,6 +77,7 @@ class I2VStage(FlowStage):
     def _compile_blocks(self) -> None:
         if self.processes.sharded:
             raise ConfigError("--compile_blocks compiles whole blocks and --fsdp splits them; leave one of them out")
+        keep_apart_by_processor()
         for block in self.transformer.blocks:
             block.compile(dynamic=False)  # in place: parameters keep their names
 

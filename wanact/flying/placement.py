@@ -25,6 +25,7 @@ from diffusers.hooks.hooks import HookRegistry
 from wanact import shapes
 from wanact.flying.placement_options import NOTHING_SPECIAL, FitOptions
 from wanact.models.attention import choose_attention
+from wanact.models.compiling import keep_apart_by_processor
 from wanact.models.small_decoder import SmallDecoder
 from wanact.weights.files import WeightFiles
 from wanact.weights.layouts import ModelDirError
@@ -69,6 +70,7 @@ class Placement:
         if options.vae_tiling and components.vae is not None:
             components.vae.enable_tiling()
         if options.compile:
+            keep_apart_by_processor()
             transformer.compile_repeated_blocks()
         if options.offload == "none":
             for network in (transformer, components.vae, components.text_encoder):
