@@ -11,6 +11,8 @@ own. A flight sees four things that a clip from its start never shows, and optio
   arXiv:2512.15702). `--history_noise` is the cheaper half of it.
 - Long histories. `--chunk_size` N predicts N frames of a step's clip, at any place in it, and what goes before them is
   history alone: every length of the cache that clips of this length have, and no more tokens for it.
+- A beginning nearer than noise. `--draft_noise` adds the noise that a frame is drawn from to a draft of it: the last
+  picture, moved as the camera moves (`wanact.flying.draft`).
 - Few steps. `--student_steps` N teaches the velocities whose N steps end where many small ones of `--teacher_run` end:
   a flow map between the levels of a flight (progressive distillation, Salimans & Ho 2022, arXiv:2202.00512).
 """
@@ -18,7 +20,7 @@ own. A flight sees four things that a clip from its start never shows, and optio
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from train.stages.losses import flow_matching_loss
 from wanact import flow
 from wanact.errors import UserError
 from wanact.files import load_weights
+from wanact.flying.draft import Drafter, DraftSettings
 from wanact.flying.request import MAX_GUIDANCE
 from wanact.flying.rollout import CausalRollout, CausalSettings, Sampler
 from wanact.models.controller import WanActionController
@@ -72,6 +75,9 @@ class CausalOptions:
     student_steps: int | None = flag(default=None, help="learn to draw a frame in so many steps, from --teacher_run")
     teacher_run: str | None = flag(default=None, help="causal run or checkpoint whose flights the student repeats")
     teacher_steps: int = flag(default=2, help="steps of the teacher for each of the student's")
+    draft_noise: float | None = flag(
+        default=None, help="draw frames from drafts with so much noise, not from noise alone (a lapped autoencoder's)"
+    )
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -88,6 +94,10 @@ class CausalOptions:
             raise ConfigError("--student_steps and --teacher_run go together: a student needs a teacher")
         if self.flight_guidance is not None and not 1 <= self.flight_guidance <= MAX_GUIDANCE:
             raise ConfigError(f"--flight_guidance {self.flight_guidance:g} must be from 1 to {MAX_GUIDANCE:g}")
+        if self.draft_noise is not None and not 0 <= self.draft_noise <= 1:
+            raise ConfigError(f"--draft_noise {self.draft_noise:g} must be from 0 to 1")
+        if self.draft_noise is not None and self.teacher_run:
+            raise ConfigError("--draft_noise is for a run of its own; a student draws from what its teacher draws from")
         if self.flight_steps and self.student_steps:
             raise ConfigError("--flight_steps has no effect on a student, which flies with its --student_steps")
 
@@ -112,6 +122,14 @@ class CausalStage(ActionStage):
         super().build()
         self.settings: CausalOptions = self.config.stage
         self.teacher = self._load_teacher() if self.settings.teacher_run else None
+        self.drafter = self._make_drafter()
+
+    def _make_drafter(self) -> Drafter | None:
+        settings = self._settings.draft
+        if settings is None or self.controller is None:
+            return None
+        autoencoder = self.load_parts("vae").vae.eval()
+        return Drafter(autoencoder, settings, self.config.model.action_magnitude_scale)
 
     def _load_teacher(self) -> Networks:
         assert self.settings.teacher_run is not None, "asked before this is called"
@@ -157,15 +175,34 @@ class CausalStage(ActionStage):
         noise = torch.stack([torch.randn(shape, generator=draw.generator("history")) for draw in draws])
         own = float(torch.rand((), generator=draws[0].step_generator("own_history"))) < self.settings.own_history
         own_sigma = torch.stack([torch.rand(1, generator=draw.generator("own_sigma")) for draw in draws])
-        return batch | {
-            "predicted": self._predicted(draws[0], shape[1], bool(late)),
-            "sigma": sigma,
-            "sigma_next": sigma_next,
-            "history_sigma": history_sigma,
-            "history_noise": noise,
-            "own_sigma": own_sigma if own else own_sigma[:0],
-            "late": torch.tensor(self._place(draws[0]) if late else 0),
-        }
+        return (
+            batch
+            | {
+                "predicted": self._predicted(draws[0], shape[1], bool(late)),
+                "sigma": sigma,
+                "sigma_next": sigma_next,
+                "history_sigma": history_sigma,
+                "history_noise": noise,
+                "own_sigma": own_sigma if own else own_sigma[:0],
+                "late": torch.tensor(self._place(draws[0]) if late else 0),
+            }
+            | self._pitches(draws, frames, late)
+        )
+
+    def _pitches(self, draws: list[Draw], frames: int, late: int) -> dict[str, Tensor]:
+        """The camera's `pitch` in each sample's first frame, [B], for drafts; nothing without."""
+        if self.drafter is None:
+            return {}
+        pitch = self.drafter.level(len(draws), "cpu")
+        for number, draw in enumerate(draws):
+            track = self.rows[draw.index].track
+            assert track is not None, "this stage reads rows with their actions"
+            before = late + self._start(draw, frames)
+            _, magnitude = track.with_length(max(before, 1)).to_model(self.config.model.action_magnitude_scale)
+            for action in torch.from_numpy(magnitude)[:before]:
+                own = slice(number, number + 1)
+                pitch[own] = self.drafter.pitched(pitch[own], action[None, None])
+        return {"pitch": pitch}
 
     def _predicted(self, draw: Draw, frames: int, late: bool) -> tuple[int, int]:
         """The chunk of this step: one for the whole step."""
@@ -199,8 +236,8 @@ class CausalStage(ActionStage):
     def loss(self, batch: dict[str, Any], phase: str) -> StepLoss:
         start, stop = batch["predicted"]
         context = self._context(batch)
-        history, history_sigma = self._history(batch, context)
-        latents, noise, sigma = batch["latents"][:, :, start:stop], batch["noise"][:, :, start:stop], batch["sigma"]
+        history, history_sigma, source = self._history(batch, context)
+        latents, noise, sigma = batch["latents"][:, :, start:stop], source[:, :, start:stop], batch["sigma"]
         sigma = sigma[:, start:stop]
         both = torch.cat([history[:, :, :stop], flow.interpolate(latents, noise, _per_frame(sigma))], dim=2)
         timestep = 1000.0 * torch.cat([history_sigma[:, :stop], sigma], dim=1)
@@ -243,21 +280,47 @@ class CausalStage(ActionStage):
         return self.velocity(output, both[:, :, stop:], timestep[:, stop:])
 
     @torch.no_grad()
-    def _history(self, batch: dict[str, Any], context: Tensor) -> tuple[Tensor, Tensor]:
-        """What the frames see, [B, C, T, h, w], and the noise in it that the network is told of, [B, T]."""
+    def _history(self, batch: dict[str, Any], context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the frames see, [B, C, T, h, w], the noise in it that the network is told of, [B, T], and what they
+        are drawn from, [B, C, T, h, w]: noise, or noise on their drafts."""
         latents, noise, sigma = batch["latents"], batch["history_noise"], batch["history_sigma"]
         if not len(batch["own_sigma"]):
-            return flow.interpolate(latents, noise, _per_frame(sigma)), sigma
+            history = flow.interpolate(latents, noise, _per_frame(sigma))
+            return history, sigma, self._drafted(batch, history)
         first, level, late = latents[:, :, :1], batch["own_sigma"], int(batch["late"])
         rollout = CausalRollout(
-            self.transformer, self.controller, context, first, [], self._settings, late, self.prediction
+            *(self.transformer, self.controller, context, first, [], self._settings, late, self.prediction),
+            drafter=self.drafter,
         )
-        frames = [first]
+        if self.drafter is not None:
+            rollout.pitch = batch["pitch"]
+        frames, sources = [first], [batch["noise"][:, :, :1]]
         for t in range(1, latents.shape[2]):
-            noisy = flow.interpolate(latents[:, :, t : t + 1], noise[:, :, t : t + 1], _per_frame(level))
-            action = self._action(batch, t)
+            true, action = latents[:, :, t : t + 1], self._action(batch, t)
+            source, other = noise[:, :, t : t + 1], batch["noise"][:, :, t : t + 1]
+            if self.drafter is not None:
+                draft = rollout.draft(action)
+                source, other = draft.under(source), draft.under(other)
+            sources.append(other)
+            if self.drafter is not None and t < _uncounted(latents.shape[2], bool(late)):  # no picture leads there
+                rollout.commit(true, action)
+                frames.append(true)
+                continue
+            noisy = flow.interpolate(true, source, _per_frame(level))
             frames.append(rollout.redraw(noisy, level, action, REDRAW_STEPS))
-        return torch.cat(frames, dim=2), torch.zeros_like(sigma)
+        return torch.cat(frames, dim=2), torch.zeros_like(sigma), torch.cat(sources, dim=2)
+
+    def _drafted(self, batch: dict[str, Any], history: Tensor) -> Tensor:
+        """What frames are drawn from that follow this history, [B, C, T, h, w]."""
+        if self.drafter is None:
+            return batch["noise"]
+        sources, pitch = [batch["noise"][:, :, :1]], batch["pitch"]
+        for t in range(1, history.shape[2]):
+            magnitude = batch["magnitude"][:, t - 1 : t]
+            draft = self.drafter(history[:, :, t - 1 : t], magnitude, pitch)
+            sources.append(draft.under(batch["noise"][:, :, t : t + 1]))
+            pitch = self.drafter.pitched(pitch, magnitude)
+        return torch.cat(sources, dim=2)
 
     def _action(self, batch: dict[str, Any], frame: int) -> Actions | None:
         """What leads to a latent frame; None where nothing steers."""
@@ -320,6 +383,7 @@ class CausalStage(ActionStage):
                 self._settings,
                 prediction=self.prediction,
                 negative=self._context(empty),
+                drafter=self.drafter,
             )
             frames = rollout.clip(
                 None if self.controller is None else (batch["binary"], batch["magnitude"]),
@@ -332,7 +396,9 @@ class CausalStage(ActionStage):
     def _settings(self) -> CausalSettings:
         own = self.settings
         steps = own.student_steps or own.flight_steps or self.defaults["num_inference_steps"]
-        return CausalSettings(self.flight_window, steps, own.flight_sampler or self.usual_sampler, self._guidance)
+        draft = None if own.draft_noise is None else DraftSettings(own.draft_noise)
+        sampler = own.flight_sampler or self.usual_sampler
+        return CausalSettings(self.flight_window, steps, sampler, self._guidance, draft)
 
     @property
     def flight_window(self) -> int:
@@ -354,7 +420,7 @@ class CausalStage(ActionStage):
 
     def causal_config(self) -> dict[str, Any]:
         """What a run says of how it is flown."""
-        return {"causal": asdict(self._settings)}
+        return {"causal": self._settings.said()}
 
 
 def _per_frame(values: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from wanact import flow, shapes
 from wanact.actions import NUM_CHANNELS, ActionTrack
 from wanact.errors import UserError
 from wanact.files import CheckpointError, number, read_model, sha256
+from wanact.flying.draft import Drafter
 from wanact.flying.fastest import fastest_dtype
 from wanact.flying.placement import (
     Clip,
@@ -546,6 +547,12 @@ class WanActPipeline:
         binary, magnitude = (torch.from_numpy(x)[None] for x in track.to_model(self._magnitude_scale))
         return binary.to(self.device), magnitude.to(self.device)
 
+    def drafter(self) -> Drafter | None:
+        """What drafts the latent frames of the loaded checkpoint's flights; None where it draws from noise alone."""
+        if self.causal is None or self.causal.draft is None or self.controller is None:
+            return None
+        return Drafter(self.components.vae, self.causal.draft, self._magnitude_scale)
+
     def rollout_sigmas(self, num_steps: int) -> list[float]:
         """The noise levels that a latent frame is drawn through where frames are drawn in turn."""
         return flow.inference_sigmas(num_steps, self.defaults["flow_shift"], self.defaults["sigma_grid"]).tolist()
@@ -660,6 +667,7 @@ class WanActPipeline:
                 settings,
                 prediction=self.prediction,
                 negative=self._read_text(transformer, context[1:]) if settings.guidance_scale > 1 else None,
+                drafter=self.drafter(),
             )
             for frame, latent in enumerate(rollout.clip(actions, total, draw_noise), start=1):
                 latents[:, :, frame : frame + 1] = latent
@@ -770,6 +778,11 @@ class WanActPipeline:
             raise CheckpointError(
                 f"the causal settings of {whose} cannot be used: window is {causal.window}, this model has places for "
                 f"{most} latent frames"
+            )
+        if causal is not None and causal.draft is not None and not vae_ops.frames_stand_alone(self.components.vae):
+            raise CheckpointError(
+                f"{whose} draws its latent frames from drafts, and those of this model's "
+                f"{type(self.components.vae).__name__} depend on one another; fly it with the model it was trained on"
             )
         return causal
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from wanact import flow
 from wanact.actions import NUM_CHANNELS
 from wanact.errors import UserError
+from wanact.flying.draft import Draft, Drafter, DraftSettings
 from wanact.flying.request import MAX_GUIDANCE
 from wanact.models.controller import WanActionController
 from wanact.models.kv_cache import KVCache
@@ -36,6 +37,7 @@ class CausalSettings:
             adds noise anew, as few-step students are trained; `unipc` is the solver of Wan's own command, and begins
             anew with every latent frame.
         guidance_scale: classifier-free guidance; 1 is none, and takes half the time.
+        draft: how what is drawn from is drafted; None draws from noise alone.
 
     Raises:
         ValueError: for settings that cannot be flown.
@@ -45,6 +47,7 @@ class CausalSettings:
     num_inference_steps: int
     sampler: Sampler = "euler"
     guidance_scale: float = 1.0
+    draft: DraftSettings | None = None
 
     def __post_init__(self) -> None:
         for name, most in (("window", MAX_WINDOW), ("num_inference_steps", MAX_DRAW_STEPS)):
@@ -56,6 +59,14 @@ class CausalSettings:
         guidance = self.guidance_scale
         if type(guidance) not in (int, float) or not 1 <= guidance <= MAX_GUIDANCE:
             raise UserError(f"guidance_scale is {_brief(guidance)}, expected a number from 1 to {MAX_GUIDANCE:g}")
+        if isinstance(self.draft, dict):  # as a run's settings say it
+            object.__setattr__(self, "draft", DraftSettings(**self.draft))
+        if not isinstance(self.draft, DraftSettings | None):
+            raise UserError(f"draft is {_brief(self.draft)}, expected an object")
+
+    def said(self) -> dict[str, Any]:
+        """As a run's settings say it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def _brief(value: object) -> str:
@@ -102,6 +113,10 @@ class CausalRollout:
         prediction: what the transformer predicts.
         negative: like `text`, what guidance leads away from; None draws without. Both see the same past, whose keys
             and values are those of `text`.
+        drafter: drafts latent frames, where the settings say so; then every latent frame needs an action.
+
+    Attributes:
+        pitch: of the camera after what is committed, in degrees, [B]; a drafter asks for it.
     """
 
     def __init__(
@@ -115,7 +130,11 @@ class CausalRollout:
         late: int = 0,
         prediction: flow.Prediction = "flow_prediction",
         negative: Tensor | PreparedText | None = None,
+        drafter: Drafter | None = None,
     ):
+        self.drafter = drafter
+        self.pitch = None if drafter is None else drafter.level(len(first_latent), first_latent.device)
+        self._newest = first_latent
         self.transformer = transformer
         self.negative = negative if settings.guidance_scale > 1 else None
         self.guidance_scale = settings.guidance_scale
@@ -151,7 +170,8 @@ class CausalRollout:
             after_step: called after each step; what it raises ends the drawing, and leaves no trace.
         """
         prepared = self._prepare(action)
-        latent = draw_noise()
+        draw_source = self._sources(action, draw_noise)
+        latent = draw_source()
         solver = self._solver() if self.sampler == "unipc" else None
         for step, (sigma, following) in enumerate(zip(self.sigmas, self.sigmas[1:], strict=False)):
             velocity = self._guided(latent, self._zero + 1000.0 * sigma, prepared)
@@ -161,9 +181,30 @@ class CausalRollout:
                 latent = flow.euler_step(latent, velocity, sigma, following)
             else:
                 clean = flow.euler_step(latent, velocity, sigma, 0.0)
-                latent = flow.interpolate(clean, draw_noise(), following)
+                latent = flow.interpolate(clean, draw_source(), following)
             after_step()
         return latent
+
+    def fly_blind(self, actions: Iterable[Actions | None]) -> None:
+        """Turn the camera as these actions did, of which nothing is remembered."""
+        if self.drafter is not None and self.pitch is not None:
+            for action in actions:
+                self.pitch = self.drafter.pitched(self.pitch, self._magnitude(action))
+
+    def draft(self, action: Actions | None) -> Draft:
+        """What the camera alone tells of the next latent frame."""
+        assert self.drafter is not None and self.pitch is not None, "who asks looked"
+        return self.drafter(self._newest, self._magnitude(action), self.pitch)
+
+    def _sources(self, action: Actions | None, draw_noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """What a latent frame is drawn from: noise, on a draft where there is a drafter."""
+        if self.drafter is None:
+            return draw_noise
+        draft = self.draft(action)
+        return lambda: draft.under(draw_noise())
+
+    def _magnitude(self, action: Actions | None) -> Tensor:
+        return torch.zeros(1, 1, NUM_CHANNELS, device=self._zero.device) if action is None else action[1]
 
     def redraw(self, noisy: Tensor, sigma: Tensor, action: Actions | None, num_steps: int) -> Tensor:
         """The next latent frame, drawn from a noisy one in equal steps and committed: what training on one's own
@@ -178,6 +219,7 @@ class CausalRollout:
             velocity = self._velocity(noisy, 1000.0 * sigma * left / num_steps, prepared)
             noisy = noisy - (sigma / num_steps).view(-1, 1, 1, 1, 1) * velocity
         self._remember(noisy, prepared)
+        self._note(noisy, action)
         return noisy
 
     def clip(self, actions: Actions | None, num_actions: int, draw_noise: Callable[[], Tensor]) -> Iterator[Tensor]:
@@ -189,7 +231,15 @@ class CausalRollout:
 
     def commit(self, latent: Tensor, action: Actions | None) -> None:
         """Take a latent frame that is known as the next of the flight: one more pass, over what is clean."""
+        is_first = self.cache.num_frames == 0
         self._remember(latent, self._prepare(action))
+        self._note(latent, None if is_first else action)
+
+    def _note(self, latent: Tensor, action: Actions | None) -> None:
+        """What the next draft begins with."""
+        self._newest = latent
+        if self.drafter is not None and self.pitch is not None:
+            self.pitch = self.drafter.pitched(self.pitch, self._magnitude(action))
 
     def _remember(self, latent: Tensor, action: Tensor | None) -> None:
         self.transformer.prefill(

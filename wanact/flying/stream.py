@@ -280,7 +280,9 @@ class WanActStream:
                 self._settings,
                 prediction=pipe.prediction,
                 negative=None if self.guidance_scale == 1 else pipe.prepare_prompt(pipe.defaults["negative_prompt"]),
+                drafter=pipe.drafter(),
             )
+            rollout.fly_blind(pipe.model_actions(track) for track in self._tracks_before(len(past)))
             rollout.cache.skip(self._num_committed - len(past))
             for moment in past:
                 rollout.text = texts[moment.words]
@@ -407,6 +409,12 @@ class WanActStream:
     def num_bytes(self) -> int:
         """Memory of the latents that are kept."""
         return (len(self._past) + 1) * self._first.numel() * self._first.element_size()
+
+    def _tracks_before(self, count: int) -> Iterator[ActionTrack]:
+        """One action each: those that were flown before the newest `count` latent frames that are committed."""
+        committed = [number for number, flown in enumerate(self._flown) if not flown.at_rest]
+        for flown in self._flown[: committed[-count] if count else len(self._flown)]:
+            yield ActionTrack(flown.action[None])
 
     def _draw_newest(
         self, action: Sequence[float] | np.ndarray, newer: Callable[[], np.ndarray | None], held: bool | None

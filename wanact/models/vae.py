@@ -187,6 +187,17 @@ class StreamingEncoder:
         return normalise(self.vae, self._session.step(video))
 
 
+@torch.no_grad()
+def encode_alone(vae: Any, video: Tensor) -> Tensor:
+    """Four frames of a clip's middle [B, 3, 4, H, W] -> their normalised latent frame, where frames stand alone."""
+    return normalise(vae, _of(vae).Encoder(vae).step(video))
+
+
+def last_picture(vae: Any, latent_frame: Tensor) -> Tensor:
+    """The last frame [B, 3, H, W] of a latent frame [B, C, 1, h, w], where frames stand alone."""
+    return StreamingDecoder(vae).step(latent_frame)[:, :, -1]
+
+
 def iter_decode(vae: Any, latents: Tensor, latent_frames: int = 1) -> Iterator[Tensor]:
     """Decode in order, so that the first frames show early.
 

@@ -87,11 +87,12 @@ def test_the_networks_own_history_begins_at_the_truth_and_leaves_no_gradient(run
     stage = run("causal", tmp_path, "--max_steps", "1", "--own_history", "1").stage
     batch = stage.load([Draw(i, i, 0, 0, "test") for i in range(2)])
     context = stage._context(batch)
-    history, sigma = stage._history(batch, context)
+    history, sigma, source = stage._history(batch, context)
+    assert source is batch["noise"]
     assert_close(history[:, :, :1], batch["latents"][:, :, :1])
     assert not history.requires_grad and (sigma == 0).all()
     assert not torch.allclose(history[:, :, 1:], batch["latents"][:, :, 1:], atol=1e-2)
-    nearly_true, _ = stage._history(batch | {"own_sigma": batch["own_sigma"] * 0 + 1e-6}, context)
+    nearly_true, *_ = stage._history(batch | {"own_sigma": batch["own_sigma"] * 0 + 1e-6}, context)
     assert_close(nearly_true, batch["latents"], atol=1e-4, rtol=1e-4)
 
 

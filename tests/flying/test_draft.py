@@ -1,0 +1,191 @@
+"""Drafts: the last picture as a camera would see it from where an action leads, and flights that begin from them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests import tiny_model
+from tests.flying.test_stream import write_causal_run
+from wanact.actions import CHANNELS, ActionTrack, channel_track
+from wanact.errors import UserError
+from wanact.files import CheckpointError
+from wanact.flying import draft
+from wanact.flying.draft import LOWEST_DEG, NEARNESS, STEP_DEG, Drafter, DraftSettings
+from wanact.flying.pipeline import WanActPipeline
+from wanact.flying.rollout import CausalSettings
+from wanact.flying.stream import WanActStream
+from wanact.models import vae as vae_ops
+from wanact.models.lapped import AutoencoderLapped
+from wanact.runs.ref import RUN_CONFIG
+from wanact.weights import model_dir
+from wanact.world.poses import PATH_UNITS, pose_matrix
+
+SCALE = [100.0] * 4 + [1.0] * 4
+HEIGHT, WIDTH = 64, 96
+
+
+@pytest.fixture(scope="module")
+def drafter() -> Drafter:
+    return Drafter(AutoencoderLapped(width=8, depth=1).eval(), DraftSettings(), SCALE)
+
+
+def scaled(track: ActionTrack) -> torch.Tensor:
+    return torch.from_numpy(track.magnitude.copy())[None] * torch.tensor(SCALE)
+
+
+def places_by_matrices(track: ActionTrack, pitch: float) -> np.ndarray:
+    """Where the pixels of the fourth frame lie in the last picture, [H, W, 2]: by poses, and rays to what is seen."""
+    m = track.magnitude[0]
+    level = np.cos(np.radians(pitch))
+    yaw, up = np.radians((m[5] - m[4]) / level), m[6] - m[7]
+    ahead, right = (m[0] - m[1]) / level * PATH_UNITS, (m[3] - m[2]) * PATH_UNITS
+    heading = yaw / 2
+    x, y = ahead * np.cos(heading) - right * np.sin(heading), ahead * np.sin(heading) + right * np.cos(heading)
+    before, after = (
+        pose_matrix((*place, 50.0, turned, np.radians(tilt)))
+        for place, turned, tilt in (((0.0, 0.0), 0.0, pitch), ((x, y), yaw, pitch + up))
+    )
+    focal = WIDTH / 2 / np.tan(np.radians(37.5))
+    row, column = np.mgrid[:HEIGHT, :WIDTH]
+    ray = np.stack([(column + 0.5 - WIDTH / 2) / focal, (row + 0.5 - HEIGHT / 2) / focal, np.ones_like(row)], -1)
+    ray = ray @ after[:3, :3].T
+    ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
+    knots = LOWEST_DEG + STEP_DEG * np.arange(len(NEARNESS))
+    near = np.interp(np.degrees(np.arcsin(-ray[..., 2])), knots, NEARNESS) / PATH_UNITS
+    point = (ray + (after[:3, 3] - before[:3, 3]) * near[..., None]) @ before[:3, :3]
+    return np.stack([point[..., k] / point[..., 2] * focal for k in (0, 1)], -1) * 2 / (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("pitch", [-8.0, -25.0])
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_pixels_come_from_where_poses_and_rays_say(drafter, channel, pitch, monkeypatch):
+    track = channel_track(channel, 1)
+    axes = drafter._axes(scaled(track))
+    between = drafter._places(axes, torch.tensor([pitch]), (HEIGHT, WIDTH))
+    monkeypatch.setattr(draft, "NODES", WIDTH)
+    grid = drafter._places(axes, torch.tensor([pitch]), (HEIGHT, WIDTH))
+    assert float((between - grid).abs().max()) * WIDTH / 2 < 1.5, "pixels"
+    assert grid.shape == (4, HEIGHT, WIDTH, 2)
+    np.testing.assert_allclose(grid[3].numpy(), places_by_matrices(track, pitch), atol=2e-3)
+    assert np.abs(grid[0].numpy() - grid[3].numpy()).max() > 0.01, "it moves from frame to frame"
+
+
+@pytest.mark.parametrize("channel", ["forward", "right", "yaw_left", "pitch_up"])
+def test_a_draft_is_nearer_to_what_the_simulator_sees_than_the_last_picture(drafter, channel):
+    from wanact.world.painted.simulator import fly, make_world
+
+    flown = fly(make_world(3), np.random.default_rng(2), 13, 96, 160, channel_track(channel, 3))
+    video = torch.from_numpy(flown.frames.astype(np.float32) / 127.5 - 1).permute(3, 0, 1, 2)[None]
+    latents, actions = vae_ops.encode(drafter.vae, video), scaled(flown.track)
+    guess, _ = drafter(latents[:, :, 2:3], actions[:, 2:3], torch.tensor([-8.0]))
+    drafted = vae_ops.decode(drafter.vae, torch.cat([latents[:, :, :3], guess], dim=2))[:, :, 9:]
+    away, before = (float((shown - video[:, :, 9:]).square().mean()) for shown in (drafted, video[:, :, 8:9]))
+    assert away < 0.75 * before
+
+
+def test_at_rest_the_last_picture_stays(drafter):
+    latents = vae_ops.encode(drafter.vae, torch.linspace(-0.8, 0.8, WIDTH).expand(1, 3, 1, HEIGHT, WIDTH))
+    guess, noise = drafter(latents, torch.zeros(1, 1, 8), torch.tensor([-8.0]))
+    assert (noise == drafter.settings.noise).all(), "nothing is seen that was not there before"
+    assert float((guess - latents).abs().mean()) < 0.02 * float(latents.abs().mean())
+
+
+def test_what_was_outside_of_the_last_picture_is_all_noise(drafter):
+    latents = torch.zeros(1, 48, 1, HEIGHT // 16, WIDTH // 16)
+    _, noise = drafter(latents, scaled(channel_track("yaw_right", 1)), torch.tensor([0.0]))
+    across = noise[0, 0, 0].mean(0)
+    assert noise.shape == (1, 1, 1, HEIGHT // 16, WIDTH // 16)
+    assert across[-1] > 0.3 and torch.allclose(across[:-2], across.new_tensor(0.1))
+
+
+def test_the_camera_stops_where_the_worlds_does(drafter):
+    pitch = drafter.level(2, "cpu")
+    for _ in range(30):
+        pitch = drafter.pitched(pitch, scaled(channel_track("pitch_down", 1)))
+    assert pitch.tolist() == [-38.0, -38.0]
+    moved = drafter._places(drafter._axes(scaled(channel_track("pitch_down", 1))), pitch[:1], (HEIGHT, WIDTH))
+    still = drafter._places(torch.zeros(1, 4), pitch[:1], (HEIGHT, WIDTH))
+    torch.testing.assert_close(moved, still)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"noise": -1}, "noise is -1"),
+        ({"noise": "much"}, "noise is much"),
+        ({"pitch_deg": 200}, "pitch_deg is 200"),
+        ({"pitch_limits_deg": [5]}, "two numbers"),
+        ({"pitch_limits_deg": [20, -20]}, "lower one first"),
+    ],
+)
+def test_settings_that_cannot_be_flown_are_refused(said, sentence):
+    with pytest.raises(UserError, match=sentence):
+        DraftSettings(**said)
+
+
+def test_settings_are_what_a_run_says_of_them():
+    settings = CausalSettings(5, 2, draft=DraftSettings(0.4))
+    assert CausalSettings(**json.loads(json.dumps(settings.said()))) == settings
+    assert "draft" not in CausalSettings(5, 2).said()
+
+
+# Flights
+
+
+@pytest.fixture(scope="module")
+def lapped_dir(tmp_path_factory):
+    path = tiny_model.save_model_dir(tmp_path_factory.mktemp("lapped") / "model")
+    components = model_dir.load_components(path)
+    components.vae = AutoencoderLapped(width=8, depth=1)
+    return model_dir.save_components(components, path)
+
+
+@pytest.fixture
+def drafting_run(tmp_path):
+    run = write_causal_run(tmp_path / "run")
+    config = json.loads((run / RUN_CONFIG).read_text())
+    config["causal"] |= {"sampler": "euler", "draft": {"noise": 0}}  # clips and live flights draw other noise
+    (run / RUN_CONFIG).write_text(json.dumps(config))
+    return run
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    ramp = np.linspace(40, 200, 96)[None, :, None] + np.linspace(0, 40, 64)[:, None, None]
+    return Image.fromarray(np.repeat(ramp, 3, axis=2).astype(np.uint8))
+
+
+def test_a_clip_and_a_live_flight_begin_from_the_same_drafts(lapped_dir, drafting_run, image):
+    pipe = WanActPipeline.from_model_dir(lapped_dir)
+    pipe.load_controller(drafting_run)
+    track = channel_track("forward", 3)  # into the picture: nothing comes into view that is noise
+    clip = pipe("hills", image, track, num_frames=13, seed=4)
+    stream = WanActStream(pipe, image, "hills", 4, rest="commit")
+    live = np.concatenate([np.asarray(stream.image)[None], *(stream.step(action) for action in track.magnitude)])
+    assert np.abs(clip[1:].astype(int) - live[1:]).max() <= 1
+    pipe.load_controller(None)
+    assert pipe.drafter() is None
+
+
+def test_a_flight_that_is_taken_up_again_knows_how_far_its_camera_has_turned(lapped_dir, drafting_run, image):
+    pipe = WanActPipeline.from_model_dir(lapped_dir)
+    pipe.load_controller(drafting_run)
+    stream = WanActStream(pipe, image, "hills", 4)
+    down, ahead = (channel_track(c, 1).magnitude[0] for c in ("pitch_down", "forward"))
+    for action in [down] * 3 + [ahead] * 9:  # more than is remembered: a window of 3, and what that saw
+        stream.step(action)
+    before = stream._now.rollout.pitch.clone()
+    assert float(before) == pytest.approx(-17.0)
+    stream.prefill()
+    torch.testing.assert_close(stream._now.rollout.pitch, before)
+
+
+def test_a_model_whose_latent_frames_depend_on_one_another_refuses_such_a_run(tiny_model_dir, drafting_run):
+    pipe = WanActPipeline.from_model_dir(tiny_model_dir)
+    with pytest.raises(CheckpointError, match="drafts"):
+        pipe.load_controller(drafting_run)
