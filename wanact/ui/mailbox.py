@@ -35,9 +35,9 @@ class NoRoomError(UserError):
 
 _MAX_NUMBER = 2**53  # the browser counts in doubles
 _ID = re.compile(r"[A-Za-z0-9_-]{20,64}")
-# Contact; held, paused and stopped with the number of the message they came in; acknowledged frame; a rewind with its
-# number; the length of a prompt with its number. The prompt follows.
-_HEAD = struct.Struct("<d8f??QQQQQI")
+# Contact; held, paused, stopped and whether the truth is wanted, with the number of the message they came in; the frame
+# that was acknowledged; a rewind with its number; the length of a prompt with its number. The prompt follows.
+_HEAD = struct.Struct("<d8f???QQQQQI")
 _SIZE = _HEAD.size + MAX_PROMPT_BYTES
 
 
@@ -47,7 +47,8 @@ class Told:
 
     Attributes:
         held: share of the full deflection of each channel, [8], 0 to 2.
-        state_n: number of the message that `held` and `paused` came in; 0 before the first.
+        truth: whether the simulator's picture is wanted beside the model's.
+        state_n: number of the message that `held`, `paused` and `truth` came in; 0 before the first.
         acknowledged: number of the newest frame that the browser has shown; 0 for none.
         rewind: (number of the wish, latent frame to go back to).
         prompt: (number of the wish, what is seen from then on).
@@ -57,6 +58,7 @@ class Told:
     held: tuple[float, ...]
     paused: bool
     stopped: bool
+    truth: bool
     state_n: int
     acknowledged: int
     rewind: tuple[int, int]
@@ -80,6 +82,7 @@ class _Message(BaseModel):
     held: Annotated[_Held, otherwise(None)] = None
     paused: Annotated[bool, otherwise(False)] = False
     stop: Annotated[bool, otherwise(False)] = False
+    truth: Annotated[bool | None, otherwise(None)] = None
     ack: Annotated[_Number, otherwise(None)] = None
     rewind: Annotated[_Number, otherwise(None)] = None
     prompt: Annotated[str | None, otherwise(None)] = None
@@ -120,7 +123,7 @@ class Mailbox:
                 raise _no_room(error) from error
             raise KeyError(flight) from error  # being made, or no mailbox
         if create:
-            self._store(Told((0.0,) * NUM_CHANNELS, False, False, 0, 0, (0, 0), (0, ""), time.monotonic()))
+            self._store(Told((0.0,) * NUM_CHANNELS, False, False, False, 0, 0, (0, 0), (0, ""), time.monotonic()))
 
     def read(self) -> Told:
         """What the flight has been told."""
@@ -132,16 +135,18 @@ class Mailbox:
 
         Args:
             message: `n`, rising from message to message, because two posts can overtake each other, and any of `held`
-                [8], `paused`, `stop`, `ack`, `rewind` (a latent frame) and `prompt`. Of each the newest counts.
+                [8], `paused`, `truth` (these with `held`), `stop`, `ack`, `rewind` (a latent frame) and `prompt`. Of
+                each the newest counts.
         """
         said = _Message.model_validate(message, strict=True)
         n = said.n
         with self._locked():
             told = self._load()
-            held, paused, state_n = told.held, told.paused, told.state_n
+            held, paused, truth, state_n = told.held, told.paused, told.truth, told.state_n
             if n is not None and n > state_n and said.held is not None:
                 held = tuple(min(max(share, 0.0), MAX_HELD) for share in said.held)
                 paused, state_n = said.paused, n
+                truth = truth if said.truth is None else said.truth
             rewind, prompt = told.rewind, told.prompt
             if n is not None and n > rewind[0] and said.rewind is not None:
                 rewind = (n, said.rewind)
@@ -152,6 +157,7 @@ class Mailbox:
                     held,
                     paused,
                     told.stopped or said.stop,
+                    truth,
                     state_n,
                     max(told.acknowledged, said.ack or 0),
                     rewind,
@@ -180,10 +186,10 @@ class Mailbox:
 
     def _load(self) -> Told:
         values = _HEAD.unpack(self._memory[: _HEAD.size])
-        contact, held, (paused, stopped, state_n, ack) = values[0], values[1:9], values[9:13]
-        rewind_n, rewind_to, prompt_n, length = values[13:]
+        contact, held, (paused, stopped, truth, state_n, ack) = values[0], values[1:9], values[9:14]
+        rewind_n, rewind_to, prompt_n, length = values[14:]
         words = self._memory[_HEAD.size : _HEAD.size + length].decode()
-        return Told(held, paused, stopped, state_n, ack, (rewind_n, rewind_to), (prompt_n, words), contact)
+        return Told(held, paused, stopped, truth, state_n, ack, (rewind_n, rewind_to), (prompt_n, words), contact)
 
     def _store(self, told: Told) -> None:
         words = told.prompt[1].encode(errors="ignore")[:MAX_PROMPT_BYTES].decode(errors="ignore").encode()
@@ -192,6 +198,7 @@ class Mailbox:
             *told.held,
             told.paused,
             told.stopped,
+            told.truth,
             told.state_n,
             told.acknowledged,
             *told.rewind,

@@ -27,6 +27,7 @@ class Sample:
         credit: who made the picture.
         world, take: where in the simulator the frame was taken, so that it can fly on from there; world is None for
             photographs.
+        pose: of the drone there (x, y, altitude, yaw, pitch); None where `take` says it.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Sample:
     credit: str = ""
     world: int | None = None
     take: int = 0
+    pose: tuple[float, ...] | None = None
 
     def entry(self) -> dict[str, str]:
         """What the gallery in the browser needs, with the thumbnail as a data URL."""
@@ -65,6 +67,7 @@ def load_samples(folder: Path = SAMPLES) -> tuple[list[Sample], list[str]]:
                 entry.get("credit", ""),
                 entry.get("world"),
                 entry.get("take", 0),
+                tuple(map(float, entry["pose"])) if entry.get("pose") else None,
             )
             for entry in content["samples"]
         ]

@@ -41,8 +41,9 @@ TURNS = 0.3 + 2 * np.pi / 5 * np.arange(5)
 FEW = 0.56 * np.stack([np.cos(TURNS), np.sin(TURNS)], 1)
 TURNS = 0.95 + np.pi * (3 - math.sqrt(5)) * np.arange(1, 12)
 MANY = 0.74 * np.sqrt(np.arange(1, 12) / 11.5)[:, None] * np.stack([np.cos(TURNS), np.sin(TURNS)], 1)
-jit = njit(cache=True, error_model="numpy")
-inlined = njit(cache=True, error_model="numpy", forceinline=True)
+# A picture takes tens of milliseconds, in which other threads go on.
+jit = njit(cache=True, error_model="numpy", nogil=True)
+inlined = njit(cache=True, error_model="numpy", nogil=True, forceinline=True)
 
 
 class Scene(NamedTuple):

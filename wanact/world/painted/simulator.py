@@ -7,7 +7,7 @@ World axes are x, y and down (right-handed); a camera-to-world pose has the Open
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -80,6 +80,12 @@ def random_commands(rng: np.random.Generator, count: int) -> np.ndarray:
         commands[step : step + hold] = stick
         step += hold
     return commands
+
+
+def commands_of(magnitude: np.ndarray) -> np.ndarray:
+    """What the channels of a track [N, 8] come to: ahead, right, yaw right, pitch up, [N, 4]."""
+    m = magnitude.astype(float)
+    return np.stack([m[:, 0] - m[:, 1], m[:, 3] - m[:, 2], m[:, 5] - m[:, 4], m[:, 6] - m[:, 7]], 1)
 
 
 def turn_back(commands: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -183,31 +189,53 @@ def fly_poses(
             commands = turn_back(commands, rng)
     else:
         track.require_length(num_frames)
-        m = track.magnitude.astype(float)
-        commands = np.stack([m[:, 0] - m[:, 1], m[:, 3] - m[:, 2], m[:, 5] - m[:, 4], m[:, 6] - m[:, 7]], 1)
+        commands = commands_of(track.magnitude)
     x, y, altitude, yaw = _start(world, rng)
     pitch = np.radians(rng.uniform(-15, -2) if track is None else -8)
-    low, high = np.radians(PITCH_LIMITS_DEG)
-    velocity = commands[:1].sum(0) / TEMPORAL_STRIDE  # none, where there is one frame
-    climb = 0.0
-    poses = [(x, y, altitude, yaw, pitch)]
-    for step in range(steps):
-        for _ in range(TEMPORAL_STRIDE):
-            velocity = velocity + 0.6 * (commands[step] / TEMPORAL_STRIDE - velocity)
-            velocity = np.where((np.abs(velocity) < 1e-4) & (commands[step] == 0), 0, velocity)  # rest is rest
-            ahead, right = velocity[:2] * PATH_UNITS
-            yaw += np.radians(velocity[2])
-            pitch = float(np.clip(pitch + np.radians(velocity[3]), low, high))
-            dx, dy = ahead * np.cos(yaw) - right * np.sin(yaw), ahead * np.sin(yaw) + right * np.cos(yaw)
-            x, y = _slide_round(world, x, y, dx, dy, altitude)
-            wanted = max(
-                _ground_near(world, x + 6 * dx, y + 6 * dy, 8), _ground_near(world, x + 14 * dx, y + 14 * dy, 8)
-            )
-            climb += 0.3 * (min(0.12 * max(wanted + 9 - altitude, 0), 2.2) - climb)
-            climb = climb if climb > 1e-3 else 0.0
-            altitude = max(altitude + climb, _ground_near(world, x, y, 3) + 3)
-            poses.append((float(x), float(y), float(altitude), float(yaw), float(pitch)))
-    return poses
+    drone = Drone(world, (x, y, altitude, yaw, pitch), commands[:1].sum(0))  # none, where there is one frame
+    return [drone.pose, *(pose for command in commands for pose in drone.step(command))]
+
+
+@dataclass
+class Drone:
+    """A drone in flight: where it is, and how it moves.
+
+    Args:
+        world: that it flies in.
+        pose: where it is.
+        moving: the command that it moves by already: ahead, right, yaw right, pitch up, [4], in the units of a track.
+    """
+
+    world: World
+    pose: Pose
+    moving: InitVar[np.ndarray | None] = None
+    velocity: np.ndarray = field(init=False)  # of a frame
+    climb: float = field(default=0.0, init=False)
+
+    def __post_init__(self, moving: np.ndarray | None) -> None:
+        self.velocity = np.zeros(4) if moving is None else np.asarray(moving) / TEMPORAL_STRIDE
+
+    def step(self, command: np.ndarray) -> list[Pose]:
+        """Fly one latent frame by a command, as `moving`; the poses of its frames."""
+        return [self._fly_frame(command / TEMPORAL_STRIDE) for _ in range(TEMPORAL_STRIDE)]
+
+    def _fly_frame(self, command: np.ndarray) -> Pose:
+        world, (x, y, altitude, yaw, pitch) = self.world, self.pose
+        low, high = np.radians(PITCH_LIMITS_DEG)
+        velocity = self.velocity + 0.6 * (command - self.velocity)
+        velocity = np.where((np.abs(velocity) < 1e-4) & (command == 0), 0, velocity)  # rest is rest
+        ahead, right = velocity[:2] * PATH_UNITS
+        yaw += np.radians(velocity[2])
+        pitch = float(np.clip(pitch + np.radians(velocity[3]), low, high))
+        dx, dy = ahead * np.cos(yaw) - right * np.sin(yaw), ahead * np.sin(yaw) + right * np.cos(yaw)
+        x, y = _slide_round(world, x, y, dx, dy, altitude)
+        wanted = max(_ground_near(world, x + 6 * dx, y + 6 * dy, 8), _ground_near(world, x + 14 * dx, y + 14 * dy, 8))
+        climb = self.climb + 0.3 * (min(0.12 * max(wanted + 9 - altitude, 0), 2.2) - self.climb)
+        climb = climb if climb > 1e-3 else 0.0
+        altitude = max(altitude + climb, _ground_near(world, x, y, 3) + 3)
+        self.velocity, self.climb = velocity, climb
+        self.pose = (float(x), float(y), float(altitude), float(yaw), float(pitch))
+        return self.pose
 
 
 def _slide_round(world: World, x: float, y: float, dx: float, dy: float, altitude: float) -> tuple[float, float]:

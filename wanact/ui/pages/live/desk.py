@@ -11,6 +11,11 @@ One call of `fly` is one flight. It yields small messages (dicts with a `kind`) 
                                            in; lost: there has been nothing to see for some seconds
     state    {state, ...}                  nothing new to see, and why: paused, busy, lost
     rewound  {t}                           taken back to latent frame t
+    truth    {t, f, apart}                 what the simulator sees at the end of latent frame t, as a base64 JPEG, and
+                                           how far the model's picture is from it, 0 to 100
+    course   {t, poses, next, seconds, ..} in a course, before the pictures of latent frame t: where the drone is in its
+                                           four frames, which ring is next, the time so far
+    finished {course, seconds, place}      all rings are behind; place in the table of best times, 0 for none
     end      {reason, message}             landed; the flight can be gone on with
     failed   {message}                     nothing was flown
 """
@@ -48,13 +53,17 @@ from wanact.runs.index import Entry
 from wanact.runs.ref import BASE_MODEL, CheckpointRef
 from wanact.shapes import TEMPORAL_STRIDE
 from wanact.ui import visitor
+from wanact.ui.best import BestTimes, Finishes, checked_name
 from wanact.ui.components import choice_of
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent
 from wanact.ui.mailbox import Mailbox, Told, new_flight
 from wanact.ui.pages.fly.desk import fitted_frame, read_prompt, say_what_is_cut, sentence
+from wanact.ui.pages.live.beside import Beside, start_of
 from wanact.ui.pages.live.flight import Hangar, LiveFlight, action_of
 from wanact.ui.turns import Line, Ticket
+from wanact.world import courses, true_flight
+from wanact.world.courses import Course, Race
 
 MESSAGE_BYTES = 24_000  # of JPEG: a latent frame of nano goes at once, one of 832x480 frame by frame
 POLL_S = 0.005
@@ -181,6 +190,7 @@ class _Order(BaseModel):
 
     before: Annotated[Any, Field(alias="from")] = None
     shared: Any = None
+    course: Any = None
     at: Annotated[Annotated[int, whole(0)] | None, otherwise(None)] = None
 
 
@@ -203,6 +213,8 @@ class LiveDesk:
         self._shared_as: dict[str, str] = {}  # ids of flights, and those that they are shared by
         self.folder = Path(tempfile.mkdtemp(prefix="wanact-flights-"))  # 0700: other users see no mailbox
         limits, fps = self.limits, float(engine.defaults["fps"])
+        self.best = BestTimes(engine.shares.folder)
+        self.finishes = Finishes(self.folder, limits.keep_s)
         self.hangar = Hangar(self.folder, limits.max_landed, limits.keep_s, is_lent(), fps)
         owner = os.getpid()
         atexit.register(lambda: os.getpid() == owner and shutil.rmtree(self.folder, ignore_errors=True))
@@ -294,7 +306,7 @@ class LiveDesk:
             try:
                 mailbox = Mailbox(self.folder, flight_id, create=True)
                 leaving.callback(mailbox.close, remove=True)
-                before = self._before(asked)
+                before, course = self._before(asked), self._course(asked)
                 if isinstance(before, FlightRecord):
                     choice = self.find((before.checkpoint or {}).get("id"))
                 else:
@@ -306,12 +318,17 @@ class LiveDesk:
                 leaving.callback(self._put_away, flight_id)
                 yield {"kind": "line", "place": self.line.place(ticket), "flight": flight_id}
                 yield from self._stand_in_line(flight_id, ticket, mailbox)
-                image = None
-                if before is None:
-                    size = self.engine.defaults["height"], self.engine.defaults["width"]
+                image, size = None, (self.engine.defaults["height"], self.engine.defaults["width"])
+                if course is not None:
+                    pixels, prompt = true_flight.first_frame(course.start, *size)
+                    image = Image.fromarray(pixels)
+                elif before is None:
                     image, prompt = fitted_frame(first_frame, crop, *size), read_prompt(prompt)
                 flight = yield from self._take_off(flight_id, turn, before, asked, choice, image, prompt, seed, mailbox)
-                yield from self._fly(flight_id, ticket, turn, flight, mailbox)
+                beside = self._beside(flight, course)
+                leaving.callback(beside.close)
+                yield self._start(flight_id, flight) | beside.opening()
+                yield from self._fly(flight_id, ticket, turn, flight, mailbox, beside)
             except UserError as error:
                 yield _failed(flight_id, sentence(self.engine.index.plain(str(error))))
             except MemoryError:
@@ -404,8 +421,12 @@ class LiveDesk:
         finally:
             turn.done()
         self.hangar.put(flight_id, flight)
+        return flight
+
+    def _start(self, flight_id: str, flight: LiveFlight) -> dict[str, Any]:
+        """The message that a flight begins with."""
         stream = flight.stream
-        yield {
+        return {
             "kind": "start",
             "flight": flight_id,
             "fps": float(self.engine.defaults["fps"]),
@@ -415,10 +436,29 @@ class LiveDesk:
             "t": stream.num_frames,
             "earliest": flight.earliest,
             "prompt": stream.prompt,
-            "checkpoint": choice.label,
+            "checkpoint": flight.choice.label,
             "attitude": _degrees(flight, stream.num_frames),
         }
-        return flight
+
+    def _course(self, order: _Order) -> Course | None:
+        """The course that is to be flown from its beginning, if any.
+
+        Raises:
+            RequestError: if there is no such course, or no simulator.
+        """
+        if order.course is None or order.before is not None or order.shared is not None:
+            return None  # what is gone on with has been flown in another time
+        course = courses.find(order.course)
+        if course is None or self.engine.truth is None:
+            raise RequestError("there is no such course here; choose one below the picture")
+        return course
+
+    def _beside(self, flight: LiveFlight, course: Course | None) -> Beside:
+        """What the simulator knows of a flight."""
+        if course is not None:
+            race = Race(course, true_flight.TrueFlight(course.start), float(self.engine.defaults["fps"]))
+            return Beside(flight, course.start, race)
+        return Beside(flight, start_of(flight.stream.image) if self.engine.truth is not None else None)
 
     def _fly_again(
         self, flight_id: str, record: FlightRecord, choice: CheckpointRef, mailbox: Mailbox
@@ -450,7 +490,7 @@ class LiveDesk:
             yield {"kind": "state", "state": "busy", "flight": flight_id}
 
     def _fly(
-        self, flight_id: str, ticket: Ticket, turn: Place, flight: LiveFlight, mailbox: Mailbox
+        self, flight_id: str, ticket: Ticket, turn: Place, flight: LiveFlight, mailbox: Mailbox, beside: Beside
     ) -> Iterator[dict[str, Any]]:
         limits, fps = self.limits, float(self.engine.defaults["fps"])
         began = time.monotonic()
@@ -462,13 +502,12 @@ class LiveDesk:
             told = mailbox.read()
             end = self._end_of(flight_id, ticket, told, time.monotonic() - began)
             wished = told.rewind[0] > wishes[0] or told.prompt[0] > wishes[1]
-            for pictures in flight.ready(wait=end is not None or wished):
-                yield from newest.messages(pictures, flight.stream.timings)
+            yield from self._send(flight_id, flight, newest, beside, told, wait=end is not None or wished)
             if end is not None:
                 yield end
                 return
             if wished:
-                yield from self._grant(flight_id, turn, flight, told, wishes)
+                yield from self._grant(flight_id, turn, flight, told, wishes, beside)
                 continue
             # Not beside the first picture, which somebody waits for; if others are at work, with the next latent frame.
             if newest.num_sent and not flight.is_committed:
@@ -482,7 +521,11 @@ class LiveDesk:
                     beat = time.monotonic()
                     reason = "paused" if told.paused else "lost" if told.silence > limits.silence_s else "slow"
                     yield {"kind": "state", "state": reason, "flight": flight_id}
+                overdue = waits and clock.is_due(False)
+                slept = time.monotonic()
                 time.sleep(POLL_S)
+                if overdue:
+                    beside.wait(time.monotonic() - slept)
                 continue
             clock.start_step()
             asked = time.perf_counter()
@@ -493,8 +536,7 @@ class LiveDesk:
             finally:
                 turn.done()
             held, beat = keys.down, time.monotonic()
-            for pictures in flight.ready(wait=True):
-                yield from newest.messages(pictures, flight.stream.timings)
+            yield from self._send(flight_id, flight, newest, beside, told, wait=True)
             base = {
                 "kind": "frames",
                 "flight": flight_id,
@@ -508,6 +550,23 @@ class LiveDesk:
             }
             newest = _OnItsWay(base, newest.end, start, waited=start - asked)
             flight.show()
+
+    def _send(
+        self, flight_id: str, flight: LiveFlight, newest: _OnItsWay, beside: Beside, told: Told, wait: bool
+    ) -> Iterator[dict[str, Any]]:
+        """The pictures that are ready, and what the simulator knows of them."""
+        for pictures in flight.ready(wait):
+            if not newest.num_sent and (moment := beside.begin(newest.base["t"])) is not None:
+                yield moment | {"flight": flight_id}
+            yield from newest.messages(pictures, flight.stream.timings)
+            if newest.num_sent == TEMPORAL_STRIDE:
+                beside.end(newest.base["t"], pictures[-1], told.truth)
+        yield from (message | {"flight": flight_id} for message in beside.messages())
+        if (finish := beside.finish()) is not None:
+            course, seconds = finish
+            self.finishes.note(flight_id, course, seconds)
+            place = self.best.place(course, seconds)
+            yield {"kind": "finished", "flight": flight_id, "course": course, "seconds": seconds, "place": place}
 
     def _end_of(self, flight_id: str, ticket: Ticket, told: Told, seconds: float) -> dict[str, Any] | None:
         """The last message of a flight that ends now."""
@@ -531,7 +590,7 @@ class LiveDesk:
         return max(0, round(self.limits.turn_s - seconds)) if self.line.num_waiting else None
 
     def _grant(
-        self, flight_id: str, turn: Place, flight: LiveFlight, told: Told, wishes: list[int]
+        self, flight_id: str, turn: Place, flight: LiveFlight, told: Told, wishes: list[int], beside: Beside
     ) -> Iterator[dict[str, Any]]:
         """Rewind, and change the words, as told; `wishes` holds the numbers of those that are done."""
         yield from self._have_turn(flight_id, turn)
@@ -540,6 +599,7 @@ class LiveDesk:
         try:
             if rewinds:
                 flight.roll_back(told.rewind[1])
+                beside.take_back()
             if told.prompt[0] > wishes[1]:
                 flight.stream.prompt = read_prompt(told.prompt[1])
                 say_what_is_cut(self.engine, flight.stream.prompt)
@@ -600,6 +660,38 @@ class LiveDesk:
         num_frames = flight.write_mp4(path, fps)
         cut = f"; the first {flight.num_forgotten / fps:.0f} s are not kept" if flight.num_forgotten else ""
         return path, f"{num_frames / fps:.1f} s, {num_frames} frames as they were shown{cut}"
+
+    # ---- courses ---------------------------------------------------------------------------------------------
+
+    def courses(self) -> list[dict[str, Any]]:
+        """The courses that can be flown, with their rings as a map draws them; none without a simulator."""
+        if self.engine.truth is None or not self.choices():
+            return []
+        return [
+            {"id": course.id, "name": course.name, "start": course.pose[:2], "rings": course.rings}
+            for course in courses.COURSES
+        ]
+
+    def best_times(self) -> dict[str, list[dict[str, Any]]]:
+        """The best times of every course, fastest first."""
+        return {course.id: [row.model_dump() for row in self.best.of(course.id)] for course in courses.COURSES}
+
+    def enter(self, flight_id: Any, name: Any) -> tuple[str, int]:
+        """Enter the time of a flight that has finished a course, under a name; a flight is entered once.
+
+        Returns:
+            The course, and the place in its table; 0 for none.
+
+        Raises:
+            BestError: if the name cannot be taken, or the flight has not finished; OSError if nothing can be written.
+        """
+        name = checked_name(name)
+        course, seconds = self.finishes.take(flight_id)
+        try:
+            return course, self.best.enter(course, name, seconds)
+        except (UserError, OSError):
+            self.finishes.note(flight_id, course, seconds)  # it can be tried again
+            raise
 
     # ---- sharing ---------------------------------------------------------------------------------------------
 

@@ -18,14 +18,17 @@ from wanact.ui.components import CheckpointPicker, Component
 from wanact.ui.engine import Engine
 from wanact.ui.gpu import is_lent, on_gpu
 from wanact.ui.pages.fly.desk import sentence
+from wanact.ui.pages.live.beside import known_samples
 from wanact.ui.pages.live.desk import FILMS, LiveDesk, LiveLimits
 from wanact.ui.places import PLACES
+from wanact.ui.samples import load_samples
 from wanact.ui.scene import QUIET, Scene
 
 LENT_S = 50
 # What the stage's script says of the flight that is asked for goes first.
 _ORDER = "(order, ...rest) => [document.querySelector('#live-stage .live').wanact.order(), ...rest]"
 _SAVE = "() => [document.querySelector('#live-stage .live').wanact.wanted()]"
+_CLAIM = "() => [document.querySelector('#live-courses .courses').wanact.claim()]"
 _FAILED = "() => { document.dispatchEvent(new CustomEvent('wanact:live-failed')); }"
 _SAY = (
     "(words) => { document.dispatchEvent(new CustomEvent('wanact:live-prompt', {detail: {words}})); return [words]; }"
@@ -46,15 +49,43 @@ class LiveStage(Component):
             return desk.watch(message)
 
         width, height = desk.engine.defaults["width"], desk.engine.defaults["height"]
+        samples, _ = load_samples()
         super().__init__(
             "live",
             {},
             label="Live flight",
             ratio=width / height,
             fps=desk.engine.defaults["fps"],
+            samples=[sample.id for sample in samples],
+            known=list(known_samples(samples)) if desk.engine.truth is not None else [],
             server_functions=[control, watch],
             **kwargs,
         )
+
+
+class Courses(Component):
+    """Courses to fly, and their best times; the value is what became of a time: {"course", "place", "best"} or
+    {"problem"}."""
+
+    schema = {"type": "object", "description": "what became of a time that was entered"}
+    example: Any = {}
+
+    def __init__(self, desk: LiveDesk, **kwargs: Any):
+        def best(_message: Any) -> dict[str, Any]:
+            return {"best": desk.best_times()}
+
+        super().__init__(
+            "courses",
+            {},
+            label="Courses",
+            courses=desk.courses(),
+            best=desk.best_times(),
+            server_functions=[best],
+            **kwargs,
+        )
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload if isinstance(payload, dict) else {}
 
 
 class SavedFile(GradioModel):
@@ -113,6 +144,7 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
             stage = LiveStage(desk, elem_id="live-stage")
             files = LiveFiles(elem_id="live-files")
             shared = SharedLink(elem_id="live-shared")
+            courses = Courses(desk, elem_id="live-courses", visible=bool(desk.courses()))
         with gr.Column(elem_id="live-scene", elem_classes="card"):
             gr.HTML('<h2 class="step">Where to start<small>Upload, paste, take a photo, or pick one</small></h2>')
             scene.frame.render()
@@ -142,6 +174,7 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
     flying.failure(None, js=_FAILED)
     stage.save(partial(_save, desk), stage, files, js=_SAVE, **QUIET)
     stage.publish(partial(_share, desk), stage, shared, js=_SAVE, **QUIET)
+    courses.claim(partial(_enter, desk), courses, courses, js=_CLAIM, **QUIET)
     scene.connect()
     scene.take(from_clip.click, _from_clip, last_frame)
     say.click(None, scene.prompt, scene.prompt, js=_SAY, **QUIET)
@@ -170,6 +203,16 @@ def _share(desk: LiveDesk, wanted: Any) -> dict[str, str]:
     except (UserError, OSError) as error:
         return {"problem": sentence(getattr(error, "strerror", None) or error)}
     return {"id": name, "remark": remark}
+
+
+def _enter(desk: LiveDesk, claimed: Any) -> dict[str, Any]:
+    """Enter a time that was flown under the name that was given."""
+    claimed = claimed if isinstance(claimed, dict) else {}
+    try:
+        course, place = desk.enter(claimed.get("flight"), claimed.get("name"))
+    except (UserError, OSError) as error:
+        return {"problem": sentence(getattr(error, "strerror", None) or error)}
+    return {"course": course, "place": place, "best": desk.best_times()}
 
 
 def _from_clip(last_frame: np.ndarray | None) -> tuple[Any, str]:

@@ -5,10 +5,13 @@ import {connect} from '../../web/events.js';
 import {Gamepads} from '../../web/gamepad.js';
 import {holdKeys} from '../../web/keys.js';
 import {holdStick, LOOK, MOVE} from '../../web/sticks.js';
+import {Course} from './course.js';
 import {Ground} from './ground.js';
 import {Handoff} from './handoff.js';
 import {Film, Player} from './player.js';
 import {takeSeat} from './seats.js';
+import {SpeedCard} from './speed_card.js';
+import {TruthPane} from './truth_pane.js';
 import {isStill, Timewarp, Warper} from './warp.js';
 
 export function mount({element, props, trigger, server, watch}) {
@@ -32,6 +35,10 @@ export function mount({element, props, trigger, server, watch}) {
   const handoff = new Handoff(timewarp);
   const player = new Player(props.fps);
   const ground = new Ground(root);
+  const card = new SpeedCard(root, player, timewarp, handoff);
+  const {numbers} = card;
+  const truth = new TruthPane(root, props, keep);
+  const course = new Course(root);
 
   // ---- what flies -----------------------------------------------------------------------------------------------
   let state = 'idle'; // idle, shared, line, flying, paused, scrubbing, landed, failed
@@ -55,7 +62,6 @@ export function mount({element, props, trigger, server, watch}) {
   let wantedFile = {};
   let shown = null; // the newest frame on the canvas: {image, i, t, a, n, attitude}
   let attitude = [0, 0];
-  const numbers = {takeoff: 0, first: 0, shown: [], keyToFrame: [], keyToPixel: [], ms: [], pending: [], pixel: null};
 
   function show(next) {
     state = root.dataset.state = next;
@@ -87,8 +93,14 @@ export function mount({element, props, trigger, server, watch}) {
     const goesOn = !find('[data-do=continue]').hidden && !ground.isNew;
     find('[data-do=continue]').classList.toggle('main', goesOn);
     find('[data-do=takeoff]').classList.toggle('main', !goesOn);
+    offerTruth();
     root.classList.toggle('has-picture', !ground.covers(state, !!shown, branch?.pending === 'new'));
     ground.invite(state, !!branch);
+  }
+  // Of the flight on the stage, or of the first frame that is chosen for one.
+  function offerTruth() {
+    const isOnStage = branch?.id && !ground.isNew;
+    truth.offer(isOnStage ? Boolean(branch.known) : null, ground.name);
   }
   function tell(text) {
     if (say.textContent !== text) say.textContent = text;
@@ -106,8 +118,9 @@ export function mount({element, props, trigger, server, watch}) {
     return server.control({flight: id, n: ++sequence, ...message}).catch(() => null);
   }
   function tellKeys() {
-    return post({held: held.map(value => Math.round(value * 1000) / 1000), paused, ack: shownIndex});
+    return post({held: held.map(value => Math.round(value * 1000) / 1000), paused, truth: truth.isOn, ack: shownIndex});
   }
+  truth.onChange = tellKeys;
   // Acknowledgements are bunched, one on its way at a time, so that keys never wait behind them on a slow line.
   function acknowledge() {
     if (ackBusy) {
@@ -266,6 +279,9 @@ export function mount({element, props, trigger, server, watch}) {
           message.state
         ] || '',
       );
+    else if (message.kind === 'truth') truth.take(message);
+    else if (message.kind === 'course') course.take(message);
+    else if (message.kind === 'finished') finish(message);
     else if (message.kind === 'rewound' || message.kind === 'prompt') granted(message);
     else if (message.kind === 'end') land(message.message, message.reason);
     else if (message.kind === 'failed' && (flight || asked)) fail(message.message);
@@ -284,6 +300,9 @@ export function mount({element, props, trigger, server, watch}) {
     branch.id = flight;
     branch.earliest = message.earliest;
     branch.words = message.prompt;
+    branch.known = message.known;
+    truth.clear();
+    course.start(message.course, message.width / message.height);
     if (branch.film.end !== message.t) branch.film = new Film(first, message.t);
     else branch.film.cut(message.t);
     while (branches.length > 6)
@@ -291,16 +310,7 @@ export function mount({element, props, trigger, server, watch}) {
         branches.findIndex(one => one !== branch),
         1,
       );
-    Object.assign(numbers, {
-      shown: [],
-      keyToFrame: [],
-      keyToPixel: [],
-      ms: [],
-      pending: [],
-      pixel: null,
-      first: 0,
-      missed: 0,
-    });
+    card.restart();
     attitude = message.attitude;
     const scale = Math.max(1, Math.min(2, Math.floor(MOST_PIXELS / message.width)));
     canvas.width = message.width * scale;
@@ -319,10 +329,7 @@ export function mount({element, props, trigger, server, watch}) {
   function take(message) {
     for (const blob of player.take(message)) branch.film.add(blob);
     branch.earliest = message.earliest;
-    if (message.ms) {
-      numbers.ms.push({...message.ms, at: performance.now()});
-      if (numbers.ms.length > 400) numbers.ms.shift();
-    }
+    if (message.ms) card.take(message.ms);
     if (state === 'flying' && !silent) tell('');
     if (message.k) return;
     const left = find('.left');
@@ -350,6 +357,8 @@ export function mount({element, props, trigger, server, watch}) {
     player.clear();
     timewarp.rest();
     branch.film.cut(message.t);
+    truth.cut(message.t);
+    course.spoil();
     showLost(false);
     attitude = message.attitude;
     numbers.pending = [];
@@ -357,11 +366,16 @@ export function mount({element, props, trigger, server, watch}) {
     pause(false);
     root.focus({preventScroll: true});
   }
+  function finish(message) {
+    course.finish(message.seconds);
+    announce('course-finished', message);
+  }
   function land(message, why) {
     letGo();
     flight = '';
     standUp();
     timewarp.rest();
+    course.land();
     tell(why === 'landed' ? '' : message);
     if (branch) show('landed');
     else show('idle');
@@ -377,6 +391,7 @@ export function mount({element, props, trigger, server, watch}) {
     tell('');
     warn(message);
     if (branch?.pending) branch = branches.find(one => one.id) || null;
+    course.land();
     show(branch ? 'landed' : order.shared ? 'shared' : 'failed');
   }
   hear('live-failed', () => {
@@ -422,7 +437,7 @@ export function mount({element, props, trigger, server, watch}) {
     },
     restart() {
       branch = {pending: 'new'};
-      takeOff({}, null);
+      takeOff(order.course ? {course: order.course} : {}, null);
     },
     continue() {
       if (state === 'paused') {
@@ -527,11 +542,7 @@ export function mount({element, props, trigger, server, watch}) {
       video.play().catch(() => {});
     },
     card() {
-      const card = find('.numbers');
-      const button = find('[data-do=card]');
-      card.hidden = !card.hidden;
-      button.setAttribute('aria-expanded', card.hidden ? 'false' : 'true');
-      showCard();
+      card.toggle();
     },
   };
   function save(what) {
@@ -555,6 +566,11 @@ export function mount({element, props, trigger, server, watch}) {
     show('scrubbing');
     picture(branch.film.at(+scrub.value), +scrub.value);
     showTime();
+  });
+  hear('fly-course', ({id}) => {
+    branch = {pending: 'new'};
+    takeOff({course: id}, null);
+    find('.screen').scrollIntoView({block: 'nearest'});
   });
   hear('live-prompt', ({words}) => {
     if (!flight || !branch) return warn('No flight is running: the new prompt applies at the next take-off.');
@@ -580,14 +596,20 @@ export function mount({element, props, trigger, server, watch}) {
       /* not remembered */
     }
   }
-  for (const name of ['predict', 'display']) {
-    let off = false;
+  for (const [name, usual] of [
+    ['predict', 'on'],
+    ['display', 'on'],
+    ['truth', 'off'],
+  ]) {
+    let kept = usual;
     try {
-      off = localStorage.getItem('wanact-live-' + name) === 'off';
+      kept = localStorage.getItem('wanact-live-' + name) || usual;
     } catch {
       /* the default stands */
     }
-    if (off) find(`[name=${name}]`).click();
+    const box = find(`[name=${name}]`);
+    if (kept !== usual && box.disabled) box.checked = kept === 'on';
+    else if (kept !== usual) box.click();
   }
 
   // Several flights of this page: go back to one, and it goes on where it was left.
@@ -665,7 +687,8 @@ export function mount({element, props, trigger, server, watch}) {
   async function picture(blob, t) {
     if (!blob) return;
     const image = await createImageBitmap(blob);
-    setShown({...(shown || {i: 0, n: 0, k: 3}), image, t, a: REST});
+    setShown({...(shown || {i: 0, n: 0, k: 3}), image, t, k: 3, a: REST});
+    truth.show(t);
   }
   let lastTime = 0;
   let wasStill = true;
@@ -675,6 +698,7 @@ export function mount({element, props, trigger, server, watch}) {
   function redraw(now) {
     const begun = performance.now();
     warper.draw(shown.image, timewarp.offset);
+    course.draw(state === 'flying' ? timewarp.offset : null);
     drawing += 0.1 * (performance.now() - begun - drawing);
     lastDrawn = now;
   }
@@ -696,7 +720,13 @@ export function mount({element, props, trigger, server, watch}) {
     if (state !== 'flying' || !shown) return;
     changed();
     const frame = player.next(now, shown.n);
-    timewarp.advance(seconds, silent ? REST : actionOf(held), silent ? REST : shown.a, player.period, latency() / 1000);
+    timewarp.advance(
+      seconds,
+      silent ? REST : actionOf(held),
+      silent ? REST : shown.a,
+      player.period,
+      card.latency / 1000,
+    );
     const still = isStill(timewarp.offset);
     // Where drawing is slow, as without a graphics card, the model needs that time more than the prediction does.
     const rests = !frame && now - lastDrawn < Math.min(50, 8 * drawing) && !(numbers.pixel && !still);
@@ -709,7 +739,9 @@ export function mount({element, props, trigger, server, watch}) {
   }
   function arrive(frame) {
     const now = performance.now();
+    course.see(frame);
     setShown(frame);
+    if (frame.k === 3) truth.show(frame.t);
     attitude = frame.attitude;
     shownIndex = frame.i;
     if (!numbers.first) numbers.first = now - numbers.takeoff;
@@ -719,11 +751,6 @@ export function mount({element, props, trigger, server, watch}) {
       numbers.keyToFrame.push(now - numbers.pending.shift().at);
     handoff.see(frame, frame.k === 3);
     if (frame.k % 2) acknowledge(); // each costs the server some milliseconds
-  }
-  const latest = () => numbers.keyToFrame.slice(-5);
-  function latency() {
-    const last = latest();
-    return last.length ? last.reduce((a, b) => a + b) / last.length : 250;
   }
   function pollGamepad() {
     const typing = document.activeElement?.matches('input:not([type=range]):not([type=checkbox]), textarea, select');
@@ -762,96 +789,19 @@ export function mount({element, props, trigger, server, watch}) {
     );
     if (ground.look()) show(state);
     if (state !== 'flying') return;
-    const fps = rate();
-    const last = latest();
+    const fps = card.rate();
     const pill = find('.rate');
     pill.hidden = fps === null;
     if (fps !== null)
-      pill.textContent = `${fps.toFixed(0)} fps` + (last.length ? ` · ${Math.round(latency())} ms` : '');
+      pill.textContent = `${fps.toFixed(0)} fps` + (card.latest.length ? ` · ${Math.round(card.latency)} ms` : '');
     find('.heading').textContent = String(Math.round(((attitude[0] % 360) + 360) % 360) % 360).padStart(3, '0') + '°';
     find('.speed').textContent = Math.round(100 * Math.hypot(held[0] - held[1], held[3] - held[2])) + '%';
-    if (!find('.numbers').hidden) showCard();
+    card.show();
   }, 250);
-  // Frames a second over the last two seconds.
-  function rate(seconds = 2) {
-    const now = performance.now();
-    const recent = numbers.shown.filter(time => now - time < 1000 * seconds);
-    return recent.length < 3 ? null : (1000 * (recent.length - 1)) / (recent[recent.length - 1] - recent[0]);
-  }
-  function quantile(values, share) {
-    if (!values.length) return null;
-    const sorted = [...values].sort((a, b) => a - b);
-    return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
-  }
-  // What this page has measured of the flight, in milliseconds; null where nothing was measured yet.
-  function measure() {
-    const {ms} = numbers;
-    const span = ms.length > 1 ? ms[ms.length - 1].at - ms[0].at : 0;
-    const steps = ms.slice(1);
-    const total = name => steps.reduce((sum, one) => sum + (one[name] || 0), 0);
-    const share = name => (span ? total(name) / span : null);
-    const {shown: times} = numbers;
-    const step = quantile(
-      ms.map(one => one.step),
-      0.5,
-    );
-    return {
-      shown_fps: times.length > 2 ? (1000 * (times.length - 1)) / (times[times.length - 1] - times[0]) : null,
-      frames_shown: times.length,
-      frames_missed: player.missed,
-      first_frame_ms: numbers.first || null,
-      key_to_frame_ms_p50: quantile(numbers.keyToFrame, 0.5),
-      key_to_frame_ms_p95: quantile(numbers.keyToFrame, 0.95),
-      key_to_pixel_ms_p50: quantile(numbers.keyToPixel, 0.5),
-      key_to_pixel_ms_p95: quantile(numbers.keyToPixel, 0.95),
-      keys_measured: numbers.keyToFrame.length,
-      engine_fps: step ? 4000 / step : null,
-      share_transformer: share('transformer'),
-      share_decoder: share('decoder'),
-      share_other_flights: share('waited'),
-      share_transport: span ? total('sent') / span : null, // until the step may go on
-      handoff: handoff.summary(),
-      gains: {...timewarp.gains},
-    };
-  }
-  function showCard() {
-    const now = measure();
-    const text = (value, unit, digits = 0) =>
-      value === null || value === undefined ? '–' : value.toFixed(digits) + unit;
-    const percent = value => text(value === null ? null : 100 * value, '%');
-    const pair = name => `${text(now[name + '_p50'], '')} / ${text(now[name + '_p95'], ' ms')}`;
-    const rows = [
-      ['Shown', text(now.shown_fps, ' frames a second', 1)],
-      ['The model alone', text(now.engine_fps, ' frames a second', 1)],
-      ['First frame', text(now.first_frame_ms, ' ms')],
-      ['Key to frame, median / 95%', pair('key_to_frame_ms')],
-      ['Key to first change, median / 95%', pair('key_to_pixel_ms')],
-      [
-        'Transformer, decoder, transport',
-        [now.share_transformer, now.share_decoder, now.share_transport].map(percent).join(', '),
-      ],
-      ['Frames lost on the way', String(now.frames_missed)],
-      [
-        'Instant response',
-        now.handoff
-          ? `off by ${now.handoff.warped.toFixed(1)} of 255; without it ${now.handoff.plain.toFixed(1)} (${now.handoff.trials} keys)`
-          : 'press single keys to measure it',
-      ],
-    ];
-    find('.numbers').replaceChildren(
-      ...rows.flatMap(([name, value]) => {
-        const term = document.createElement('dt');
-        const detail = document.createElement('dd');
-        term.textContent = name;
-        detail.textContent = value;
-        return [term, detail];
-      }),
-    );
-  }
   root.wanact = {
     order: () => order,
     wanted: () => wantedFile,
-    measure,
+    measure: () => card.measure(),
     get state() {
       return state;
     },

@@ -1,0 +1,168 @@
+"""Truth beside a flight, and a course from its first key to the table, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import gradio as gr
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+
+from tests.ui.live_desks import make_desk
+from tests.ui.test_browser import Visits, serious_violations
+from tests.ui.test_live_browser import LIVE, READY, STAGE, flying, take_off
+from wanact.ui import cache
+from wanact.ui.page import launch_options
+from wanact.ui.pages.live import beside
+from wanact.ui.pages.live.layout import build_live
+from wanact.ui.samples import SAMPLES, load_samples
+from wanact.ui.site import Site
+from wanact.world import courses
+from wanact.world.true_flight import first_frame
+from wanact.world.truth import fly_sample
+
+pytestmark = pytest.mark.browser
+
+COURSES = "#live-courses"
+
+
+@pytest.fixture(scope="module")
+def course() -> courses.Course:
+    x, y, _, yaw, _ = courses.COURSES[0].pose
+    rings = tuple((x + d * math.cos(yaw), y + d * math.sin(yaw), math.degrees(yaw)) for d in (60, 100))
+    return replace(courses.COURSES[0], id="ahead", name="Straight ahead", rings=rings)
+
+
+@pytest.fixture(scope="module")
+def samples(course, tmp_path_factory):
+    """A sample from the simulator and a photograph."""
+    folder = tmp_path_factory.mktemp("samples")
+    pixels, words = first_frame(course.start, 384, 640)
+    Image.fromarray(pixels).save(folder / "coast.png")
+    Image.open(SAMPLES / "coffee.jpg").save(folder / "coffee.png")
+    known = {"file": "coast.png", "name": "Coast", "prompt": words, "world": course.start.world, "pose": course.pose}
+    photograph = {"file": "coffee.png", "name": "Coffee", "prompt": "a cup of coffee"}
+    (folder / "samples.json").write_text(json.dumps({"samples": [known, photograph]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(tiny_model_dir, tmp_path_factory, course, samples):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(courses, "COURSES", (course,))
+        patch.setattr(load_samples, "__defaults__", (samples,))
+        beside._fingerprints.cache_clear()
+        cache.make_own()
+        desk = make_desk(tiny_model_dir, tmp_path_factory.mktemp("courses") / "runs", fps=16, silence_s=20, lost_s=60)
+        desk.engine.truth = fly_sample
+        with Site(analytics_enabled=False) as demo:
+            build_live(desk.engine, gr.State(None), desk)
+        demo.shares = desk.engine.shares
+        demo.queue(default_concurrency_limit=8)
+        _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
+        yield url
+        demo.close()
+        beside._fingerprints.cache_clear()
+
+
+@pytest.fixture
+def visit(browser, url):
+    visits = Visits(browser, url)
+
+    def open_page(width: int = 1440, height: int = 1000, **options):
+        page = visits.open(width, height, **options)
+        page.set_default_timeout(120_000)
+        page.goto(url)
+        for part in (*READY, f"{COURSES} .course"):
+            page.wait_for_selector(part)
+        return page
+
+    yield open_page
+    visits.end()
+
+
+def picked(page, sample: str) -> None:
+    page.click(f"#live-samples [data-id={sample}]")
+    page.wait_for_selector(f"#live-samples [data-id={sample}][aria-pressed=true]")
+
+
+def test_the_truth_is_offered_for_the_simulators_samples_alone_and_comes_in_step(visit):
+    page = visit()
+    box, why = page.locator(f"{STAGE} [name=truth]"), page.locator(f"{STAGE} .why")
+    picked(page, "coffee")
+    page.wait_for_function(f"document.querySelector('{STAGE} [name=truth]').disabled")
+    assert "beyond a photograph" in why.inner_text() and why.inner_text().count(".") == 1
+    picked(page, "coast")
+    page.wait_for_function(f"!document.querySelector('{STAGE} [name=truth]').disabled")
+    assert not why.is_visible()
+    box.check()
+    assert not page.locator(f"{STAGE} .truth").is_visible(), "before take-off there is nothing to compare"
+    take_off(page)
+    page.keyboard.down("w")
+    page.wait_for_selector(f"{STAGE} .truth.ready")
+    sides = [page.locator(f"{STAGE} {part}").bounding_box() for part in (".screen", ".truth")]
+    assert sides[0]["x"] + sides[0]["width"] <= sides[1]["x"] + 1, "side by side"
+    assert sides[0]["width"] == pytest.approx(sides[1]["width"], abs=2)
+    shown = page.evaluate(
+        f"[...document.querySelector('{STAGE} .truth canvas').getContext('2d').getImageData(0, 0, 96, 64).data]"
+    )
+    assert np.ptp(np.reshape(shown, (-1, 4))[:, :3]) > 60, "a picture"
+    needle = page.locator(f"{STAGE} .needle")
+    word = needle.get_attribute("data-word")
+    assert word in ("close", "drifting", "lost") and needle.get_attribute("aria-valuetext").endswith(word)
+    assert not serious_violations(Axe().run(page))
+    page.keyboard.up("w")
+    box.uncheck()
+    page.wait_for_selector(f"{STAGE} .truth", state="hidden")
+
+
+def test_a_course_from_its_first_key_to_the_table(visit):
+    page = visit()
+    assert "2 rings · no time yet" in page.inner_text(f"{COURSES} .course")
+    page.click(f"{COURSES} .course .main")
+    flying(page)
+    page.wait_for_selector(f"{STAGE} .ring.next[d^=M]", state="attached")
+    assert "Ring 1 of 2 · 0.0 s" in page.inner_text(f"{STAGE} .race") and " m" in page.text_content(f"{STAGE} .away")
+    page.keyboard.down("ArrowRight")
+    page.wait_for_function(f"document.querySelector('{STAGE} .arrow').style.display !== 'none'")
+    page.keyboard.up("ArrowRight")
+    page.click(f"{STAGE} [data-do=restart]")
+    flying(page)
+    page.wait_for_function(f"document.querySelector('{STAGE} .race').textContent.startsWith('Ring 1 of 2 · 0.0')")
+    page.keyboard.down("w")
+    page.wait_for_function(f"document.querySelector('{STAGE} .race').textContent.startsWith('Finished in')")
+    page.keyboard.up("w")
+    assert "place 1" in page.inner_text(f"{COURSES} .won")
+    page.fill(f"{COURSES} [name=name]", "<b>x</b>")
+    page.click(f"{COURSES} .claim .main")
+    page.wait_for_selector(f"{COURSES} .problem:not([hidden])")
+    assert "<" in page.inner_text(f"{COURSES} .problem") and not page.locator(f"{COURSES} .problem b").count()
+    page.fill(f"{COURSES} [name=name]", "Ada")
+    page.click(f"{COURSES} .claim .main")
+    page.wait_for_selector(f"{COURSES} tr.own")
+    assert page.inner_text(f"{COURSES} tr.own").split()[:2] == ["1", "Ada"]
+    assert page.locator(f"{COURSES} .claim").is_hidden() and "best" in page.inner_text(f"{COURSES} .course")
+    assert not serious_violations(Axe().run(page))
+
+    later = visit(390, 844, has_touch=True, is_mobile=True)
+    assert "best" in later.inner_text(f"{COURSES} .course"), "kept for others"
+    later.tap(f"{COURSES} .course button:not(.main)")
+    later.wait_for_selector(f"{COURSES} tbody tr")
+    assert later.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
+
+
+def test_who_goes_back_is_told_that_the_flight_does_not_count(visit):
+    page = visit()
+    page.click(f"{COURSES} .course .main")
+    flying(page)
+    page.keyboard.down("w")
+    page.wait_for_function(f"{LIVE}.shown.t > 5")
+    page.keyboard.up("w")
+    page.locator(f"{STAGE} .timeline input").fill("2")
+    page.click(f"{STAGE} [data-do=rewind]")
+    flying(page)
+    page.wait_for_function(f"document.querySelector('{STAGE} .race').textContent.includes('no longer counts')")
