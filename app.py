@@ -73,7 +73,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--shared",
         metavar="DIR",
         default=os.environ.get("WANACT_SHARED"),
-        help="folder for flights that visitors share; without it their links end with the app",
+        help="folder for flights that visitors share and the best times of courses; without it both end with the app",
     )
     parser.add_argument("--root_path", default=None, help="path under which a proxy serves the page")
     add_arguments(parser)

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from wanact.ui.pages.live import beside
 from wanact.ui.pages.live.desk import LiveDesk
 from wanact.ui.samples import load_samples
 from wanact.world import courses
-from wanact.world.true_flight import first_frame
+from wanact.world.true_flight import Start, first_frame
 from wanact.world.truth import fly_sample
 
 SIZE = 64, 96
@@ -39,7 +40,7 @@ def course() -> courses.Course:
 
 
 @pytest.fixture(scope="module")
-def desk(tiny_model_dir, tmp_path_factory, course) -> LiveDesk:
+def desk(tiny_model_dir, tmp_path_factory, course) -> Iterator[LiveDesk]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(courses, "COURSES", (course,))
         desk = make_desk(tiny_model_dir, tmp_path_factory.mktemp("courses") / "runs", silence_s=120, lost_s=240)
@@ -64,7 +65,7 @@ def fly(desk, picture):
 @pytest.fixture
 def known(tmp_path, monkeypatch, course):
     """The path of a sample from the simulator, the only one that there is."""
-    pixels, words = first_frame(course.start, 384, 640)
+    pixels, words = first_frame(Start(course.start.world, course.pose), 384, 640)
     Image.fromarray(pixels).save(tmp_path / "coast.png")
     sample = {"file": "coast.png", "name": "Coast", "prompt": words, "world": course.start.world, "pose": course.pose}
     (tmp_path / "samples.json").write_text(json.dumps({"samples": [sample]}))
@@ -175,7 +176,7 @@ def test_the_truth_comes_where_it_is_wanted_and_known(fly, known, desk, course):
     assert not [one for one in visitor.heard if one["kind"] == "truth"], "nobody has asked for it"
     visitor.tell(held=FORWARD, truth=True)
     truth = visitor.until("truth")
-    pixels, _ = first_frame(course.start, *SIZE)
+    pixels, _ = first_frame(Start(course.start.world, course.pose), *SIZE)
     drawn = decode_jpeg(base64.b64decode(truth["f"]))
     assert drawn.shape == (*SIZE, 3) and 0 <= truth["apart"] <= 100
     assert apart(drawn, pixels) < 60, "the same place, a little later"

@@ -22,7 +22,7 @@ from wanact.ui.pages.live.layout import build_live
 from wanact.ui.samples import SAMPLES, load_samples
 from wanact.ui.site import Site
 from wanact.world import courses
-from wanact.world.true_flight import first_frame
+from wanact.world.true_flight import Start, first_frame
 from wanact.world.truth import fly_sample
 
 pytestmark = pytest.mark.browser
@@ -41,7 +41,7 @@ def course() -> courses.Course:
 def samples(course, tmp_path_factory):
     """A sample from the simulator and a photograph."""
     folder = tmp_path_factory.mktemp("samples")
-    pixels, words = first_frame(course.start, 384, 640)
+    pixels, words = first_frame(Start(course.start.world, course.pose), 384, 640)
     Image.fromarray(pixels).save(folder / "coast.png")
     Image.open(SAMPLES / "coffee.jpg").save(folder / "coffee.png")
     known = {"file": "coast.png", "name": "Coast", "prompt": words, "world": course.start.world, "pose": course.pose}
@@ -95,7 +95,7 @@ def test_the_truth_is_offered_for_the_simulators_samples_alone_and_comes_in_step
     box, why = page.locator(f"{STAGE} [name=truth]"), page.locator(f"{STAGE} .why")
     picked(page, "coffee")
     page.wait_for_function(f"document.querySelector('{STAGE} [name=truth]').disabled")
-    assert "beyond a photograph" in why.inner_text() and why.inner_text().count(".") == 1
+    assert "what lies beyond this picture" in why.inner_text() and why.inner_text().count(".") == 1
     picked(page, "coast")
     page.wait_for_function(f"!document.querySelector('{STAGE} [name=truth]').disabled")
     assert not why.is_visible()
@@ -125,10 +125,10 @@ def test_a_course_from_its_first_key_to_the_table(visit):
     assert "2 rings · no time yet" in page.inner_text(f"{COURSES} .course")
     page.click(f"{COURSES} .course .main")
     flying(page)
-    page.wait_for_selector(f"{STAGE} .ring.next[d^=M]", state="attached")
+    page.wait_for_selector(f"{STAGE} .ring.next[d^=M]")
     assert "Ring 1 of 2 · 0.0 s" in page.inner_text(f"{STAGE} .race") and " m" in page.text_content(f"{STAGE} .away")
     page.keyboard.down("ArrowRight")
-    page.wait_for_function(f"document.querySelector('{STAGE} .arrow').style.display !== 'none'")
+    page.wait_for_selector(f"{STAGE} .arrow")
     page.keyboard.up("ArrowRight")
     page.click(f"{STAGE} [data-do=restart]")
     flying(page)

@@ -143,17 +143,16 @@ class BestTimes:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Alone with the file, among threads and processes."""
-        with self._lock:
-            for left in reversed(range(_TRIES)):
-                try:
-                    lock = Lock(self.file.with_name(f"{_FILE}.lock"), "the table of best times")
-                    break
-                except BusyError as error:
-                    if not left:
-                        raise BestError("the table of best times is busy; try again in a moment") from error
-                    time.sleep(_PAUSE_S)
-            with lock:
-                yield
+        with self._lock, self._lock_file():
+            yield
+
+    def _lock_file(self) -> Lock:
+        for _ in range(_TRIES):
+            try:
+                return Lock(self.file.with_name(f"{_FILE}.lock"), "the table of best times")
+            except BusyError:
+                time.sleep(_PAUSE_S)
+        raise BestError("the table of best times is busy; try again in a moment")
 
 
 class Finishes:

@@ -7,7 +7,7 @@ World axes are x, y and down (right-handed); a camera-to-world pose has the Open
 
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,7 @@ from wanact.world.painted.terrain import MAP_SIZE, TEXEL, WORLD_SIZE, sample
 from wanact.world.painted.worlds import World, make_world
 from wanact.world.poses import PATH_UNITS, actions_from_poses, pose_matrix
 
-__all__ = ["WORLD_SIZE", "Clip", "World", "actions_from_poses", "fly", "make_world", "render"]
+__all__ = ["WORLD_SIZE", "Clip", "Drone", "World", "actions_from_poses", "fly", "make_world", "render"]
 
 FIELD_OF_VIEW_DEG = 75.0
 PITCH_LIMITS_DEG = (-38.0, 16.0)
@@ -191,51 +191,67 @@ def fly_poses(
         track.require_length(num_frames)
         commands = commands_of(track.magnitude)
     x, y, altitude, yaw = _start(world, rng)
-    pitch = np.radians(rng.uniform(-15, -2) if track is None else -8)
-    drone = Drone(world, (x, y, altitude, yaw, pitch), commands[:1].sum(0))  # none, where there is one frame
-    return [drone.pose, *(pose for command in commands for pose in drone.step(command))]
+    pitch = float(np.radians(rng.uniform(-15, -2) if track is None else -8))
+    drone = Drone(world, (x, y, altitude, yaw, pitch), commands[0] if steps else None)
+    poses = [drone.pose]
+    for command in commands:
+        poses += drone.step(command)
+    return poses
 
 
-@dataclass
 class Drone:
-    """A drone in flight: where it is, and how it moves.
+    """A drone that is flown latent frame by latent frame.
 
     Args:
-        world: that it flies in.
+        world: where it flies.
+        pose: where it begins.
+        command: the sticks it is flown with already, see `step`; None at rest.
+
+    Attributes:
         pose: where it is.
-        moving: the command that it moves by already: ahead, right, yaw right, pitch up, [4], in the units of a track.
+        velocity: ahead, right, yaw right and pitch up a pixel frame, [4], in the units of a track.
+        climb: world units a pixel frame; the ground lifts it, no stick does.
+        touched: whether something kept it from where the sticks led, in the latent frame before: it slid round what
+            stands there, or was lifted off the ground.
     """
 
-    world: World
-    pose: Pose
-    moving: InitVar[np.ndarray | None] = None
-    velocity: np.ndarray = field(init=False)  # of a frame
-    climb: float = field(default=0.0, init=False)
-
-    def __post_init__(self, moving: np.ndarray | None) -> None:
-        self.velocity = np.zeros(4) if moving is None else np.asarray(moving) / TEMPORAL_STRIDE
+    def __init__(self, world: World, pose: Pose, command: np.ndarray | None = None):
+        self.world, self.pose = world, pose
+        self.velocity = np.zeros(4) if command is None else np.asarray(command, float) / TEMPORAL_STRIDE
+        self.climb, self.touched = 0.0, False
 
     def step(self, command: np.ndarray) -> list[Pose]:
-        """Fly one latent frame by a command, as `moving`; the poses of its frames."""
-        return [self._fly_frame(command / TEMPORAL_STRIDE) for _ in range(TEMPORAL_STRIDE)]
+        """Fly one latent frame; the poses of its pixel frames.
 
-    def _fly_frame(self, command: np.ndarray) -> Pose:
-        world, (x, y, altitude, yaw, pitch) = self.world, self.pose
+        Args:
+            command: ahead, right, yaw right and pitch up, [4], in the units of a track.
+        """
+        self.touched = False
+        poses = []
+        for _ in range(TEMPORAL_STRIDE):
+            self._fly_frame(command)
+            poses.append(self.pose)
+        return poses
+
+    def _fly_frame(self, command: np.ndarray) -> None:
+        world = self.world
+        x, y, altitude, yaw, pitch = self.pose
         low, high = np.radians(PITCH_LIMITS_DEG)
-        velocity = self.velocity + 0.6 * (command - self.velocity)
+        velocity = self.velocity + 0.6 * (command / TEMPORAL_STRIDE - self.velocity)
         velocity = np.where((np.abs(velocity) < 1e-4) & (command == 0), 0, velocity)  # rest is rest
         ahead, right = velocity[:2] * PATH_UNITS
         yaw += np.radians(velocity[2])
         pitch = float(np.clip(pitch + np.radians(velocity[3]), low, high))
         dx, dy = ahead * np.cos(yaw) - right * np.sin(yaw), ahead * np.sin(yaw) + right * np.cos(yaw)
+        asked = x + dx, y + dy
         x, y = _slide_round(world, x, y, dx, dy, altitude)
         wanted = max(_ground_near(world, x + 6 * dx, y + 6 * dy, 8), _ground_near(world, x + 14 * dx, y + 14 * dy, 8))
         climb = self.climb + 0.3 * (min(0.12 * max(wanted + 9 - altitude, 0), 2.2) - self.climb)
-        climb = climb if climb > 1e-3 else 0.0
-        altitude = max(altitude + climb, _ground_near(world, x, y, 3) + 3)
-        self.velocity, self.climb = velocity, climb
-        self.pose = (float(x), float(y), float(altitude), float(yaw), float(pitch))
-        return self.pose
+        self.climb = climb if climb > 1e-3 else 0.0
+        floor = _ground_near(world, x, y, 3) + 3
+        self.touched |= (x, y) != asked or altitude + self.climb < floor
+        altitude = max(altitude + self.climb, floor)
+        self.velocity, self.pose = velocity, (float(x), float(y), float(altitude), float(yaw), float(pitch))
 
 
 def _slide_round(world: World, x: float, y: float, dx: float, dy: float, altitude: float) -> tuple[float, float]:

@@ -176,6 +176,7 @@ class Beside:
             pose, image = self._true.follow(magnitude, rests)[-1], self._flight.stream.image
             true = self._true.draw(pose, image.height, image.width)
             return _Seen(latent_frame, encode_jpeg(true), round(apart(decode_jpeg(picture), true), 1))
-        except Exception:  # whatever it is, the flight goes on without
+        except Exception:  # whatever it is, the flight goes on, and without
             logger.exception("the simulator's picture of a flight could not be drawn")
+            self.start = None
             return None

@@ -18,7 +18,12 @@ export class Course {
     this.course = null;
     this.poses = new Map(); // by latent frame
     this.pose = null;
-    this.overlay.hidden = this.pill.hidden = true;
+    this.hide(true);
+  }
+
+  hide(isHidden) {
+    this.overlay.toggleAttribute('hidden', isHidden); // an SVG has no `hidden` of its own
+    this.pill.hidden = isHidden;
   }
 
   start(course, ratio) {
@@ -36,7 +41,7 @@ export class Course {
       part('path', {class: 'arrow', d: 'M44 0 L-12 -26 L2 0 L-12 26 Z'}),
       part('text', {class: 'away', 'text-anchor': 'middle'}),
     );
-    this.overlay.hidden = this.pill.hidden = false;
+    this.hide(false);
     this.say();
     this.draw(null);
   }

@@ -15,6 +15,7 @@ export function mount({element, props, trigger, server, watch}) {
   let shown = ''; // the course whose table is there
   let finished = null; // the flight that may be entered: {flight, course, seconds}
   let claimed = {}; // what the server is asked
+  let own = {}; // what it has answered: course and place
 
   const cards = new Map(
     props.courses.map(course => {
@@ -55,7 +56,7 @@ export function mount({element, props, trigger, server, watch}) {
     if (shown) table();
     if (shown) refresh();
   }
-  function table(own = 0) {
+  function table() {
     const rows = best[shown] || [];
     find('caption').textContent = rows.length
       ? `Best times: ${cards.get(shown).course.name}`
@@ -63,7 +64,7 @@ export function mount({element, props, trigger, server, watch}) {
     find('thead').hidden = !rows.length;
     find('tbody').replaceChildren(
       ...rows.map(({name, seconds, day}, k) => {
-        const row = make('tr', own === k + 1 ? 'own' : '');
+        const row = make('tr', own.course === shown && own.place === k + 1 ? 'own' : '');
         for (const text of [k + 1, name, `${seconds.toFixed(2)} s`, day]) row.append(make('td', '', String(text)));
         return row;
       }),
@@ -112,9 +113,9 @@ export function mount({element, props, trigger, server, watch}) {
     } else if (value.course) {
       settle();
       best = value.best;
+      own = value;
       show(value.course);
       fill();
-      table(value.place);
       if (!value.place) {
         find('.won').textContent = 'Your name has a better time already.';
         find('.row').hidden = true;

@@ -563,10 +563,17 @@ class LiveDesk:
                 beside.end(newest.base["t"], pictures[-1], told.truth)
         yield from (message | {"flight": flight_id} for message in beside.messages())
         if (finish := beside.finish()) is not None:
-            course, seconds = finish
+            yield {"kind": "finished", "flight": flight_id, **self._finished(flight_id, *finish)}
+
+    def _finished(self, flight_id: str, course: str, seconds: float) -> dict[str, Any]:
+        """Note a time, so that it can be entered; what the page is told of it."""
+        try:
             self.finishes.note(flight_id, course, seconds)
             place = self.best.place(course, seconds)
-            yield {"kind": "finished", "flight": flight_id, "course": course, "seconds": seconds, "place": place}
+        except OSError:
+            logger.exception("a finish could not be noted")
+            place = 0
+        return {"course": course, "seconds": seconds, "place": place}
 
     def _end_of(self, flight_id: str, ticket: Ticket, told: Told, seconds: float) -> dict[str, Any] | None:
         """The last message of a flight that ends now."""

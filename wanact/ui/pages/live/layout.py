@@ -56,8 +56,7 @@ class LiveStage(Component):
             label="Live flight",
             ratio=width / height,
             fps=desk.engine.defaults["fps"],
-            samples=[sample.id for sample in samples],
-            known=list(known_samples(samples)) if desk.engine.truth is not None else [],
+            known=list(known_samples(samples)) if desk.engine.truth is not None else None,
             server_functions=[control, watch],
             **kwargs,
         )

@@ -4,19 +4,16 @@ import {blobOf} from '../../web/blob.js';
 const KEPT = 400; // pictures, for going back
 const CLOSE = 30; // about three degrees; see `apart` in wanact/media/likeness.py
 const LOST = 60;
-const OWN =
-  'Only for samples from the simulator: nobody knows what lies beyond a picture of your own or a described place.';
-const PHOTOGRAPH = 'Only for samples from the simulator: nobody knows what lies beyond a photograph.';
-const OTHER = 'This flight began with a picture that the simulator does not know.';
+const UNKNOWN = 'Only in worlds of the simulator: what lies beyond this picture, nobody knows.';
 const NOWHERE = 'There is no simulator beside this model.';
 
 // What a needle says, 0 to 100, in a word.
 export const wordOf = apart => (apart < CLOSE ? 'close' : apart < LOST ? 'drifting' : 'lost');
 
 export class TruthPane {
-  // known: ids of the samples that the simulator knows; samples: of all of them.
-  constructor(root, {known = [], samples = []}, keep) {
-    Object.assign(this, {root, known, samples});
+  // known: ids of the samples that the simulator knows; null where there is none.
+  constructor(root, {known}, keep) {
+    Object.assign(this, {root, known});
     const find = selector => root.querySelector(selector);
     this.pane = find('.truth');
     this.canvas = find('.truth canvas');
@@ -55,10 +52,9 @@ export class TruthPane {
 
   // Whether it can be had: for the flight, or for the first frame that is chosen.
   offer(inFlight, chosen) {
-    const knows = inFlight ?? this.known.includes(chosen);
+    const knows = inFlight ?? Boolean(this.known?.includes(chosen));
     this.box.disabled = !knows;
-    const reason = !this.known.length && inFlight !== true ? NOWHERE : this.samples.includes(chosen) ? PHOTOGRAPH : OWN;
-    const why = knows ? '' : inFlight === false ? (this.known.length ? OTHER : NOWHERE) : reason;
+    const why = knows ? '' : this.known ? UNKNOWN : NOWHERE;
     if (this.why.textContent !== why) this.why.textContent = why;
     this.why.hidden = !why;
     this.inFlight = inFlight;
