@@ -13,10 +13,10 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from tests.ui.live_desks import make_desk
-from tests.ui.test_browser import Visits, serious_violations
+from tests.ui.test_browser import serious_violations
 from tests.ui.test_live_browser import LIVE, READY, STAGE, flying, take_off
+from tests.ui.visits import Visits, serving
 from wanact.ui import cache
-from wanact.ui.page import launch_options
 from wanact.ui.pages.live import beside
 from wanact.ui.pages.live.layout import build_live
 from wanact.ui.samples import SAMPLES, load_samples
@@ -30,11 +30,16 @@ pytestmark = pytest.mark.browser
 COURSES = "#live-courses"
 
 
+def with_rings(name: str, *distances: float) -> courses.Course:
+    """A course with rings straight ahead of where the first of ours begins, or behind."""
+    x, y, _, yaw, _ = courses.COURSES[0].pose
+    rings = tuple((x + d * math.cos(yaw), y + d * math.sin(yaw), math.degrees(yaw)) for d in distances)
+    return replace(courses.COURSES[0], id=name, name=f"The ring is {name}", rings=rings)
+
+
 @pytest.fixture(scope="module")
 def course() -> courses.Course:
-    x, y, _, yaw, _ = courses.COURSES[0].pose
-    rings = tuple((x + d * math.cos(yaw), y + d * math.sin(yaw), math.degrees(yaw)) for d in (60, 100))
-    return replace(courses.COURSES[0], id="ahead", name="Straight ahead", rings=rings)
+    return with_rings("ahead", 60, 100)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def samples(course, tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(tiny_model_dir, tmp_path_factory, course, samples):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(courses, "COURSES", (course,))
+        patch.setattr(courses, "COURSES", (course, with_rings("behind", -60)))
         patch.setattr(load_samples, "__defaults__", (samples,))
         beside._fingerprints.cache_clear()
         cache.make_own()
@@ -63,9 +68,8 @@ def url(tiny_model_dir, tmp_path_factory, course, samples):
             build_live(desk.engine, gr.State(None), desk)
         demo.shares = desk.engine.shares
         demo.queue(default_concurrency_limit=8)
-        _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
-        yield url
-        demo.close()
+        with serving(demo) as url:
+            yield url
         beside._fingerprints.cache_clear()
 
 
@@ -83,6 +87,10 @@ def visit(browser, url):
 
     yield open_page
     visits.end()
+
+
+def card(course: str) -> str:
+    return f"{COURSES} [data-course={course}]"
 
 
 def picked(page, sample: str) -> None:
@@ -122,17 +130,16 @@ def test_the_truth_is_offered_for_the_simulators_samples_alone_and_comes_in_step
 
 def test_a_course_from_its_first_key_to_the_table(visit):
     page = visit()
-    assert "2 rings · no time yet" in page.inner_text(f"{COURSES} .course")
-    page.click(f"{COURSES} .course .main")
+    assert "2 rings · no time yet" in page.inner_text(card("ahead"))
+    page.click(f"{card('behind')} .main")
+    flying(page)
+    page.wait_for_selector(f"{STAGE} .arrow")
+    assert "60 m" in page.text_content(f"{STAGE} .away") and not page.locator(f"{STAGE} .ring.next").is_visible()
+    page.click(f"{card('ahead')} .main")
+    page.wait_for_function(f"document.querySelector('{STAGE} .race').textContent.startsWith('Ring 1 of 2 · 0.0 s')")
     flying(page)
     page.wait_for_selector(f"{STAGE} .ring.next[d^=M]")
-    assert "Ring 1 of 2 · 0.0 s" in page.inner_text(f"{STAGE} .race") and " m" in page.text_content(f"{STAGE} .away")
-    page.keyboard.down("ArrowRight")
-    page.wait_for_selector(f"{STAGE} .arrow")
-    page.keyboard.up("ArrowRight")
-    page.click(f"{STAGE} [data-do=restart]")
-    flying(page)
-    page.wait_for_function(f"document.querySelector('{STAGE} .race').textContent.startsWith('Ring 1 of 2 · 0.0')")
+    assert not page.locator(f"{STAGE} .arrow").is_visible() and "60 m" in page.text_content(f"{STAGE} .away")
     page.keyboard.down("w")
     page.wait_for_function(f"document.querySelector('{STAGE} .race').textContent.startsWith('Finished in')")
     page.keyboard.up("w")
@@ -145,19 +152,19 @@ def test_a_course_from_its_first_key_to_the_table(visit):
     page.click(f"{COURSES} .claim .main")
     page.wait_for_selector(f"{COURSES} tr.own")
     assert page.inner_text(f"{COURSES} tr.own").split()[:2] == ["1", "Ada"]
-    assert page.locator(f"{COURSES} .claim").is_hidden() and "best" in page.inner_text(f"{COURSES} .course")
+    assert page.locator(f"{COURSES} .claim").is_hidden() and "best" in page.inner_text(card("ahead"))
     assert not serious_violations(Axe().run(page))
 
     later = visit(390, 844, has_touch=True, is_mobile=True)
-    assert "best" in later.inner_text(f"{COURSES} .course"), "kept for others"
-    later.tap(f"{COURSES} .course button:not(.main)")
+    assert "best" in later.inner_text(card("ahead")), "kept for others"
+    later.tap(f"{card('ahead')} button:not(.main)")
     later.wait_for_selector(f"{COURSES} tbody tr")
     assert later.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
 
 
 def test_who_goes_back_is_told_that_the_flight_does_not_count(visit):
     page = visit()
-    page.click(f"{COURSES} .course .main")
+    page.click(f"{card('ahead')} .main")
     flying(page)
     page.keyboard.down("w")
     page.wait_for_function(f"{LIVE}.shown.t > 5")

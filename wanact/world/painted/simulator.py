@@ -25,6 +25,7 @@ __all__ = ["WORLD_SIZE", "Clip", "Drone", "World", "actions_from_poses", "fly", 
 FIELD_OF_VIEW_DEG = 75.0
 PITCH_LIMITS_DEG = (-38.0, 16.0)
 BERTH = 7.0  # what the drone keeps from landmarks
+OUT_OF_REACH = 80.0  # beyond it and twice its size no landmark keeps a step off; looking at all of a city takes long
 CEILING = 120.0  # above the water, for the places where a flight begins
 
 Pose = tuple[float, float, float, float, float]  # x, y, altitude, yaw, pitch in world units and radians
@@ -259,6 +260,9 @@ def _slide_round(world: World, x: float, y: float, dx: float, dy: float, altitud
     parts = world.parts
     at_height = (parts[:, landmarks.BOTTOM] - BERTH < altitude) & (altitude < parts[:, landmarks.TOP] + BERTH)
     parts = parts[at_height]
+    away_x, away_y = ((parts[:, k] - v + WORLD_SIZE / 2) % WORLD_SIZE - WORLD_SIZE / 2 for k, v in
+                      ((landmarks.X, x), (landmarks.Y, y)))  # fmt: skip
+    parts = parts[np.hypot(away_x, away_y) < 2 * parts[:, landmarks.REACH] + OUT_OF_REACH]
     if not len(parts):
         return x + dx, y + dy
     distance, away = landmarks.clearance(parts, x + dx, y + dy, WORLD_SIZE)
