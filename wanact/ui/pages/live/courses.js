@@ -11,7 +11,7 @@ export function mount({element, props, trigger, server, watch}) {
   const find = selector => root.querySelector(selector);
   const form = find('.claim');
   const field = form.elements.namedItem('name');
-  let best = props.best || {}; // by course: [{name, seconds, day}]
+  let best = {}; // by course: [{name, seconds, day}]
   let shown = ''; // the course whose table is there
   let finished = null; // the flight that may be entered: {flight, course, seconds}
   let claimed = {}; // what the server is asked
@@ -126,6 +126,7 @@ export function mount({element, props, trigger, server, watch}) {
 
   root.wanact = {claim: () => claimed};
   fill();
+  refresh(); // what the page was built with is as old as the server
 }
 
 function make(name, kind = '', text = '') {

@@ -78,7 +78,6 @@ class Courses(Component):
             {},
             label="Courses",
             courses=desk.courses(),
-            best=desk.best_times(),
             server_functions=[best],
             **kwargs,
         )
