@@ -156,7 +156,8 @@ def test_a_course_from_its_first_key_to_the_table(visit):
     assert not serious_violations(Axe().run(page))
 
     later = visit(390, 844, has_touch=True, is_mobile=True)
-    later.wait_for_function("document.querySelector(`%s`).innerText.includes('· best')" % card("ahead"))
+    name = card("ahead")
+    later.wait_for_function(f"document.querySelector('{name}').innerText.includes('· best')")
     later.tap(f"{card('ahead')} button:not(.main)")
     later.wait_for_selector(f"{COURSES} tbody tr")
     assert later.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
