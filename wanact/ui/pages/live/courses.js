@@ -125,6 +125,8 @@ export function mount({element, props, trigger, server, watch}) {
   });
 
   root.wanact = {claim: () => claimed};
+  if (!cards.size) return; // without a simulator there are none
+  root.hidden = false;
   fill();
   refresh(); // what the page was built with is as old as the server
 }

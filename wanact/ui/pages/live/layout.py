@@ -142,7 +142,7 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
             stage = LiveStage(desk, elem_id="live-stage")
             files = LiveFiles(elem_id="live-files")
             shared = SharedLink(elem_id="live-shared")
-            courses = Courses(desk, elem_id="live-courses", visible=bool(desk.courses()))
+            courses = Courses(desk, elem_id="live-courses")
         with gr.Column(elem_id="live-scene", elem_classes="card"):
             gr.HTML('<h2 class="step">Where to start<small>Upload, paste, take a photo, or pick one</small></h2>')
             scene.frame.render()
