@@ -146,6 +146,7 @@ PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit
 
 # Used if they are there: hosts and trackers bring their own, and what measures in a browser is for developers.
 EXTRAS = {"spaces", "playwright", "flash_attn", "torchao", "wandb", "trackio", "tensorboard"}
+EXTRAS |= {"h5py", "pycolmap", "pyulog", "pymavlink", "srt"}  # wanact[footage], each read by one importer
 
 
 def test_every_library_in_use_is_required():
