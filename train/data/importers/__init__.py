@@ -39,6 +39,11 @@ IMPORTERS = {
     "tum": ("train.data.importers.tum", "NAME.mp4 beside NAME.txt with lines `seconds tx ty tz qx qy qz qw`"),
     "kitti": ("train.data.importers.kitti", "NAME.mp4 beside NAME.txt with 12 numbers a line, or KITTI's own folders"),
     "airsim": ("train.data.importers.airsim", "airsim_rec.txt beside images"),
+    "dji": ("train.data.importers.dji", "NAME.MP4 beside NAME.SRT, or beside a CSV of AirData or DJI's log viewers"),
+    "ulog": ("train.data.importers.ulog", "NAME.mp4 beside NAME.ulg of PX4"),
+    "tlog": ("train.data.importers.mavlink", "NAME.mp4 beside NAME.tlog of MAVLink"),
+    "bin": ("train.data.importers.mavlink", "NAME.mp4 beside NAME.bin of ArduPilot"),
+    "litchi": ("train.data.importers.litchi", "NAME.mp4 beside NAME.csv of waypoints: a plan, not a log"),
 }
 
 SIZE_FOR_TURNING = (72, 128)  # height and width at which a video is looked through to align it

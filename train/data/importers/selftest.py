@@ -19,6 +19,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from train.data.importers import LEAST_PATH, Cut, Trajectory, import_footage
+from train.data.importers.axes import metres_per_degree
 from wanact.actions import CHANNELS, ActionTrack
 from wanact.media.video import encode_jpeg, write_mp4
 from wanact.world.painted import simulator
@@ -220,6 +221,155 @@ def write_airsim(flight: Flight, folder: Path) -> None:
             writer.writerow(["Drone1", f"{1.7e12 + 1000 * seconds:.1f}", *place, *quaternion, f"{name};other.jpg"])
 
 
+def fixes(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latitude and longitude in degrees and altitude in metres of a flight over the Alps, a unit being a metre."""
+    north, east, down = poses[:, :3, 3].T
+    per_latitude, per_longitude = metres_per_degree(47.0)
+    return 47.0 + (north - north[0]) / per_latitude, 8.5 + (east - east[0]) / per_longitude, 400 - down + down[0]
+
+
+def write_dji(flight: Flight, folder: Path) -> None:
+    """Subtitles of newer drones: a row a frame of 30 a second, six decimals of a degree, one of the gimbal's."""
+
+    def entry(latitude: float, longitude: float, altitude: float, yaw: float, pitch: float) -> str:
+        return (
+            f"[iso: 100] [shutter: 1/1000.0] [fnum: 1.7] [latitude: {latitude:.6f}] [longitude: {longitude:.6f}] "
+            f"[rel_alt: {altitude - 400:.3f} abs_alt: {altitude:.3f}] "
+            f"[gb_yaw: {yaw:.1f} gb_pitch: {pitch:.1f} gb_roll: 0.0]"
+        )
+
+    _write_subtitles(flight, folder, entry)
+
+
+def write_dji_matrice(flight: Flight, folder: Path) -> None:
+    """Subtitles of enterprise drones: longitude first, the gimbal as pitch, roll, yaw."""
+
+    def entry(latitude: float, longitude: float, altitude: float, yaw: float, pitch: float) -> str:
+        return (
+            f"F/2.8, SS 400, ISO 100, EV 0, DZOOM 1.0, GPS ({longitude:.6f}, {latitude:.6f}, 21), D 80.50m, "
+            f"H {altitude - 400:.2f}m, H.S 3.20m/s, V.S 0.00m/s, F.PRY (1.2, -0.5, 88.0), "
+            f"G.PRY ({pitch:.1f}, 0.0, {yaw:.1f})"
+        )
+
+    _write_subtitles(flight, folder, entry)
+
+
+def _write_subtitles(flight: Flight, folder: Path, entry: Callable[..., str], rate: float = 30.0) -> None:
+    flight.write_video(folder / "DJI_0001.MP4", rate)
+    times, poses = flight.at(rate)
+    lines = []
+    for number, row in enumerate(zip(times, *fixes(poses), *angles_deg(poses), strict=True)):
+        begin, end = (f"00:00:{t:06.3f}".replace(".", ",") for t in (row[0], row[0] + 1 / rate))
+        head = f'<font size="28">FrameCnt: {number + 1}, DiffTime: 33ms\n2026-02-12 11:15:29.246'
+        lines.append(f"{number + 1}\n{begin} --> {end}\n{head}\n{entry(*row[1:])} </font>\n")
+    (folder / "DJI_0001.SRT").write_text("\n".join(lines))
+
+
+def write_dji_csv(flight: Flight, folder: Path) -> None:
+    """AirData's export: ten rows a second, feet, and a column that says when the recording ran."""
+    flight.write_video(folder / "DJI_0001.MP4")
+    times, poses = flight.at(10)
+    names = ["time(millisecond)", "latitude", "longitude", "height_above_takeoff(feet)", "isVideo"]
+    names += ["gimbal_heading(degrees)", "gimbal_pitch(degrees)"]
+    with open(folder / "Feb-12th-2026-11-15AM-Flight-Airdata.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for t, latitude, longitude, altitude, yaw, pitch in zip(times, *fixes(poses), *angles_deg(poses), strict=True):
+            feet = f"{altitude / 0.3048:.2f}"
+            recorded = int(t >= flight.before + 0.4)  # a recording is said to run a little late
+            place = [f"{latitude:.9f}", f"{longitude:.9f}"]
+            writer.writerow([round(1000 * t), *place, feet, recorded, f"{yaw % 360:.1f}", f"{pitch:.1f}"])
+
+
+def write_ulog(flight: Flight, folder: Path) -> None:
+    """A log with a gimbal whose yaw counts from the nose, while the body leans as it flies."""
+    flight.write_video(folder / "flight.mp4")
+    formats = {
+        "vehicle_attitude": "uint64_t timestamp;float[4] q;",
+        "vehicle_local_position": "uint64_t timestamp;float x;float y;float z;",
+        "gimbal_device_attitude_status": "uint64_t timestamp;float[4] q;uint16_t device_flags;",
+    }
+    content = bytes.fromhex("554c6f67011235") + b"\x01" + struct.pack("<Q", 0)
+    for name, fields in formats.items():
+        content += _ulog_message("F", f"{name}:{fields}".encode())
+    for number, name in enumerate(formats):
+        content += _ulog_message("A", struct.pack("<BH", 0, number) + name.encode())
+    yaw, pitch = angles_deg(flight.poses)
+    body = wxyz(Rotation.from_euler("ZYX", np.stack([yaw, 0 * yaw - 9, 0 * yaw + 4], 1), degrees=True))
+    gimbal = wxyz(Rotation.from_euler("ZYX", np.stack([0 * yaw, pitch, 0 * yaw], 1), degrees=True))
+    for index, t in enumerate(flight.seconds):
+        stamp = struct.pack("<Q", round(1e6 * (t + 40)))
+        rows = (body[index], flight.poses[index, :3, 3], gimbal[index])
+        tails = (b"", b"", struct.pack("<H", 0))
+        for number, (row, tail) in enumerate(zip(rows, tails, strict=True)):
+            data = struct.pack("<H", number) + stamp + struct.pack(f"<{len(row)}f", *row) + tail
+            content += _ulog_message("D", data)
+    (folder / "flight.ulg").write_bytes(content)
+
+
+def _ulog_message(kind: str, content: bytes) -> bytes:
+    return struct.pack("<Hc", len(content), kind.encode()) + content
+
+
+def write_tlog(flight: Flight, folder: Path) -> None:
+    """Telemetry with fixes of 1e-7 degrees, and no gimbal."""
+    from pymavlink.dialects.v20 import common as mavlink
+
+    flight.write_video(folder / "flight.mp4")
+    link = mavlink.MAVLink(None, srcSystem=1, srcComponent=1)
+    yaw, pitch = angles_deg(flight.poses)
+    content = b""
+    rows = zip(flight.seconds, *fixes(flight.poses), np.radians(yaw), np.radians(pitch), strict=True)
+    for t, latitude, longitude, altitude, yaw_rad, pitch_rad in rows:
+        boot, stamp = round(1000 * t) + 50_000, struct.pack(">Q", round(1.7e15 + 1e6 * t))
+        place = (round(1e7 * latitude), round(1e7 * longitude), round(1000 * altitude), 0, 0, 0, 0, 0)
+        for message in (
+            mavlink.MAVLink_attitude_message(boot, 0, pitch_rad, yaw_rad, 0, 0, 0),
+            mavlink.MAVLink_global_position_int_message(boot, *place),
+        ):
+            content += stamp + message.pack(link)
+    (folder / "flight.tlog").write_bytes(content)
+
+
+def write_bin(flight: Flight, folder: Path) -> None:
+    """A DataFlash log of a mounted camera that looks along the nose."""
+    flight.write_video(folder / "flight.mp4")
+    formats = {  # number, name -> field types, names
+        (128, "FMT"): ("BBnNZ", "Type,Length,Name,Format,Columns", "<BB4s16s64s"),
+        (130, "ATT"): ("Qfff", "TimeUS,Roll,Pitch,Yaw", "<Qfff"),
+        (131, "POS"): ("QLLf", "TimeUS,Lat,Lng,Alt", "<Qiif"),
+    }
+    content = b""
+    for (number, name), (types, names, packed) in formats.items():
+        length = 3 + struct.calcsize(packed)
+        described = struct.pack("<BB4s16s64s", number, length, name.encode(), types.encode(), names.encode())
+        content += b"\xa3\x95" + bytes([128]) + described
+    for t, latitude, longitude, altitude, yaw, pitch in zip(
+        flight.seconds, *fixes(flight.poses), *angles_deg(flight.poses), strict=True
+    ):
+        stamp = round(1e6 * t) + 30_000_000
+        content += b"\xa3\x95" + bytes([130]) + struct.pack("<Qfff", stamp, 0.0, pitch, yaw % 360)
+        place = struct.pack("<Qiif", stamp, round(1e7 * latitude), round(1e7 * longitude), altitude)
+        content += b"\xa3\x95" + bytes([131]) + place
+    (folder / "flight.bin").write_bytes(content)
+
+
+def write_litchi(flight: Flight, folder: Path) -> None:
+    """A waypoint for each frame at which the drone is elsewhere, and a stay where it is not."""
+    flight.write_video(folder / "flight.mp4")
+    places, speeds = flight.poses[:, :3, 3], []
+    for step in np.linalg.norm(np.diff(places, axis=0), axis=1):
+        speeds.append(step * FPS)
+    names = ["latitude", "longitude", "altitude(m)", "heading(deg)", "curvesize(m)", "rotationdir", "gimbalmode"]
+    names += ["gimbalpitchangle", "actiontype1", "actionparam1", "altitudemode", "speed(m/s)"]
+    with open(folder / "flight.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        rows = zip(*fixes(flight.poses), *angles_deg(flight.poses), [*speeds, speeds[-1]], strict=True)
+        for latitude, longitude, altitude, yaw, pitch, speed in rows:
+            writer.writerow([latitude, longitude, altitude, yaw % 360, 0, 0, 2, pitch, -1, 0, 0, speed])
+
+
 @dataclass(frozen=True)
 class Format:
     """How the round trip of a format is made.
@@ -231,6 +381,7 @@ class Format:
         level: whether the format has no pitch, so that the flight has none.
         scaled: whether the format keeps no scale, so that each clip's own path counts as 1.
         before: seconds of log before the video begins.
+        moving: whether the format cannot say how long a drone stands still, so that the flight never does.
         within: largest error of translation, in clip paths, and of rotation, in degrees, that the format's own rounding
             and rate explain.
     """
@@ -241,6 +392,7 @@ class Format:
     level: bool = False
     scaled: bool = False
     before: float = 0.0
+    moving: bool = False
     within: tuple[float, float] = (1e-4, 1e-2)
 
 
@@ -256,15 +408,26 @@ FORMATS = {
     "tum": Format("tum", write_tum),
     "kitti": Format("kitti", write_kitti),
     "airsim": Format("airsim", write_airsim),
+    # Six decimals of a degree are 0.11 m, 0.0006 of these paths; an action at the dead zone may stand in one of both.
+    "dji (subtitles)": Format("dji", write_dji, within=(4e-3, 0.5)),
+    "dji (enterprise)": Format("dji", write_dji_matrice, within=(4e-3, 0.5)),
+    "dji (csv)": Format("dji", write_dji_csv, before=3.0, within=(0.012, 0.8)),
+    "ulog": Format("ulog", write_ulog, before=3.0, within=(3e-3, 0.35)),
+    "tlog": Format("tlog", write_tlog, before=3.0, within=(3e-3, 0.35)),
+    "bin": Format("bin", write_bin, before=3.0, within=(3e-3, 0.35)),
+    "litchi": Format("litchi", write_litchi, before=3.0, within=(3e-3, 0.35), moving=True),
 }
 
 
-def simulated(world: simulator.World, level: bool = False, before: float = 0.0, seed: int = 1) -> Flight:
+def simulated(
+    world: simulator.World, level: bool = False, before: float = 0.0, moving: bool = False, seed: int = 1
+) -> Flight:
     """A flight of the simulator that moves every channel (all but pitch if level), without drawing it."""
     count = round((SECONDS + before) * FPS / 4) * 4 + 1
     flown = len(CHANNELS) - 2 * level
     for attempt in range(seed, seed + ATTEMPTS):
-        poses = simulator.fly_poses(world, np.random.default_rng(attempt), count)
+        rng = np.random.default_rng(attempt)
+        poses = simulator.fly_poses(world, rng, count, _never_still(rng, (count - 1) // 4) if moving else None)
         if level:
             poses = [(x, y, altitude, yaw, 0.0) for x, y, altitude, yaw, _ in poses]
         flight = Flight(np.stack([pose_matrix(pose) for pose in poses]), before)
@@ -274,6 +437,13 @@ def simulated(world: simulator.World, level: bool = False, before: float = 0.0, 
     raise AssertionError(f"no flight of {ATTEMPTS} moves every channel")
 
 
+def _never_still(rng: np.random.Generator, count: int) -> ActionTrack:
+    """Sticks that always ask to go somewhere, each held for three actions."""
+    axes = rng.choice([-1.0, 1.0], (count // 3 + 1, 4)) * rng.uniform(0.5, 1.0, (count // 3 + 1, 4))
+    axes[:, 2:] *= rng.random((len(axes), 2)) < 0.6
+    return ActionTrack.from_axes((axes * [0.05, 0.05, 3.0, 3.0]).repeat(3, axis=0)[:count])
+
+
 def round_trip(name: str, world: simulator.World, folder: Path, num_frames: int = NUM_FRAMES) -> np.ndarray:
     """Largest error of each channel, [8], over all clips of a flight that was written in a format and imported.
 
@@ -281,7 +451,7 @@ def round_trip(name: str, world: simulator.World, folder: Path, num_frames: int 
         DataError: if the importer finds nothing in what was written, or its library is missing.
     """
     made = FORMATS[name]
-    flight = simulated(world, made.level, made.before)
+    flight = simulated(world, made.level, made.before, made.moving)
     made.write(flight, folder / "source")
     units = {} if made.scaled else {"path_units": PATH_UNITS}
     cut = Cut(num_frames, FPS, SIZE, **(units | made.settings))
