@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from train.data.csv import DataError
 from train.data.importers import IMPORTERS, Cut, Report, import_footage
@@ -87,8 +88,17 @@ def _selftest() -> int:
         print(f"{name:16} " + " ".join(f"{cell:>10}" for cell in cells))
         if not selftest.is_within(name, errors):
             failed.append(name)
+    _print_estimated(selftest.video_errors())
     print("all within what their rounding explains" if not failed else f"not as flown: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def _print_estimated(error: dict[str, Any]) -> None:
+    """The mean error of actions that are read from pictures, which no format gives exactly."""
+    mean = list(error["mean"].values())
+    cells = (f"{value:.5f}" for value in (mean[0], mean[0], mean[1], mean[1], mean[2], mean[2], mean[3], mean[3]))
+    print(f"{'video, mean':16} " + " ".join(f"{cell:>10}" for cell in cells))
+    print(f"video has no poses: {error['says']}")
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def _read_jsonl(path: Path, text: str) -> Iterator[dict[str, Any] | RowError]:
 
 _READERS = {".csv": _read_csv, ".json": _read_json, ".jsonl": _read_jsonl}
 
-KNOWN = {"video", "prompt", "action", "input_image", "start", "end", "caption", "text"}
+KNOWN = {"video", "prompt", "action", "input_image", "start", "end", "caption", "text", "estimated"}
 PROMPTS = ("caption", "text")  # what others call the prompt
 VIDEOS = ("video_name", "video_path", "file_name", "file", "path", "clip")
 
@@ -225,6 +225,9 @@ def _with_known_columns(
                 else record
                 for record in records
             ]
+    if "estimated" in columns:
+        guessed = sum(isinstance(record, dict) and bool(record.get("estimated")) for record in records)
+        warnings.warn(f"{path}: the actions of {guessed} rows are estimated from their pictures", stacklevel=4)
     unread = [name for name in columns if name not in KNOWN - set(PROMPTS)]
     if unread:
         warnings.warn(f"{path}: not read: column {', '.join(unread)}", stacklevel=4)

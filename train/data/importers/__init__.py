@@ -44,6 +44,7 @@ IMPORTERS = {
     "tlog": ("train.data.importers.mavlink", "NAME.mp4 beside NAME.tlog of MAVLink"),
     "bin": ("train.data.importers.mavlink", "NAME.mp4 beside NAME.bin of ArduPilot"),
     "litchi": ("train.data.importers.litchi", "NAME.mp4 beside NAME.csv of waypoints: a plan, not a log"),
+    "video": ("train.data.importers.video", "videos alone: every action is estimated from pictures"),
 }
 
 SIZE_FOR_TURNING = (72, 128)  # height and width at which a video is looked through to align it

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from train.data.csv import DataError
 from train.data.importers import LEAST_PATH, Cut, Trajectory, import_footage
 from train.data.importers.axes import metres_per_degree
 from wanact.actions import CHANNELS, ActionTrack
@@ -480,6 +481,16 @@ def _truth(flight: Flight, made: Format, num_frames: int) -> Callable[[int], np.
         return actions_from_poses(flight.shown[first : first + num_frames], units).magnitude
 
     return flown
+
+
+def video_errors() -> dict[str, Any]:
+    """Mean errors of what is read from pictures alone, see `video.measured`."""
+    from train.data.importers import video
+
+    model = video.load_idm()
+    if model is None:
+        raise DataError("assets/idm holds no inverse dynamics model; python -m train idm makes one")
+    return video.measured(model)
 
 
 def is_within(name: str, errors: np.ndarray) -> bool:
