@@ -36,7 +36,7 @@ SLACK_S = 3.0  # of the column isVideo
 FEET = 0.3048
 
 _NUMBER = r"([-+]?\d+(?:\.\d+)?)"
-_FIELD = re.compile(r"\b(latitude|longt?itude|longtitude|rel_alt|abs_alt|altitude|gb_yaw|gb_pitch)\s*:\s*" + _NUMBER)
+_FIELD = re.compile(r"\b(latitude|longt?itude|rel_alt|abs_alt|altitude|gb_yaw|gb_pitch)\s*:\s*" + _NUMBER)
 _FIX = re.compile(rf"\bGPS\s*\(\s*{_NUMBER}\s*,\s*{_NUMBER}")
 _HEIGHT = re.compile(rf"\b(?:H|BAROMETER\s*:)\s*{_NUMBER}\s*[mM]?\b")
 _GIMBAL = re.compile(rf"\bG\.PRY\s*\(\s*{_NUMBER}[^,]*,\s*{_NUMBER}[^,]*,\s*{_NUMBER}")
@@ -84,7 +84,7 @@ def _fields(text: str) -> tuple[float, float, float, float, float]:
     nan = math.nan
     text = re.sub(r"<[^>]*>", " ", text)
     named = {name: float(value) for name, value in _FIELD.findall(text)}
-    latitude, longitude = named.get("latitude", nan), _first(named, "longitude", "longtitude", "longtitude")
+    latitude, longitude = named.get("latitude", nan), _first(named, "longitude", "longtitude")
     altitude = _first(named, "rel_alt", "abs_alt", "altitude")
     yaw, pitch = named.get("gb_yaw", nan), named.get("gb_pitch", nan)
     if math.isnan(latitude) and (fix := _FIX.search(text)):

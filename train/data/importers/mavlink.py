@@ -23,7 +23,6 @@ from train.data.importers.axes import attitude, local_ned
 from train.data.importers.trajectory import Trajectory, library
 
 YAW_LOCK, YAW_IN_EARTH_FRAME = 16, 64
-SUFFIXES = (".tlog", ".bin")
 _TELEMETRY = [
     "ATTITUDE",
     "LOCAL_POSITION_NED",
