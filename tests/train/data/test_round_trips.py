@@ -160,7 +160,7 @@ class Reader(torch.nn.Module):
 
 
 @pytest.fixture
-def turning(world, tmp_path):
+def turning(tmp_path):
     """A video that turns to the right by two degrees a latent frame."""
     yaw = np.radians(np.arange(41) * 0.5)
     poses = [selftest.pose_matrix((0.0, 0.0, 0.0, float(angle), 0.0)) for angle in yaw]
