@@ -236,3 +236,30 @@ def test_the_dataset_has_the_format_of_real_data(tmp_path):
     assert len(ActionTrack.parse(rows[0]["action"])) == 2
     direct = simulator.fly(simulator.make_world(0), np.random.default_rng([0, 0, 7]), 9, 32, 64)
     assert np.array_equal(read_video(tmp_path / rows[0]["video"]), direct.frames)
+
+
+def test_a_drone_that_is_stepped_flies_what_a_clip_flies(world):
+    axes = np.random.default_rng(4).uniform(-1, 1, (12, 4)) * np.array(FULL_DEFLECTION)[1::2]
+    track = ActionTrack.from_axes(axes)
+    poses = simulator.fly_poses(world, np.random.default_rng(7), 49, track)
+    drone = simulator.Drone(world, poses[0], track.axes[0].astype(float))
+    stepped = [poses[0]]
+    for number, command in enumerate(track.magnitude.astype(float)):
+        ahead, back, left, right, yaw_left, yaw_right, up, down = command
+        if number == 5:  # taken up from its state alone
+            again = simulator.Drone(world, drone.pose)
+            again.velocity, again.climb = drone.velocity, drone.climb
+            drone = again
+        stepped += drone.step(np.array((ahead - back, right - left, yaw_right - yaw_left, up - down)))
+    assert stepped == poses
+
+
+@pytest.mark.parametrize(("above", "touches"), [(-14.0, True), (60.0, False)])
+def test_a_drone_says_when_something_kept_it_off(world, above, touches):
+    x, y, top = world.places[0]
+    drone = simulator.Drone(world, (x - 90, y, top + above, 0.0, 0.0))
+    touched = []
+    for _ in range(16):
+        drone.step(np.array((0.05, 0, 0, 0)))
+        touched.append(drone.touched)
+    assert any(touched) == touches
