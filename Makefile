@@ -64,7 +64,7 @@ $(VENV)/.app: requirements.txt constraints.txt | $(PY)
 	$(INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements.txt constraints.txt | $(PY)
+$(VENV)/.dev: requirements-dev.txt requirements-pilot.txt requirements.txt constraints.txt | $(PY)
 	@echo "Installing what the tests need (minutes, once) ..."
 	$(INSTALL) -r requirements-dev.txt
 	@touch $@

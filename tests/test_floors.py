@@ -22,7 +22,7 @@ STOREYS = (
     ("wanact.weights",),
     ("wanact.runs",),
     ("wanact.flying", "wanact.control_card", "train.data", "train.loop"),
-    ("wanact.bench", "wanact.ui", "train.stages"),
+    ("wanact.bench", "wanact.ui", "train.stages", "train.pilot"),
     ("app", "wanact.commands", "wanact.__main__", "train.commands", "train.__main__"),
 )
 FLOORS = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms}
@@ -38,7 +38,12 @@ SIGNPOSTS = (
     "train.crash_test",
 )
 
-HOMES = {"gradio": "wanact.ui", "accelerate": "train.loop"}
+HOMES = {
+    "gradio": "wanact.ui",
+    "accelerate": "train.loop",
+    "gymnasium": "train.pilot",
+    "stable_baselines3": "train.pilot",
+}
 WAN_HOMES = ("wanact.models", "wanact.weights")
 PICKLES = ("pickle", "dill", "cloudpickle", "joblib")
 OURS = ("wanact", "train", "app")
@@ -144,9 +149,13 @@ def test_nothing_unpickles_or_trusts_downloaded_code(file):
 # Where the name of an import is not the name of its package.
 PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image", "yaml": "pyyaml"}
 
-# Used if they are there: hosts and trackers bring their own, and what measures in a browser is for developers.
-EXTRAS = {"spaces", "playwright", "flash_attn", "torchao", "wandb", "trackio", "tensorboard"}
-EXTRAS |= {"h5py", "pycolmap", "pyulog", "pymavlink", "srt"}  # wanact[footage], each read by one importer
+# Used if they are there: hosts and trackers bring their own, what measures in a browser is for developers, and who
+# imports footage or trains a pilot installs what that needs.
+EXTRAS = {
+    *("spaces", "playwright", "flash_attn", "torchao", "wandb", "trackio", "tensorboard"),
+    *("h5py", "pycolmap", "pyulog", "pymavlink", "srt"),  # of requirements-footage.txt, each read by one importer
+    *("gymnasium", "stable_baselines3"),  # of requirements-pilot.txt
+}
 
 
 def test_every_library_in_use_is_required():

@@ -15,6 +15,7 @@ from wanact.errors import UserError, in_words, unsupported_system
 # Command -> (module with main(argv), what it is for).
 TOOLS = {
     "init": ("train.commands.init", "write an untrained model directory of a known size"),
+    "pilot": ("train.commands.pilot", "train a pilot that flies by itself, or measure one"),
     "simulate": ("train.commands.simulate", "write a dataset of simulated drone flights"),
     "encode": ("train.commands.encode", "encode a share of a dataset ahead of training"),
     "import": ("train.commands.import_footage", "write a dataset from footage with camera poses"),
