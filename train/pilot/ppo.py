@@ -269,7 +269,7 @@ class PilotPPO(PPO):
         self.logger.record("train/learning_rate", self.current_learning_rate())
         self.logger.record("train/entropy_coef", self.current_entropy_coef())
         self.logger.record("train/kl_coef", self.current_kl_coef())
-        self.logger.record("train/std", float(self.policy.log_std.exp().mean()))
+        self.logger.record("train/std", float(self.policy.log_std.detach().exp().mean()))
         self.logger.record("temperature/current", self.temperature.current_temperature)
         self.logger.record("temperature/pulse_active", float(self.temperature.pulse_active))
         if self.recent:

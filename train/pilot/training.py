@@ -105,11 +105,11 @@ def make_environments(config: PilotConfig) -> VecNormalize:
 
     def make() -> gym.Env:
         options: dict[str, Any] = {"task": settings.task, "observation": settings.observation}
-        if settings.env_id == envs.SIM:
-            options |= {"num_worlds": settings.num_worlds, "first_world": settings.first_world}
-        else:
-            options |= {"pipe": pipe}
-        return gym.make(settings.env_id, disable_env_checker=True, **options)
+        if settings.env_id == envs.WORLD:
+            return envs.WorldEnv(**options, pipe=pipe)  # all fly in one; gymnasium.make would copy it
+        options |= {"num_worlds": settings.num_worlds, "first_world": settings.first_world}
+        # Without the wrapper that asks for a reset: who goes on from a checkpoint makes none.
+        return gym.make(envs.SIM, disable_env_checker=True, **options).unwrapped
 
     pipe: Any = None
     if settings.env_id == envs.WORLD:
