@@ -153,7 +153,7 @@ PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit
 # imports footage or trains a pilot installs what that needs.
 EXTRAS = {
     *("spaces", "playwright", "flash_attn", "torchao", "wandb", "trackio", "tensorboard"),
-    *("h5py", "pycolmap", "pyulog", "pymavlink", "srt"),  # of requirements-footage.txt, each read by one importer
+    *("h5py", "pycolmap", "pyulog", "pymavlink", "srt"),  # of wanact[footage], each read by one importer
     *("gymnasium", "stable_baselines3"),  # of requirements-pilot.txt
 }
 
