@@ -210,7 +210,7 @@ def parse(argv: list[str]) -> PilotConfig:
     """
     parser = _Parser(tuple(SECTIONS.values()), prog="python -m train pilot", description=_DESCRIPTION)  # type: ignore[arg-type]
     parser.add_argument("--config", help="JSON file of settings, as train/configs/pilot/ppo_warmstart.json")
-    files = [b for a, b in zip(argv, [*argv[1:], ""], strict=True) if a == "--config"]
+    files = [b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"]
     files += [a.partition("=")[2] for a in argv if a.startswith("--config=")]
     if files:
         parser.set_defaults(**read_file(Path(files[-1])))

@@ -7,6 +7,7 @@ import os
 import pty
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,7 @@ def in_a_terminal(config: PilotConfig, answer: str) -> str:
     child, terminal = pty.fork()
     if not child:
         status = 1
+        sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")  # not what pytest has put there
         try:
             train(config)
             status = 0
