@@ -126,8 +126,8 @@ def clone(model: PilotPPO, demonstrations: Demonstrations) -> float:
     config, seed = model.config.warmstart, model.config.run.seed
     statistics = model.normalizer.obs_rms
     statistics.update(demonstrations.observations.astype(np.float64))  # type: ignore[union-attr]
-    seen = torch.from_numpy(np.asarray(model.normalizer.normalize_obs(demonstrations.observations), np.float32))
-    done = torch.from_numpy(demonstrations.sticks)
+    seen = torch.from_numpy(np.asarray(model.normalizer.normalize_obs(demonstrations.observations), np.float32)).clone()
+    done = torch.from_numpy(demonstrations.sticks).clone()
     actor = [p for name, p in model.policy.named_parameters() if "value_net" not in name and name != "log_std"]
     optimizer = torch.optim.AdamW(actor, lr=config.clone_learning_rate, weight_decay=model.config.ppo.weight_decay)
     error = float("nan")

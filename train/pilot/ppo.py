@@ -21,7 +21,7 @@ from stable_baselines3.common.policies import (
     ActorCriticPolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.utils import explained_variance, obs_as_tensor
+from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -31,6 +31,16 @@ from train.pilot.config import PilotConfig
 from train.pilot.temperature import TemperatureController
 
 RECENT = 100  # episodes that count as now
+
+
+def _own_tensor(observation: Any) -> Any:
+    """An observation in memory of torch's own, which is aligned.
+
+    Kernels give other last bits on memory that is aligned otherwise, as NumPy's is by chance; so runs would differ.
+    """
+    if isinstance(observation, dict):
+        return {key: _own_tensor(part) for key, part in observation.items()}
+    return torch.from_numpy(np.asarray(observation)).clone()
 
 
 class _Tempered(ActorCriticPolicy):
@@ -157,7 +167,7 @@ class PilotPPO(PPO):
         self.policy.temperature = self.temperature.current_temperature
         torch.manual_seed(derive_seed(self.config.run.seed, "pilot", "sticks", self.steps))
         with torch.no_grad():
-            actions, values, log_probs = self.policy(obs_as_tensor(self._last_obs, self.device))
+            actions, values, log_probs = self.policy(_own_tensor(self._last_obs))
         sticks = actions.cpu().numpy()
         new_obs, rewards, dones, infos = self.env.step(np.clip(sticks, -1, 1))
         rewards = self._with_what_was_to_come(rewards, infos)
@@ -176,7 +186,7 @@ class PilotPPO(PPO):
         if not self.rollout_buffer.full:
             return False
         with torch.no_grad():
-            last = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
+            last = self.policy.predict_values(_own_tensor(new_obs))  # type: ignore[arg-type]
         self.rollout_buffer.compute_returns_and_advantage(last_values=last, dones=dones)
         self.train()
         self.rollout_buffer.reset()
@@ -185,8 +195,11 @@ class PilotPPO(PPO):
     def _with_what_was_to_come(self, rewards: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
         """An episode that was cut short by its time is worth what its last view promises."""
         for index, info in enumerate(infos):
-            if info.get("TimeLimit.truncated") and info.get("terminal_observation") is not None:
-                seen = self.policy.obs_to_tensor(info["terminal_observation"])[0]
+            view = info.get("terminal_observation")
+            if info.get("TimeLimit.truncated") and view is not None:
+                seen = _own_tensor(
+                    {key: part[None] for key, part in view.items()} if isinstance(view, dict) else view[None]
+                )
                 with torch.no_grad():
                     rewards[index] += self.gamma * float(self.policy.predict_values(seen)[0])
         return rewards
