@@ -272,6 +272,7 @@ class PilotPPO(PPO):
 
     def keep_as_reference(self) -> None:
         """Stay near the policy as it is now, for a while."""
+        self.policy.action_dist.distribution = None  # type: ignore[assignment]  # of the newest step; it has a graph
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.reference.temperature = 1.0
 
