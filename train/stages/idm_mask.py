@@ -22,7 +22,7 @@ from train.loop.seeding import Draw, derive_seed
 from train.loop.stage import Stage, StepLoss
 from train.stages.i2v import seeded
 from train.stages.idm import disturbed
-from train.stages.rows import RowReader, files_fingerprint
+from train.stages.rows import CLIP_SETTINGS, RowReader, files_fingerprint
 from wanact.actions import FULL_DEFLECTION, NUM_CHANNELS, ActionTrack
 from wanact.models.idm import AXES, CONFIG, WEIGHTS
 from wanact.models.masked_idm import (
@@ -84,10 +84,7 @@ class IDMMaskStage(Stage):
 
     name = "idm_mask"
     options = IDMMaskOptions
-    uses = (
-        *("dataset_base_path", "dataset_metadata_path", "height", "width", "num_frames", "fps", "window_stride", "fit"),
-        *("max_rows", "max_skipped", "cache_memory_gb"),
-    )
+    uses = (*CLIP_SETTINGS, "max_skipped", "cache_memory_gb")
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:
