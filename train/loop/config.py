@@ -231,6 +231,7 @@ class OptimConfig:
     batch_size: int = flag(default=1, help="samples of one forward in one process")
     gradient_accumulation_steps: int = flag(default=1, help="forwards of an update in one process")
     ema_decay: float = flag(default=0.0, help="keep an average of the weights and export that; 0 is off")
+    ema_start_step: int = flag(default=0, help="step from which on it averages; before, it is the newest weights")
     mixed_precision: Literal["auto", "no", "bf16"] = flag(
         default="auto", help="bf16 autocast over fp32 weights; auto is bf16 on an accelerator, no on a CPU"
     )
@@ -248,6 +249,8 @@ class OptimConfig:
             _fraction(self, name)
         if self.lr_warmup_steps is not None and self.lr_warmup_steps < 0:
             raise ConfigError(f"--lr_warmup_steps {self.lr_warmup_steps} must not be negative")
+        if self.ema_start_step < 0:
+            raise ConfigError(f"--ema_start_step {self.ema_start_step} must not be negative")
         if not 0 <= self.lr_min_lr <= self.learning_rate:
             raise ConfigError(
                 f"--lr_min_lr {self.lr_min_lr:g} must lie between 0 and --learning_rate {self.learning_rate:g}"
@@ -543,6 +546,7 @@ def _check_combinations(config: TrainConfig) -> None:
         ("sample_count", config.log.sample_steps, "--sample_steps N"),
         ("sample_inference_steps", config.log.sample_steps, "--sample_steps N"),
         ("muon_momentum", config.optim.optimizer == "muon", "--optimizer muon"),
+        ("ema_start_step", config.optim.ema_decay, "--ema_decay"),
         ("wandb_run_name", config.log.tracker != "none", "--use_wandb or --tracker NAME"),
     ):
         if name in given and not active:
@@ -561,7 +565,7 @@ def _check_combinations(config: TrainConfig) -> None:
 PATHS = (
     *("dataset_base_path", "dataset_metadata_path", "cache_dir", "model_dir", "model_paths", "tokenizer_path"),
     *("action_controller_checkpoint", "lora_checkpoint", "output_path", "resume_from", "init_from", "idm"),
-    *("export_model_dir", "teacher_run", "save_path"),
+    *("export_model_dir", "teacher_run", "real_run", "save_path"),
 )
 
 

@@ -241,8 +241,11 @@ def _overridden(config: TrainConfig, name: str) -> bool:
     return name in overrides or "all" in overrides
 
 
-def init_weights(path: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+def init_weights(path: Path, shapes: dict[str, torch.Size], flag: str = "--init_from") -> dict[str, Tensor]:
     """Weights for a new run from any run, checkpoint or weight file: those that fit by name and shape.
+
+    Args:
+        flag: that named it, for messages.
 
     Raises:
         CheckpointError: if none fits.
@@ -255,13 +258,13 @@ def init_weights(path: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]
         weights = _exported_weights(path) or _load_ours(path).weights
     fitting = {name: value for name, value in weights.items() if name in shapes and value.shape == shapes[name]}
     if not fitting:
-        raise CheckpointError(f"--init_from {path}: no weight fits; {mismatch(weights, shapes)}")
+        raise CheckpointError(f"{flag} {path}: no weight fits; {mismatch(weights, shapes)}")
     not_finite = saving.find_not_finite(fitting)
     if not_finite:
-        raise CheckpointError(f"--init_from {path} has diverged: {not_finite}")
+        raise CheckpointError(f"{flag} {path} has diverged: {not_finite}")
     left = mismatch(weights, shapes)
     if left:
-        warnings.warn(f"--init_from {path}: {len(fitting)} of {len(shapes)} weights taken; {left}", stacklevel=2)
+        warnings.warn(f"{flag} {path}: {len(fitting)} of {len(shapes)} weights taken; {left}", stacklevel=2)
     return fitting
 
 

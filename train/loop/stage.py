@@ -15,8 +15,8 @@ Randomness belongs to samples, not to processes: take it from `Draw.generator(pu
 
 A stage with several optimizers (a VAE with a discriminator) names them in `phases`. The loop runs the phases of a
 step in order on the same micro-batches: for each phase, `loss(batch, phase)` is averaged over the global batch and
-differentiated with respect to `phase_modules(phase)` alone, then that phase's optimizer steps. Phases before
-`start_step(phase)` are passed over.
+differentiated with respect to `phase_modules(phase)` alone, then that phase's optimizer steps. A phase that does not
+run in a step (`runs(phase, step)`) is passed over; the first runs in every step.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class Stage:
             given, so that nobody waits for an effect that never comes.
         usual: what settings are in this stage where nobody gives them, if that is not their default.
         phases: optimizers of a step, in order.
+        starts_itself: networks whose weights `setup` has put in; `--init_from` leaves them alone.
         modules: trained networks by name, filled by `setup`. Parameters that require gradients when `setup` returns
             are trained, counted and saved under "<module>.<parameter>".
         base: what the trained networks started from (model directory, fingerprint), for the checkpoint's metadata.
@@ -94,7 +95,8 @@ class Stage:
     uses: ClassVar[tuple[str, ...]] = ()
     refuses: ClassVar[dict[str, str]] = {}
     usual: ClassVar[dict[str, Any]] = {}
-    phases: ClassVar[tuple[str, ...]] = ("main",)
+    phases: tuple[str, ...] = ("main",)
+    starts_itself: tuple[str, ...] = ()
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config = config
@@ -139,9 +141,17 @@ class Stage:
         """Names in `modules` that this phase's optimizer updates."""
         return list(self.modules)
 
-    def start_step(self, phase: str) -> int:
-        """First step in which the phase runs."""
-        return 0
+    def runs(self, phase: str, step: int) -> bool:
+        """Whether the phase runs in this step, counted from 0."""
+        return True
+
+    def rate_factor(self, phase: str) -> float:
+        """Rate of the phase's optimizer, as a multiple of `--learning_rate`."""
+        return 1.0
+
+    def averaged_modules(self) -> list[str]:
+        """Names in `modules` whose weights `--ema_decay` averages."""
+        return list(self.modules)
 
     def shard_units(self) -> list[nn.Module]:
         """Modules that FSDP shards one by one (transformer blocks), inner ones first."""

@@ -37,6 +37,7 @@ from wanact.runs import store
 from wanact.runs.ref import CHECKPOINTS
 
 MAX_BAD_STEPS = 10
+_COUNT = "steps of "  # before a name: how many of the steps since the last line have it
 
 
 class Trainer:
@@ -186,7 +187,8 @@ class Trainer:
             self._take_weights(loaded.weights)
             loaded.weights = {}  # they have been copied; with a large model the memory is wanted
         elif config.checkpoint.init_from:
-            self._take_weights(resume.init_weights(Path(config.checkpoint.init_from), self.shapes))
+            wanted = {n: shape for n, shape in self.shapes.items() if n.partition(".")[0] not in stage.starts_itself}
+            self._take_weights(resume.init_weights(Path(config.checkpoint.init_from), wanted))
         if processes.sharded:
             self._shard()
         self.optimizers = {
@@ -280,10 +282,11 @@ class Trainer:
     def _initial_ema(self, loaded: resume.Loaded | None) -> dict[str, Tensor]:
         if not self.config.optim.ema_decay:
             return {}
-        source = loaded.ema if loaded is not None else {}
+        source, averaged = loaded.ema if loaded is not None else {}, self.stage.averaged_modules()
         return {
             name: like(source[name], parameter) if name in source else parameter.detach().clone()
             for name, parameter in self.parameters.items()
+            if name.partition(".")[0] in averaged
         }
 
     def _continue(self, loaded: resume.Loaded) -> None:
@@ -338,7 +341,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         norm = 0.0
         self.diverged = None
-        phases = [phase for phase in self.stage.phases if self.step >= self.stage.start_step(phase)]
+        phases = [phase for phase in self.stage.phases if self.stage.runs(phase, self.step)]
         for phase in phases:
             parameters = self.stage.trainable(phase)
             if len(self.stage.phases) > 1:
@@ -391,7 +394,7 @@ class Trainer:
         if math.isfinite(norm):
             self.bad_steps = 0
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * self.stage.rate_factor(phase)
             optimizer.step()
             self._average_weights(phase)
         else:
@@ -410,11 +413,12 @@ class Trainer:
 
     @torch.no_grad()
     def _average_weights(self, phase: str) -> None:
-        if self.ema:
-            names = list(self.stage.trainable(phase))
+        names = [name for name in self.stage.trainable(phase) if name in self.ema]
+        if names:
             averages = [local(self.ema[name]) for name in names]
             current = [local(self.parameters[name]) for name in names]
-            foreach.lerp_(averages, current, 1 - self.config.optim.ema_decay)
+            begun = self.step >= self.config.optim.ema_start_step
+            foreach.lerp_(averages, current, 1 - self.config.optim.ema_decay if begun else 1.0)
 
     # Between steps
 
@@ -422,6 +426,7 @@ class Trainer:
         """Log, save and sample where it is time; "stop" when a signal asks for it."""
         for name, value in losses.items():
             self.window[name] = self.window.get(name, 0.0) + float(value)
+            self.window[_COUNT + name] = self.window.get(_COUNT + name, 0) + 1  # some phases run in some steps
         self.window["steps"] = self.window.get("steps", 0) + 1
         if math.isfinite(float(losses["loss"])):
             self.since_save = [self.since_save[0] + float(losses["loss"]), self.since_save[1] + 1]
@@ -456,8 +461,8 @@ class Trainer:
 
     def _log(self, progress: Progress, rate: float) -> None:
         steps = self.window.pop("steps")
-        names = sorted(self.window)
-        means = self.processes.mean([self.window[name] / steps for name in names])
+        names = sorted(name for name in self.window if not name.startswith(_COUNT))
+        means = self.processes.mean([self.window[n] / self.window.get(_COUNT + n, steps) for n in names])
         progress.log(self.step, self.position // self.sampler.epoch_length, dict(zip(names, means, strict=True)), rate)
         self.window = {}
 
