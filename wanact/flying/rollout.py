@@ -114,6 +114,7 @@ class CausalRollout:
         negative: like `text`, what guidance leads away from; None draws without. Both see the same past, whose keys
             and values are those of `text`.
         drafter: drafts latent frames, where the settings say so; then every latent frame needs an action.
+        cache: `RolloutCache` where more than one frame is learned from.
 
     Attributes:
         pitch: of the camera after what is committed, in degrees, [B]; a drafter asks for it.
@@ -131,6 +132,7 @@ class CausalRollout:
         prediction: flow.Prediction = "flow_prediction",
         negative: Tensor | PreparedText | None = None,
         drafter: Drafter | None = None,
+        cache: type[KVCache] = KVCache,
     ):
         self.drafter = drafter
         self.pitch = None if drafter is None else drafter.level(len(first_latent), first_latent.device)
@@ -146,7 +148,7 @@ class CausalRollout:
         self.prediction: flow.Prediction = prediction
         self._dtype = transformer.dtype  # diffusers goes through all modules to find it
         h, w = first_latent.shape[3:]
-        self.cache = KVCache(transformer, (h, w), settings.window, batch_size=len(first_latent))
+        self.cache = cache(transformer, (h, w), settings.window, batch_size=len(first_latent))
         self._zero = torch.zeros(1, 1, device=first_latent.device)
         self.commit(first_latent, None)
 
@@ -177,13 +179,48 @@ class CausalRollout:
             velocity = self._guided(latent, self._zero + 1000.0 * sigma, prepared)
             if solver is not None:
                 latent = solver.step(velocity, solver.timesteps[step], latent, return_dict=False)[0]
-            elif self.sampler == "euler" or following == 0:
-                latent = flow.euler_step(latent, velocity, sigma, following)
             else:
-                clean = flow.euler_step(latent, velocity, sigma, 0.0)
-                latent = flow.interpolate(clean, draw_source(), following)
+                latent = self._moved(latent, velocity, sigma, following, draw_source)
             after_step()
         return latent
+
+    def _moved(
+        self, latent: Tensor, velocity: Tensor, sigma: float, following: float, draw_source: Callable[[], Tensor]
+    ) -> Tensor:
+        """A latent frame at the level of the next step."""
+        if self.sampler == "euler" or following == 0:
+            return flow.euler_step(latent, velocity, sigma, following)
+        clean = flow.euler_step(latent, velocity, sigma, 0.0)
+        return flow.interpolate(clean, draw_source(), following)
+
+    def estimate(self, action: Actions | None, draw_noise: Callable[[], Tensor], last_step: int) -> Tensor:
+        """The next latent frame as one of the steps that draw it sees it, [B, C, 1, h, w], float32; not committed.
+
+        The steps before have no gradient. This is what a network learns from its own flights by: of a step that is
+        chosen at random, so that in the end each step is learned.
+
+        Args:
+            action, draw_noise: as for `draw`.
+            last_step: from 0; the last of all gives what `draw` gives.
+
+        Source: Huang et al. 2025 (arXiv:2506.08009), algorithm 1.
+        """
+        if self.sampler == "unipc":
+            raise ValueError("sampler unipc has no estimates of its own; use euler or consistency")
+        prepared = self._prepare(action)
+        draw_source = self._sources(action, draw_noise)
+        latent = draw_source()
+        with torch.no_grad():
+            for sigma, following in zip(self.sigmas[:last_step], self.sigmas[1:], strict=False):
+                velocity = self._velocity(latent, self._zero + 1000.0 * sigma, prepared)
+                latent = self._moved(latent, velocity, sigma, following, draw_source)
+        sigma = self.sigmas[last_step]
+        velocity = self._velocity(latent, self._zero + 1000.0 * sigma, prepared)
+        return flow.euler_step(latent, velocity, sigma, 0.0)
+
+    def velocity(self, noisy: Tensor, sigma: Tensor, action: Actions | None) -> Tensor:
+        """Velocity of a noisy next frame [B, C, 1, h, w] at `sigma` [B, 1]; leaves no trace."""
+        return self._velocity(noisy, 1000.0 * sigma, self._prepare(action))
 
     def fly_blind(self, actions: Iterable[Actions | None]) -> None:
         """Turn the camera as these actions did, of which nothing is remembered."""

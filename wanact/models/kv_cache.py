@@ -80,9 +80,17 @@ def _causal(num_frames: int, window: int | None) -> Tensor:
     return seen
 
 
-@dataclass(frozen=True)
 class LayerMemory:
-    """One layer's share of a cache, during one pass over the newest frame.
+    """One layer's share of a cache, during one pass over the newest frame."""
+
+    def with_newest(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values to attend to, where the newest frame's [B, frame_tokens, N, K] have taken their place."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RoomMemory(LayerMemory):
+    """Of a flight, whose memory was taken at the beginning.
 
     Attributes:
         keys, values: the frames that are seen and room for the newest at the end, [B, n * frame_tokens, N, K].
@@ -92,7 +100,6 @@ class LayerMemory:
     values: Tensor
 
     def with_newest(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values to attend to, where the newest frame's [B, frame_tokens, N, K] have taken their place."""
         size = key.shape[1]
         self.keys[:, -size:] = key.detach()
         self.values[:, -size:] = value.detach()
@@ -100,6 +107,29 @@ class LayerMemory:
             past_keys, past_values = self.keys[:, :-size].to(key.dtype), self.values[:, :-size].to(value.dtype)
             return torch.cat([past_keys, key], dim=1), torch.cat([past_values, value], dim=1)
         return self.keys, self.values
+
+
+Pair = tuple[Tensor, Tensor]  # a frame's keys and values, [B, frame_tokens, N, K]
+
+
+@dataclass(frozen=True)
+class PairsMemory(LayerMemory):
+    """Of a rollout that is learned from.
+
+    Attributes:
+        past: the frames that are seen.
+        newest: where each layer leaves the frame of its last pass.
+        layer: which of them this is.
+    """
+
+    past: tuple[Pair, ...]
+    newest: list[Pair | None]
+    layer: int
+
+    def with_newest(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        self.newest[self.layer] = key.detach(), value.detach()
+        keys, values = ([pair[side].to(new.dtype) for pair in self.past] for side, new in enumerate((key, value)))
+        return torch.cat([*keys, key], dim=1), torch.cat([*values, value], dim=1)
 
 
 class TransformerConfig(Protocol):
@@ -154,14 +184,18 @@ class KVCache:
         first = torch.empty(1, config.in_channels, 1, *frame_size, device=transformer.device)
         self._rotation = transformer.rope(first)  # at position 0, where time does not turn anything
         self.frame_tokens = self._rotation[0].shape[1]
-        heads, width = config.num_attention_heads, config.attention_head_dim
-        self._head_width = width
+        self._head_width = config.attention_head_dim
+        self._take_memory(transformer, batch_size)
+        self.rotation = self._rotation
+
+    def _take_memory(self, transformer: Transformer, batch_size: int) -> None:
+        config = transformer.config
         # Slot 0 is the first frame's, a ring of `window` follows; the newest comes last until its slot is free.
-        shape = (config.num_layers, batch_size, (window + 2) * self.frame_tokens, heads, width)
+        tokens, heads = (self.window + 2) * self.frame_tokens, config.num_attention_heads
+        shape = (config.num_layers, batch_size, tokens, heads, config.attention_head_dim)
         self.keys = torch.zeros(shape, dtype=transformer.dtype, device=transformer.device)
         self.values = torch.zeros_like(self.keys)
         self._first_keys = torch.zeros_like(self._frame(self.keys, 0))
-        self.rotation = self._rotation
 
     @staticmethod
     def num_bytes(transformer: Transformer, frame_tokens: int, window: int, batch_size: int = 1) -> int:
@@ -173,10 +207,15 @@ class KVCache:
     def layer(self, index: int) -> LayerMemory:
         """What this layer reads, and where it leaves the newest frame."""
         end = (min(self.num_frames, self.window + 1) + 1) * self.frame_tokens
-        return LayerMemory(self.keys[index, :, :end], self.values[index, :, :end])
+        return RoomMemory(self.keys[index, :, :end], self.values[index, :, :end])
 
     def commit(self) -> None:
         """Remember the frame of the last pass; the oldest but the first makes room."""
+        self._remember()
+        self.num_frames += 1
+        self._place()
+
+    def _remember(self) -> None:
         newest = min(self.num_frames, self.window + 1)
         slot = 0 if self.num_frames == 0 else 1 + (self.num_frames - 1) % self.window
         if slot != newest:
@@ -184,8 +223,6 @@ class KVCache:
                 self._frame(memory, slot).copy_(self._frame(memory, newest))
         if self.num_frames == 0:
             self._first_keys.copy_(self._frame(self.keys, 0))
-        self.num_frames += 1
-        self._place()
 
     def _place(self) -> None:
         """Turn the next frame, and the first, to where they stand now."""
@@ -193,8 +230,11 @@ class KVCache:
         behind = self.num_frames - (self.window + 1)
         if behind > 0:  # the first frame follows at a distance
             none = (torch.ones_like(self._rotation[0][:, :1]), torch.zeros_like(self._rotation[1][:, :1]))
-            turned = rotate(self._first_keys.flatten(0, 1), self._with_time(none, behind))
-            self._frame(self.keys, 0).copy_(turned.view_as(self._first_keys))
+            self._turn_first(self._with_time(none, behind))
+
+    def _turn_first(self, rotation: Rotation) -> None:
+        turned = rotate(self._first_keys.flatten(0, 1), rotation)
+        self._frame(self.keys, 0).copy_(turned.view_as(self._first_keys))
 
     def skip(self, num_frames: int) -> None:
         """Go on as if so many frames had passed since the first; what is in the window is of no flight until it fills.
@@ -213,3 +253,33 @@ class KVCache:
         for part, values in zip(turned, time_rotation(position, self._head_width), strict=True):
             part[..., : time_width(self._head_width)] = values.to(part)
         return turned[0], turned[1]
+
+
+class RolloutCache(KVCache):
+    """A cache for rollouts that are learned from: what is remembered of a frame is never changed.
+
+    A pass with gradients may be computed again on the way back (gradient checkpointing), when the rollout has gone on:
+    it then still sees what it saw. A frame's keys and values live as long as such a pass, or the window, needs them.
+    """
+
+    def _take_memory(self, transformer: Transformer, batch_size: int) -> None:
+        layers = transformer.config.num_layers
+        self._past: list[list[Pair]] = [[] for _ in range(layers)]  # the first frame, then the newest, oldest first
+        self._newest: list[Pair | None] = [None] * layers
+        self._first: list[Tensor] = []
+
+    def layer(self, index: int) -> LayerMemory:
+        return PairsMemory(tuple(self._past[index]), self._newest, index)
+
+    def _remember(self) -> None:
+        for past, newest in zip(self._past, self._newest, strict=True):
+            assert newest is not None, "a pass over the frame comes first"
+            past.append(newest)
+            if len(past) > self.window + 1:
+                del past[1]
+        if self.num_frames == 0:
+            self._first = [past[0][0] for past in self._past]
+
+    def _turn_first(self, rotation: Rotation) -> None:
+        for past, keys in zip(self._past, self._first, strict=True):
+            past[0] = rotate(keys, rotation), past[0][1]
