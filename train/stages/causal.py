@@ -14,7 +14,10 @@ own. A flight sees four things that a clip from its start never shows, and optio
 - A beginning nearer than noise. `--draft_noise` adds the noise that a frame is drawn from to a draft of it: the last
   picture, moved as the camera moves (`wanact.flying.draft`).
 - Few steps. `--student_steps` N teaches the velocities whose N steps end where many small ones of `--teacher_run` end:
-  a flow map between the levels of a flight (progressive distillation, Salimans & Ho 2022, arXiv:2202.00512).
+  a flow map between the levels of a flight (progressive distillation, Salimans & Ho 2022, arXiv:2202.00512). With
+  `--flight_sampler consistency` each of the N levels leads to the end, where the teacher's steps from it do.
+
+`self_forcing.py` has what learns from rollouts instead of one pass.
 """
 
 from __future__ import annotations
@@ -25,30 +28,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from train.loop.config import ConfigError, flag
-from train.loop.seeding import Draw
+from train.loop import resume
+from train.loop.config import ConfigError, TrainConfig, flag
+from train.loop.seeding import Draw, derive_seed
 from train.loop.stage import StepLoss
 from train.stages.action import ActionStage
 from train.stages.losses import flow_matching_loss
+from train.stages.self_forcing import (
+    CRITIC,
+    GENERATOR,
+    MATCHING_SETTINGS,
+    MATCHING_STEPS,
+    SCORE_SIGMAS,
+    Score,
+    SelfForcingOptions,
+    at_level,
+    drawn_clip,
+    frame_noise,
+    matching_loss,
+    predicted_velocities,
+)
 from wanact import flow
 from wanact.errors import UserError
-from wanact.files import load_weights
+from wanact.files import CheckpointError, load_weights
 from wanact.flying.draft import Drafter, DraftSettings
 from wanact.flying.request import MAX_GUIDANCE
-from wanact.flying.rollout import CausalRollout, CausalSettings, Sampler
-from wanact.models.controller import WanActionController
-from wanact.models.kv_cache import FrameView, Kernel
+from wanact.flying.rollout import CausalRollout, CausalSettings, Sampler, says_causal
+from wanact.models.controller import WanActionController, controller_of
+from wanact.models.kv_cache import FrameView, Kernel, RolloutCache
 from wanact.models.transformer import Actions, WanActTransformer3DModel
+from wanact.runs.ref import read_config
 from wanact.runs.store import CONTROLLER, TRANSFORMER, resolve
+from wanact.weights.finetuned import said_causal
 
+CRITIC_CONTROLLER = "critic_controller"
 REDRAW_STEPS = 2  # that draw a frame of the network's own history
 WARM_UP = 3  # frames after the first that only serve as history where a clip begins in the middle
 
 
 @dataclass
-class CausalOptions:
+class CausalOptions(SelfForcingOptions):
     """What a frame sees, and how many steps draw it."""
 
     _argument_group_name = "causal"
@@ -80,6 +101,7 @@ class CausalOptions:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.window < 1:
             raise ConfigError(f"--window {self.window} must be at least 1")
         if not 0 <= self.history_noise < 1:
@@ -100,6 +122,25 @@ class CausalOptions:
             raise ConfigError("--draft_noise is for a run of its own; a student draws from what its teacher draws from")
         if self.flight_steps and self.student_steps:
             raise ConfigError("--flight_steps has no effect on a student, which flies with its --student_steps")
+        if self.is_few_steps and self.flight_sampler == "unipc":
+            raise ConfigError("--flight_sampler unipc is no sampler of few steps; choose euler or consistency")
+        drafts = self.draft_noise is not None
+        for name in ("own_history", "history_noise", "student_steps", "draft_noise"):
+            if self.rolls_out and (drafts if name == "draft_noise" else getattr(self, name)):
+                rolls = "distribution_matching" if self.distribution_matching else "commit"
+                raise ConfigError(f"--{name} has no effect beside --{rolls}, whose rollouts have their own history")
+        if self.distribution_matching and self.late_share:
+            raise ConfigError("--late_share cuts clips, and --distribution_matching compares whole ones; leave it out")
+        if self.distribution_matching and (self.flight_guidance or 1.0) > 1:
+            raise ConfigError(
+                f"--flight_guidance {self.flight_guidance:g} has no effect on --distribution_matching, which learns "
+                "clips that are guided already by --real_guidance"
+            )
+
+    @property
+    def is_few_steps(self) -> bool:
+        """Whether what is trained draws a frame in the steps that it was trained for."""
+        return self.student_steps is not None or self.distribution_matching
 
 
 Networks = tuple[WanActTransformer3DModel, WanActionController | None]
@@ -118,11 +159,50 @@ class CausalStage(ActionStage):
         "first_frame_dropout": "every frame follows the first",
     }
 
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        super().__init__(config, device)
+        self.settings: CausalOptions = config.stage
+        if self.settings.distribution_matching:
+            self.phases = (CRITIC, GENERATOR)  # the critic first: it has learned what it judges
+            self.starts_itself = (CRITIC, CRITIC_CONTROLLER)
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        super().check(config)
+        settings: CausalOptions = config.stage
+        if not settings.distribution_matching:
+            for name in MATCHING_SETTINGS:
+                if name in config.given:
+                    raise ConfigError(f"--{name} has no effect without --distribution_matching true")
+            return
+        trained = config.model.trainable_models or cls.default_models
+        if "text_encoder" in trained:
+            raise ConfigError("--distribution_matching: the text encoder serves three networks and stays as it is")
+        if config.loss.embodiment_aware:
+            raise ConfigError(
+                "--embodiment_aware: clips that are drawn have no mask; --distribution_matching has no eta"
+            )
+        if not config.checkpoint.init_from:
+            raise ConfigError(
+                "--distribution_matching goes on from a causal student of few steps (--student_steps): give it as "
+                "--init_from (--pt_dir)"
+            )
+        if not config.checkpoint.save_full_state:
+            raise ConfigError("--distribution_matching needs --save_full_state true: a critic is no critic without it")
+        if "action_controller" in trained and not settings.real_run:
+            raise ConfigError(
+                "--distribution_matching with a controller needs --real_run, whose whole clips obey actions; the model "
+                "directory's obey none"
+            )
+        if settings.real_run and _draws_frame_by_frame(Path(settings.real_run)):
+            raise ConfigError(f"--real_run {settings.real_run} draws frame by frame; give one that draws whole clips")
+
     def build(self) -> None:
         super().build()
-        self.settings: CausalOptions = self.config.stage
         self.teacher = self._load_teacher() if self.settings.teacher_run else None
         self.drafter = self._make_drafter()
+        if self.settings.distribution_matching:
+            self._build_scores()
 
     def _make_drafter(self) -> Drafter | None:
         settings = self._settings.draft
@@ -130,6 +210,73 @@ class CausalStage(ActionStage):
             return None
         autoencoder = self.load_parts("vae").vae.eval()
         return Drafter(autoencoder, settings, self.config.model.action_magnitude_scale)
+
+    def _build_scores(self) -> None:
+        """The critic, which is trained, and the real score, which it starts from."""
+        critic = self.load_parts("transformer", trained=True).transformer
+        controller = None if self.controller is None else controller_of(self.controller_settings).to(self.device)
+        real = self.load_parts("transformer", sharded=False).transformer
+        if self.settings.real_run:
+            self._load_real(critic, controller)
+            real.load_state_dict(critic.state_dict())
+        frozen = None if controller is None else copy.deepcopy(controller).eval().requires_grad_(False)
+        self.real = Score(real.eval(), frozen, self.prediction)
+        self.critic = Score(critic.requires_grad_(True), controller, self.prediction)
+        self.modules[CRITIC] = critic
+        if controller is not None:
+            self.modules[CRITIC_CONTROLLER] = controller.train()
+
+    def _load_real(self, transformer: WanActTransformer3DModel, controller: WanActionController | None) -> None:
+        """Put the weights of `--real_run` in; a run that trained a controller alone leaves the transformer as it is."""
+        assert self.settings.real_run is not None, "asked before this is called"
+        path = Path(self.settings.real_run)
+        if not path.exists():
+            raise ConfigError(f"--real_run {path} is missing")
+        held = {f"transformer.{name}": value for name, value in transformer.state_dict(keep_vars=True).items()}
+        if controller is not None:
+            self._require_same_steering(path)
+            used = {name: value for name, value in controller.named_parameters() if value.requires_grad}
+            held |= {f"action_controller.{name}": value for name, value in used.items()}
+        weights = resume.init_weights(path, {name: value.shape for name, value in held.items()}, "--real_run")
+        in_whole = any(name.startswith("transformer.") for name in weights)
+        for name in held:
+            if name not in weights and (in_whole or not name.startswith("transformer.")):
+                raise CheckpointError(f"--real_run {path} has no {name}, by which clips are drawn here")
+        with torch.no_grad():
+            for name, value in weights.items():
+                held[name].copy_(value)
+
+    def _require_same_steering(self, path: Path) -> None:
+        said, own = read_config(path).get("action_controller_config"), self.controller_settings["injection_type"]
+        if isinstance(said, dict) and said.get("injection_type", own) != own:
+            raise CheckpointError(
+                f"--real_run {path} is steered by {said['injection_type']}, this run by {own}; give it the same "
+                "--action_injection_type"
+            )
+
+    def networks(self) -> list[tuple[WanActTransformer3DModel, bool]]:
+        whole = [self.critic, self.real] if self.settings.distribution_matching else []
+        return [*super().networks(), *((score.transformer, False) for score in whole)]
+
+    def shard_units(self) -> list[nn.Module]:
+        own = [*self.critic.transformer.blocks] if self.settings.distribution_matching else []
+        return [*super().shard_units(), *own]
+
+    # Phases
+
+    def phase_modules(self, phase: str) -> list[str]:
+        if phase == "main":
+            return super().phase_modules(phase)
+        return [name for name in self.modules if (name in self.starts_itself) == (phase == CRITIC)]
+
+    def runs(self, phase: str, step: int) -> bool:
+        return phase != GENERATOR or (step + 1) % self.settings.generator_every == 0
+
+    def rate_factor(self, phase: str) -> float:
+        return self.settings.critic_rate if phase == CRITIC else 1.0
+
+    def averaged_modules(self) -> list[str]:
+        return [name for name in self.modules if name not in self.starts_itself]
 
     def _load_teacher(self) -> Networks:
         assert self.settings.teacher_run is not None, "asked before this is called"
@@ -149,7 +296,8 @@ class CausalStage(ActionStage):
 
         Beside it: `sigma_next` [B, T], where a student's step ends; `history_sigma` [B, T] and `history_noise` like
         the latents; `own_sigma` [B, 1], empty if this step's history is the data's; `late`, actions before the first;
-        `predicted`, the first latent frame that is predicted and the one after the last.
+        `predicted`, the first latent frame that is predicted and the one after the last. For distribution matching
+        what `_matching_draws` gives.
         """
         frames, late = self._prefix(draws[0]), self._late(draws[0])
         batch = super().load(draws)
@@ -168,13 +316,16 @@ class CausalStage(ActionStage):
         sigma = sigma_next = self.sigmas.sigma(per_frame("frame_sigma"))
         if self.settings.student_steps:
             step = (per_frame("student_step") * self.settings.student_steps).long()
-            sigma, sigma_next = self._grid[step], self._grid[step + 1]
+            sigma = self._grid[step]
+            sigma_next = torch.zeros_like(sigma) if self._to_the_end else self._grid[step + 1]
         history_sigma = per_frame("history_sigma") * self.settings.history_noise
         for level in (sigma, sigma_next, history_sigma):
             level[:, 0] = 0.0
         noise = torch.stack([torch.randn(shape, generator=draw.generator("history")) for draw in draws])
         own = float(torch.rand((), generator=draws[0].step_generator("own_history"))) < self.settings.own_history
         own_sigma = torch.stack([torch.rand(1, generator=draw.generator("own_sigma")) for draw in draws])
+        if self.settings.distribution_matching:
+            batch |= self._matching_draws(draws, shape)
         return (
             batch
             | {
@@ -203,6 +354,22 @@ class CausalStage(ActionStage):
                 own = slice(number, number + 1)
                 pitch[own] = self.drafter.pitched(pitch[own], action[None, None])
         return {"pitch": pitch}
+
+    def _matching_draws(self, draws: list[Draw], shape: torch.Size) -> dict[str, Any]:
+        """What belongs to each phase: noise of the scores, like the latents, and its level [B]; seeds of the rollouts'
+        noise; and the step that the frames of this step's rollouts end with, the same for all samples."""
+        drawn: dict[str, Any] = {}
+        for phase in self.phases:
+            own = [draw.generator(f"{phase}_score") for draw in draws]
+            uniform = torch.stack([torch.rand((), generator=generator) for generator in own])
+            shared, steps = draws[0].step_generator(f"{phase}_last_step"), self._settings.num_inference_steps
+            drawn |= {
+                f"{phase}_sigma": self.sigmas.sigma(uniform).clamp(*SCORE_SIGMAS),
+                f"{phase}_noise": torch.stack([torch.randn(shape, generator=generator) for generator in own]),
+                f"{phase}_seeds": [derive_seed(d.seed, d.stage, d.position, f"{phase}_rollout") for d in draws],
+                f"{phase}_last_step": int(torch.randint(steps, (), generator=shared)),
+            }
+        return drawn
 
     def _predicted(self, draw: Draw, frames: int, late: bool) -> tuple[int, int]:
         """The chunk of this step: one for the whole step."""
@@ -234,26 +401,104 @@ class CausalStage(ActionStage):
     # Loss
 
     def loss(self, batch: dict[str, Any], phase: str) -> StepLoss:
+        if phase != "main":
+            return self._matching_loss(batch, phase)
         start, stop = batch["predicted"]
         context = self._context(batch)
-        history, history_sigma, source = self._history(batch, context)
+        if self.settings.commit:
+            history, history_sigma, source = batch["latents"], batch["history_sigma"], batch["noise"]
+        else:
+            history, history_sigma, source = self._history(batch, context)
         latents, noise, sigma = batch["latents"][:, :, start:stop], source[:, :, start:stop], batch["sigma"]
         sigma = sigma[:, start:stop]
-        both = torch.cat([history[:, :, :stop], flow.interpolate(latents, noise, _per_frame(sigma))], dim=2)
-        timestep = 1000.0 * torch.cat([history_sigma[:, :stop], sigma], dim=1)
-        with self._offload():
-            velocity = self.predict(both, timestep, context, batch)
+        noisy = flow.interpolate(latents, noise, _per_frame(sigma))
         frames = batch["latents"].shape[2]
         counted = torch.ones(len(latents), 1, frames, 1, 1, device=latents.device)
         counted[:, :, : _uncounted(frames, bool(batch["late"]))] = 0
         counted, weight = counted[:, :, start:stop], flow.loss_weight(sigma, self.prediction)
         emphasis = batch["emphasis"][:, :, start:stop] if "emphasis" in batch else None
+        if self.settings.commit:
+            velocity = self._rolled_out(batch, context, noisy, sigma)
+            loss = flow_matching_loss(velocity, latents, noise, counted, weight, emphasis)
+            return StepLoss(loss, {"velocity_error": loss.detach()})
+        both = torch.cat([history[:, :, :stop], noisy], dim=2)
+        timestep = 1000.0 * torch.cat([history_sigma[:, :stop], sigma], dim=1)
+        with self._offload():
+            velocity = self.predict(both, timestep, context, batch)
         if self.teacher is None:
             loss = flow_matching_loss(velocity, latents, noise, counted, weight, emphasis)
         else:  # the velocity that leads where the teacher goes stands in for noise - latents
             target = self._teach(both, timestep, context, batch)
             loss = flow_matching_loss(velocity, torch.zeros_like(target), target, counted, weight, emphasis)
         return StepLoss(loss, {"velocity_error": loss.detach()})
+
+    def _rolled_out(self, batch: dict[str, Any], context: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """Velocities [B, C, n, h, w] of the predicted frames, each after what the rollout has remembered."""
+        (start, stop), commit = batch["predicted"], self.settings.commit
+        assert commit is not None, "asked before this is called"
+        latents = batch["latents"][:, :, :stop]
+        with self._offload():
+            return predicted_velocities(
+                self._rollout(batch, context),
+                latents,
+                noisy,
+                sigma,
+                lambda frame: self._action(batch, frame),
+                start,
+                commit,
+                self.settings.grad_frames,
+            )
+
+    def _matching_loss(self, batch: dict[str, Any], phase: str) -> StepLoss:
+        """The critic learns what the network draws; the network goes where the real score differs from the critic."""
+        start, stop = batch["predicted"]
+        learns, start = phase == GENERATOR, max(1, start)
+        context = self._context(batch)
+        latents = batch["latents"]
+        with torch.set_grad_enabled(learns), self._offload():
+            clip = drawn_clip(
+                self._rollout(batch, context),
+                latents[:, :, :start],
+                stop,
+                lambda frame: self._action(batch, frame),
+                frame_noise(batch[f"{phase}_seeds"], latents[0, :, :1].shape, latents.device),
+                batch[f"{phase}_last_step"],
+                self.settings.grad_frames,
+            )
+        counted = torch.zeros(len(clip), 1, stop, 1, 1, device=clip.device)
+        counted[:, :, max(start, stop - (self.settings.grad_frames or stop)) if learns else start :] = 1
+        noise, sigma = batch[f"{phase}_noise"][:, :, :stop], batch[f"{phase}_sigma"]
+        noisy = at_level(clip.detach(), noise, sigma)
+        actions = None
+        if self.controller is not None:
+            actions = batch["binary"][:, : stop - 1], batch["magnitude"][:, : stop - 1]
+        if not learns:
+            velocity = self.critic.velocity(noisy, sigma, context, actions)
+            weight = flow.loss_weight(sigma, self.prediction)[:, None].expand(-1, stop)
+            return StepLoss(flow_matching_loss(velocity, clip, noise, counted, weight))
+        with torch.no_grad():
+            without = self._prompt_batch([self.no_prompt])["context"].to(context).expand_as(context)
+            asked = (noisy, sigma, context, actions, without)
+            real = self.real.clean(*asked, self.settings.real_guidance)
+            fake = self.critic.clean(*asked, self.settings.fake_guidance)
+        loss, step = matching_loss(clip, real, fake, counted)
+        return StepLoss(loss, {"matching_step": step})
+
+    def _rollout(self, batch: dict[str, Any], context: Tensor) -> CausalRollout:
+        """A flight from the first frame, whose frames may be learned from."""
+        # Once for all passes; FSDP gathers weights where `forward` is called, and nowhere else.
+        text = context if self.processes.sharded else self.transformer.prepare_text(context)
+        return CausalRollout(
+            self.transformer,
+            self.controller,
+            text,
+            batch["latents"][:, :, :1],
+            self.inference_sigmas(self._settings.num_inference_steps).tolist(),
+            self._settings,
+            int(batch["late"]),
+            self.prediction,
+            cache=RolloutCache,
+        )
 
     def predict(
         self,
@@ -332,6 +577,8 @@ class CausalStage(ActionStage):
     def _teach(self, both: Tensor, timestep: Tensor, context: Tensor, batch: dict[str, Any]) -> Tensor:
         """Velocity [B, C, n, h, w] of the straight way from each frame's level to where the teacher's steps end."""
         (first, stop), count = batch["predicted"], self.settings.teacher_steps
+        if self._to_the_end:  # as many small steps as the student's would take together
+            count *= self.settings.student_steps or 1
         sigma, sigma_next = batch["sigma"][:, first:stop], batch["sigma_next"][:, first:stop]
         history, start = both[:, :, :stop], both[:, :, stop:]
         length = (sigma - sigma_next) / count
@@ -394,11 +641,14 @@ class CausalStage(ActionStage):
 
     @property
     def _settings(self) -> CausalSettings:
-        own = self.settings
+        own, sampler = self.settings, self.usual_sampler
         steps = own.student_steps or own.flight_steps or self.defaults["num_inference_steps"]
         draft = None if own.draft_noise is None else DraftSettings(own.draft_noise)
-        sampler = own.flight_sampler or self.usual_sampler
-        return CausalSettings(self.flight_window, steps, sampler, self._guidance, draft)
+        if own.distribution_matching:
+            steps, sampler = own.flight_steps or MATCHING_STEPS, "consistency"
+        elif own.student_steps:
+            sampler = "euler"
+        return CausalSettings(self.flight_window, steps, own.flight_sampler or sampler, self._guidance, draft)
 
     @property
     def flight_window(self) -> int:
@@ -408,6 +658,11 @@ class CausalStage(ActionStage):
     @property
     def _guidance(self) -> float:
         return float(self.settings.flight_guidance or 1.0)
+
+    @property
+    def _to_the_end(self) -> bool:
+        """Whether each step of a student goes to the end, as its flights do before noise is added anew."""
+        return self.settings.flight_sampler == "consistency"
 
     @property
     def _grid(self) -> Tensor:
@@ -421,6 +676,13 @@ class CausalStage(ActionStage):
     def causal_config(self) -> dict[str, Any]:
         """What a run says of how it is flown."""
         return {"causal": self._settings.said()}
+
+
+def _draws_frame_by_frame(path: Path) -> bool:
+    """Whether a run, checkpoint or file of weights says that it is causal."""
+    if path.is_file():
+        return bool(said_causal(path))
+    return says_causal(read_config(path))
 
 
 def _per_frame(values: Tensor) -> Tensor:

@@ -135,9 +135,13 @@ class FlowStage(Stage):
         """Load the networks onto the device and fill `modules`."""
         raise NotImplementedError
 
-    def load_parts(self, *parts: str, trained: bool = False) -> Any:
-        """Components of the model directory: trained ones in float32, others in the type of computation."""
-        exact = trained or self.processes.sharded  # FSDP wants one type inside a shard
+    def load_parts(self, *parts: str, trained: bool = False, sharded: bool = True) -> Any:
+        """Components of the model directory: trained ones in float32, others in the type of computation.
+
+        Args:
+            sharded: whether FSDP may split them, which wants one type inside a shard.
+        """
+        exact = trained or (sharded and self.processes.sharded)
         dtype = torch.float32 if exact else self.processes.compute_dtype
         start = "cpu" if self.config.model.initialize_model_on_cpu else self.device
         components = model_dir.load_components(self.directory, device=start, dtype=dtype, parts=parts)
@@ -147,20 +151,22 @@ class FlowStage(Stage):
                 module.to(self.device).requires_grad_(False)
         return components
 
+    def networks(self) -> list[tuple[WanActTransformer3DModel, bool]]:
+        """Every transformer that computes here, and whether not every frame sees every frame in it."""
+        return [(self.transformer, self.is_masked)]
+
     def _choose_attention(self) -> None:
-        note = choose_attention(
-            self.transformer,
-            self.config.model.attention,
-            torch.device(self.device),
-            self.processes.compute_dtype,
-            for_training=True,
-            is_masked=self.is_masked,
-        )
-        if note:
-            self.processes.print(note)
+        kernel, device, dtype = self.config.model.attention, torch.device(self.device), self.processes.compute_dtype
+        notes = [
+            choose_attention(transformer, kernel, device, dtype, for_training=True, is_masked=is_masked)
+            for transformer, is_masked in self.networks()
+        ]
+        for note in dict.fromkeys(notes):
+            if note:
+                self.processes.print(note)
 
     def _set_checkpointing(self) -> None:
-        """Of the transformer, trained or not: the controller's gradients go through it."""
+        """Of the transformers, trained or not: the controller's gradients go through them."""
         count = sum(parameter.numel() for parameter in self.transformer.parameters())
         wanted = self.config.model.use_gradient_checkpointing
         if count > LARGE_NETWORK and not wanted:
@@ -168,7 +174,8 @@ class FlowStage(Stage):
                 f"gradient checkpointing is on: {count / 1e9:.1f} B parameters do not train without it"
             )
         if wanted or count > LARGE_NETWORK:
-            self.transformer.enable_gradient_checkpointing()
+            for transformer, _ in self.networks():
+                transformer.enable_gradient_checkpointing()
 
     def _clip_encoder(self) -> ClipEncoder:
         autoencoder = self.load_parts("vae", trained=True).vae

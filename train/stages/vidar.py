@@ -102,8 +102,8 @@ class VidarcStage(CausalStage):
 
     @property
     def _guidance(self) -> float:
-        if self.settings.flight_guidance is not None or self.settings.student_steps:
-            return super()._guidance  # a student's few steps have the teacher's guidance in them, or none
+        if self.settings.flight_guidance is not None or self.settings.is_few_steps:
+            return super()._guidance  # few steps have the teacher's guidance in them, or none
         return float(self.defaults["guidance_scale"])
 
 
