@@ -145,7 +145,7 @@ def _state(model: PilotPPO) -> dict[str, Any]:
         "temperature": model.temperature.to_json(),
         "recent": [list(episode) for episode in model.recent],
         "since_update": list(model.since_update),
-        "environments": model.normalizer.venv.env_method("get_state"),
+        "environments": model.normalizer.env_method("get_state"),
     }
 
 
@@ -236,7 +236,7 @@ def load(model: PilotPPO, path: Path) -> None:
     model.recent.extend((bool(done), float(total), int(length)) for done, total, length in state["recent"])
     model.since_update = [bool(done) for done in state["since_update"]]
     for index, environment in enumerate(state["environments"]):
-        model.normalizer.venv.env_method("set_state", environment, indices=index)
+        model.normalizer.env_method("set_state", environment, indices=index)
 
 
 def load_policy(model: PilotPPO, path: Path) -> None:

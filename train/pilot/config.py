@@ -248,7 +248,7 @@ def _checked(path: Path, name: str, value: Any, default: Any) -> Any:
     expected = (int, float) if kind is float else (kind,)
     if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool):
         raise PilotError(f"{path}: {name} is {value!r}, expected {kind.__name__}")
-    return float(value) if isinstance(default, float) else value
+    return float(value) if isinstance(default, float) and value is not None else value
 
 
 _DESCRIPTION = "Train a pilot with PPO; docs/pilot.md explains it. `pilot evaluate` measures one, each with --help."

@@ -24,6 +24,7 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
+from torch.distributions import Distribution as TorchDistribution
 from torch.distributions import kl_divergence
 
 from train.loop.seeding import derive_seed
@@ -267,7 +268,7 @@ class PilotPPO(PPO):
         with torch.no_grad():
             before = self.reference.get_distribution(observations).distribution
         now = self.policy.get_distribution(observations).distribution
-        assert before is not None and now is not None
+        assert isinstance(before, TorchDistribution) and isinstance(now, TorchDistribution)
         return kl_divergence(before, now).sum(-1).mean()
 
     def keep_as_reference(self) -> None:

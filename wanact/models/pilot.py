@@ -53,6 +53,7 @@ class Pilot(nn.Module):
         if not numbers or "action_net.weight" not in weights or "action_net.bias" not in weights:
             raise CheckpointError("these weights are no pilot's: they have no mlp_extractor.policy_net and action_net")
         layers: list[nn.Module] = []
+        sizes: list[tuple[int, int]] = []
         for name in (*(f"mlp_extractor.policy_net.{number}" for number in numbers), "action_net"):
             weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
             if bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1] or max(weight.shape) > MAX_WIDTH:
@@ -62,11 +63,11 @@ class Pilot(nn.Module):
             layer = nn.Linear(weight.shape[1], weight.shape[0])
             layer.load_state_dict({"weight": weight, "bias": bias})
             layers += [layer, nn.Tanh()]
+            sizes.append((weight.shape[0], weight.shape[1]))
         self.network = nn.Sequential(*layers[:-1])
-        sizes = [layer.weight.shape for layer in layers[::2]]  # type: ignore[union-attr]
         if any(before[0] != after[1] for before, after in zip(sizes, sizes[1:], strict=False)) or sizes[-1][0] != 4:
-            raise CheckpointError(f"the pilot's layers do not follow each other: {[tuple(size) for size in sizes]}")
-        self.size, self.normalizer = int(sizes[0][1]), normalizer
+            raise CheckpointError(f"the pilot's layers do not follow each other: {sizes}")
+        self.size, self.normalizer = sizes[0][1], normalizer
         self.eval()
 
     @torch.no_grad()

@@ -37,27 +37,38 @@ class Craft(Protocol):
         touched: whether something kept it from where the sticks led.
     """
 
-    pose: Pose
-    velocity: np.ndarray
-    touched: bool
+    @property
+    def pose(self) -> Pose: ...
+
+    @property
+    def velocity(self) -> np.ndarray: ...
+
+    @property
+    def touched(self) -> bool: ...
 
     def fly(self, axes: np.ndarray) -> None:
         """One latent frame: sticks [4] in full deflections."""
+        ...
 
     def height(self) -> float:
         """World units above the ground or the water, `inf` where nobody knows."""
+        ...
 
     def rays(self) -> np.ndarray:
         """How far it is to what stands in the way, [NUM_RAYS] world units, RAY_REACH where nothing is known."""
+        ...
 
     def ground(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Height of the ground or the water at these places, `-inf` where nobody knows."""
+        ...
 
     def landmarks(self) -> np.ndarray:
         """Where landmarks stand: x, y, height of the top, [n, 3], the copy of each that is nearest."""
+        ...
 
     def ghost(self) -> Craft:
         """Another craft that is where this one is, and as fast."""
+        ...
 
 
 class SimulatedCraft:

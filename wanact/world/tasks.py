@@ -177,7 +177,8 @@ class Circle:
             return None
         nearest = seen[away[seen].argmin()]
         radius = float(np.clip(away[nearest] * rng.uniform(0.75, 1.0), 60, 130))
-        return cls(*map(float, places[nearest]), radius, clockwise)
+        at_x, at_y, top = map(float, places[nearest])
+        return cls(at_x, at_y, top, radius, clockwise)
 
     def aims(self, pose: Pose) -> tuple[Aim, Aim]:
         bearing = np.arctan2(pose[1] - self.y, pose[0] - self.x) + self.clockwise * np.radians(14)

@@ -85,4 +85,4 @@ def _number(cell: str) -> float:
 
 def usable(rows: Sequence[np.ndarray]) -> np.ndarray:
     """Which rows are finite in all of these columns, [rows]; the columns are [rows] each."""
-    return np.isfinite(np.stack(rows)).all(axis=0)
+    return np.asarray(np.isfinite(np.stack(rows)).all(axis=0))
