@@ -121,8 +121,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=place, help="write the figures here")
     parser.add_argument("--work_dir", type=place, help="keep the runs here instead of a temporary folder")
     args = parser.parse_args(argv[:at])
-    if args.kills < 1 or args.steps < 1:
-        raise UserError(f"--kills {args.kills} and --steps {args.steps} must be at least 1")
+    for name in ("kills", "steps"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
     subject = Subject(*argv[at : at + 1], flags=tuple(argv[at + 1 :]), steps=args.steps)
     subject.config(args.work_dir or Path("run"))  # what cannot be used is said now
     torch.set_num_threads(1)  # threads do not survive a fork

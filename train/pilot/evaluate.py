@@ -20,7 +20,7 @@ from wanact.errors import UserError
 from wanact.files import place, write_json
 from wanact.models.pilot import load_pilot
 from wanact.runs import store
-from wanact.runs.ref import split_name
+from wanact.runs.ref import run_of, split_name
 from wanact.world import tasks
 
 Fly = Callable[[np.ndarray], np.ndarray]
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
                 flush=True,
             )
     where = "sim" if args.env_id == SIM else "world"
-    path = args.json or info.path.parent.parent / f"evaluation-{where}-{info.step}.json"
+    path = args.json or run_of(info.path) / f"evaluation-{where}-{info.step}.json"
     write_json(path, figures)
     print(f"wrote {path}")
     return 0

@@ -88,7 +88,7 @@ def test_the_networks_own_history_begins_at_the_truth_and_leaves_no_gradient(run
     batch = stage.load([Draw(i, i, 0, 0, "test") for i in range(2)])
     context = stage._context(batch)
     history, sigma, source = stage._history(batch, context)
-    assert source is batch["noise"]
+    assert torch.equal(source, batch["noise"])
     assert_close(history[:, :, :1], batch["latents"][:, :, :1])
     assert not history.requires_grad and (sigma == 0).all()
     assert not torch.allclose(history[:, :, 1:], batch["latents"][:, :, 1:], atol=1e-2)
