@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ from wanact.ui.turns import Line
 
 FORWARD, RIGHT = [1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0]
 NONE = [0] * 8
+
+
+def slowed(monkeypatch, owner: type, name: str, seconds: float) -> None:
+    """Let a method take at least so long, as that of a real model does: who looks at a page sees what happens before
+    it is done."""
+    method = getattr(owner, name)
+
+    def slow(*args, **kwargs):
+        time.sleep(seconds)
+        return method(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, slow)
 
 
 def make_desk(model_dir: Path, runs: Path, fps: float = 200.0, **limits: Any) -> LiveDesk:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.ui.live_desks import make_desk
+from tests.ui.live_desks import make_desk, slowed
 from tests.ui.visits import serving
+from wanact.flying.rollout import CausalRollout
 from wanact.ui.page import build_page
 
 pytestmark = pytest.mark.browser
@@ -34,7 +35,8 @@ def plan_a_clip(page) -> None:
     page.wait_for_function("document.querySelector('#generate')?.getClientRects().length")
 
 
-def test_a_causal_clip_plays_while_it_is_drawn_and_nothing_below_it_moves(page):
+def test_a_causal_clip_plays_while_it_is_drawn_and_nothing_below_it_moves(page, monkeypatch):
+    slowed(monkeypatch, CausalRollout, "draw", 0.1)
     plan_a_clip(page)
     page.wait_for_selector("#frame img")
     page.evaluate("""() => {

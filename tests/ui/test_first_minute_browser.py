@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from tests.ui.conftest import write_run
-from tests.ui.live_desks import make_desk
+from tests.ui.live_desks import make_desk, slowed
 from tests.ui.test_live_browser import LIVE, STAGE, flying, pixels, take_off
 from tests.ui.visits import Visits, serving
+from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.record import FlightRecord
 from wanact.ui.page import build_page
 from wanact.ui.samples import load_samples
@@ -110,7 +111,8 @@ def test_the_page_opens_on_a_flight_that_a_held_key_begins_and_steers(visit):
     assert page.evaluate("scrollY") == scrolled
 
 
-def test_a_key_that_is_held_while_a_flight_starts_steers_its_first_picture(visit):
+def test_a_key_that_is_held_while_a_flight_starts_steers_its_first_picture(visit, monkeypatch):
+    slowed(monkeypatch, WanActPipeline, "encode_image", 0.5)
     page = visit()
     page.evaluate(f"""() => {{
         window.told = [];

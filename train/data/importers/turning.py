@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from train.data.importers.trajectory import Trajectory
+from wanact.errors import UserError
 
 WIDTH = 128  # pixels at which flow is measured; turns move the whole picture
 RATE = 16.0  # flow is measured between frames this many a second
@@ -23,7 +24,7 @@ NEIGHBOUR_S = 1.0
 LEAST_TURN_DEG_S = 0.5  # a log whose yaw rate varies less tells nothing
 
 
-class NoMatch(ValueError):
+class NoMatch(UserError):
     """Video and log cannot be aligned; the message says why."""
 
 
