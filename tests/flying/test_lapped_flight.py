@@ -14,6 +14,8 @@ from tests.flying.test_stream import write_causal_run
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.stream import WanActStream
 from wanact.models.lapped import AutoencoderLapped
+from wanact.runs.ref import BASE_MODEL
+from wanact.ui.pages.live.flight import LiveFlight
 from wanact.weights import model_dir
 
 
@@ -45,6 +47,17 @@ def test_it_is_flown_live(folder, image, tmp_path):
     stream = WanActStream(pipe, image, "hills", 5)
     shown = np.concatenate([stream.step(np.zeros(8)) for _ in range(2)])
     assert shown.shape == (8, 64, 96, 3)
+    assert [len(piece) for piece in stream.draw(np.zeros(8))] == [1, 3], "the first can be shown by itself"
+
+
+def test_the_page_has_all_pictures_of_a_flight(folder, image, tmp_path):
+    pipe = WanActPipeline.from_model_dir(folder)
+    pipe.load_controller(write_causal_run(tmp_path / "run"))
+    flight = LiveFlight(WanActStream(pipe, image, "hills", 5), BASE_MODEL)
+    for _ in range(3):
+        flight.draw(np.zeros(8))
+        flight.show()
+        assert [len(pictures) for pictures in flight.ready(wait=True)] == [1, 3]
 
 
 @pytest.mark.parametrize("handed", [False, True])

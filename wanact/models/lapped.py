@@ -310,11 +310,18 @@ class Decoder:
         return other
 
     def pieces(self, latent_frame: Tensor) -> Iterator[Tensor]:
-        """Raw latent frame [B, C, 1, h, w] -> one video [B, 3, 1 or 4, H, W]: all frames come of one product."""
+        """Raw latent frame [B, C, 1, h, w] -> its first frame and the other three, [B, 3, 1 or 3, H, W].
+
+        All come of one product; who shows frames in their time wants the first one by itself, from any decoder.
+        """
         groups = self.vae.synthesise(latent_frame[:, :, 0])
         video = rearrange(groups, "b (f c) h w -> b c f h w", f=TEMPORAL_STRIDE)
         first, self._started = not self._started, True
-        yield video[:, :, TEMPORAL_STRIDE - 1 :] if first else video
+        if first:
+            yield video[:, :, TEMPORAL_STRIDE - 1 :]
+            return
+        yield video[:, :, :1]
+        yield video[:, :, 1:]
 
 
 class Encoder:

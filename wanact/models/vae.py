@@ -20,7 +20,8 @@ from wanact.shapes import TEMPORAL_STRIDE
 
 
 class DecoderSession(Protocol):
-    """One flight's decoder: raw latent frames in order, each to one or more pieces of video, not clamped."""
+    """One flight's decoder: raw latent frames in order, each to a piece of one frame and, but for the first, one of
+    three, not clamped."""
 
     def pieces(self, latent_frame: Tensor) -> Iterator[Tensor]: ...
 
