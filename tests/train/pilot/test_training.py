@@ -132,11 +132,13 @@ def test_kills_lose_no_step(undisturbed, tmp_path):
             run, newest = tmp_path / str(number), 0
         child = os.fork()
         if not child:
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            os.dup2(quiet, 2)
-            train(settings(run, checkpoint_interval=4))
-            os._exit(0)
+            try:
+                quiet = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(quiet, 1)
+                os.dup2(quiet, 2)
+                train(settings(run, checkpoint_interval=4))
+            finally:
+                os._exit(0)  # a child never goes back into pytest; what is missing is seen below
         wanted = min(newest + 4 * rng.randrange(1, 4), STEPS)
         until = time.monotonic() + 120
         while time.monotonic() < until and not (run / "checkpoints" / store.step_name(wanted)).exists():
