@@ -14,6 +14,8 @@ import {SpeedCard} from './speed_card.js';
 import {TruthPane} from './truth_pane.js';
 import {isStill, Timewarp, Warper} from './warp.js';
 
+const BEGINNINGS = new Set(['line', 'catching', 'start']); // what a flight says before its pictures
+
 export function mount({element, props, trigger, server, watch}) {
   const {announce, hear} = connect(element);
   const root = element.querySelector('.live');
@@ -46,6 +48,7 @@ export function mount({element, props, trigger, server, watch}) {
   let flight = '';
   let order = {};
   let asked = false;
+  const known = new Set(); // flights that were ours
   const branches = [];
   let branch = null; // {name, id, film, words}
   let sequence = 0;
@@ -254,8 +257,11 @@ export function mount({element, props, trigger, server, watch}) {
   watch('value', () => {
     const message = props.value;
     if (!message?.kind) return;
-    if (message.kind === 'line' && asked && message.flight) {
+    // The first that is heard of a flight makes it ours. What two flights say at once is one value, so that the end of
+    // the flight before may hide the first word of this one.
+    if (BEGINNINGS.has(message.kind) && asked && message.flight && !known.has(message.flight)) {
       flight = message.flight;
+      known.add(flight);
       asked = false;
       sequence = shownIndex = 0;
       if (state !== 'line') return;
