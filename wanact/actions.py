@@ -25,7 +25,7 @@ CHANNELS = ("forward", "back", "left", "right", "yaw_left", "yaw_right", "pitch_
 NUM_CHANNELS = len(CHANNELS)
 OPPOSITE = (1, 0, 3, 2, 5, 4, 7, 6)
 MIRRORED = (0, 1, 3, 2, 5, 4, 6, 7)
-_POSITIVE, _NEGATIVE = [0, 3, 5, 6], [1, 2, 4, 7]  # of the four axes: ahead, right, yaw right, pitch up
+POSITIVE, NEGATIVE = [0, 3, 5, 6], [1, 2, 4, 7]  # of the four axes: ahead, right, yaw right, pitch up
 
 # Brings translation (about 0.05) to the size of rotation (about 3) before the model sees them. A run writes
 # its own scale in action_train_config.json; this is only what a new run starts with.
@@ -119,17 +119,17 @@ class ActionTrack:
     def from_axes(cls, axes: Any) -> ActionTrack:
         """A track from its four signed axes, [N, 4]: ahead, right, yaw right, pitch up, in the units of a track."""
         axes = np.asarray(axes, np.float64)
-        if axes.ndim != 2 or axes.shape[1] != len(_POSITIVE):
-            raise ActionError(f"axes have shape {axes.shape}, expected (N, {len(_POSITIVE)})")
+        if axes.ndim != 2 or axes.shape[1] != len(POSITIVE):
+            raise ActionError(f"axes have shape {axes.shape}, expected (N, {len(POSITIVE)})")
         magnitude = np.zeros((len(axes), NUM_CHANNELS))
-        magnitude[:, _POSITIVE] = np.clip(axes, 0, None)
-        magnitude[:, _NEGATIVE] = np.clip(-axes, 0, None)
+        magnitude[:, POSITIVE] = np.clip(axes, 0, None)
+        magnitude[:, NEGATIVE] = np.clip(-axes, 0, None)
         return cls(magnitude)
 
     @property
     def axes(self) -> np.ndarray:
         """Ahead, right, yaw right and pitch up, signed, in the units of a track: [N, 4]."""
-        return self.magnitude[:, _POSITIVE] - self.magnitude[:, _NEGATIVE]
+        return self.magnitude[:, POSITIVE] - self.magnitude[:, NEGATIVE]
 
     def mirrored(self) -> ActionTrack:
         """The track that flies the mirrored world: left and right change places."""

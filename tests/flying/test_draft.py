@@ -7,9 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from tests import tiny_model
 from tests.flying.test_stream import write_causal_run
 from wanact.actions import CHANNELS, ActionTrack, channel_track
 from wanact.errors import UserError
@@ -22,7 +20,6 @@ from wanact.flying.stream import WanActStream
 from wanact.models import vae as vae_ops
 from wanact.models.lapped import AutoencoderLapped
 from wanact.runs.ref import RUN_CONFIG
-from wanact.weights import model_dir
 from wanact.world.poses import PATH_UNITS, pose_matrix
 
 SCALE = [100.0] * 4 + [1.0] * 4
@@ -137,14 +134,6 @@ def test_settings_are_what_a_run_says_of_them():
 # Flights
 
 
-@pytest.fixture(scope="module")
-def lapped_dir(tmp_path_factory):
-    path = tiny_model.save_model_dir(tmp_path_factory.mktemp("lapped") / "model")
-    components = model_dir.load_components(path)
-    components.vae = AutoencoderLapped(width=8, depth=1)
-    return model_dir.save_components(components, path)
-
-
 @pytest.fixture
 def drafting_run(tmp_path):
     run = write_causal_run(tmp_path / "run")
@@ -154,28 +143,22 @@ def drafting_run(tmp_path):
     return run
 
 
-@pytest.fixture
-def image() -> Image.Image:
-    ramp = np.linspace(40, 200, 96)[None, :, None] + np.linspace(0, 40, 64)[:, None, None]
-    return Image.fromarray(np.repeat(ramp, 3, axis=2).astype(np.uint8))
-
-
-def test_a_clip_and_a_live_flight_begin_from_the_same_drafts(lapped_dir, drafting_run, image):
+def test_a_clip_and_a_live_flight_begin_from_the_same_drafts(lapped_dir, drafting_run, ramp):
     pipe = WanActPipeline.from_model_dir(lapped_dir)
     pipe.load_controller(drafting_run)
     track = channel_track("forward", 3)  # into the picture: nothing comes into view that is noise
-    clip = pipe("hills", image, track, num_frames=13, seed=4)
-    stream = WanActStream(pipe, image, "hills", 4, rest="commit")
+    clip = pipe("hills", ramp, track, num_frames=13, seed=4)
+    stream = WanActStream(pipe, ramp, "hills", 4, rest="commit")
     live = np.concatenate([np.asarray(stream.image)[None], *(stream.step(action) for action in track.magnitude)])
     assert np.abs(clip[1:].astype(int) - live[1:]).max() <= 1
     pipe.load_controller(None)
     assert pipe.drafter() is None
 
 
-def test_a_flight_that_is_taken_up_again_knows_how_far_its_camera_has_turned(lapped_dir, drafting_run, image):
+def test_a_flight_that_is_taken_up_again_knows_how_far_its_camera_has_turned(lapped_dir, drafting_run, ramp):
     pipe = WanActPipeline.from_model_dir(lapped_dir)
     pipe.load_controller(drafting_run)
-    stream = WanActStream(pipe, image, "hills", 4)
+    stream = WanActStream(pipe, ramp, "hills", 4)
     down, ahead = (channel_track(c, 1).magnitude[0] for c in ("pitch_down", "forward"))
     for action in [down] * 3 + [ahead] * 9:  # more than is remembered: a window of 3, and what that saw
         stream.step(action)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+
 from tests.flying.test_stream import write_causal_run
+from tests.ui.visits import serving
 from wanact.flying.pipeline import WanActPipeline
+from wanact.ui import cache
 from wanact.ui.engine import Engine
 from wanact.ui.pages.live.desk import LiveDesk, LiveLimits
+from wanact.ui.pages.live.layout import build_live
+from wanact.ui.site import Site
 from wanact.ui.turns import Line
 
 FORWARD, RIGHT = [1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0]
@@ -37,6 +45,18 @@ def make_desk(model_dir: Path, runs: Path, fps: float = 200.0, **limits: Any) ->
     pipe = WanActPipeline.from_model_dir(model_dir)
     pipe.defaults["fps"] = fps
     return LiveDesk(Engine(pipe, runs), LiveLimits(**limits))
+
+
+@contextlib.contextmanager
+def live_alone(desk: LiveDesk) -> Iterator[str]:
+    """Address of a page with Fly alone."""
+    cache.make_own()
+    with Site(analytics_enabled=False) as demo:
+        build_live(desk.engine, gr.State(None), desk)
+    demo.shares = desk.engine.shares
+    demo.queue(default_concurrency_limit=8)
+    with serving(demo) as url:
+        yield url
 
 
 def nobody_flies(line: Line) -> bool:

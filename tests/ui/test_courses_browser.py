@@ -6,21 +6,17 @@ import json
 import math
 from dataclasses import replace
 
-import gradio as gr
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
-from tests.ui.live_desks import make_desk
+from tests.ui.live_desks import live_alone, make_desk
 from tests.ui.test_browser import serious_violations
 from tests.ui.test_live_browser import LIVE, READY, STAGE, flying, take_off
-from tests.ui.visits import Visits, serving
-from wanact.ui import cache
+from tests.ui.visits import Visits
 from wanact.ui.pages.live import beside
-from wanact.ui.pages.live.layout import build_live
 from wanact.ui.samples import SAMPLES, load_samples
-from wanact.ui.site import Site
 from wanact.world import courses
 from wanact.world.true_flight import Start, first_frame
 from wanact.world.truth import fly_sample
@@ -61,14 +57,9 @@ def url(tiny_model_dir, tmp_path_factory, course, samples):
         patch.setattr(courses, "COURSES", (course, with_rings("behind", -60)))
         patch.setattr(load_samples, "__defaults__", (samples,))
         beside._fingerprints.cache_clear()
-        cache.make_own()
         desk = make_desk(tiny_model_dir, tmp_path_factory.mktemp("courses") / "runs", fps=16, silence_s=20, lost_s=60)
         desk.engine.truth = fly_sample
-        with Site(analytics_enabled=False) as demo:
-            build_live(desk.engine, gr.State(None), desk)
-        demo.shares = desk.engine.shares
-        demo.queue(default_concurrency_limit=8)
-        with serving(demo) as url:
+        with live_alone(desk) as url:
             yield url
         beside._fingerprints.cache_clear()
 

@@ -544,13 +544,14 @@ class CausalStage(ActionStage):
             true, action = latents[:, :, t : t + 1], self._action(batch, t)
             source, other = noise[:, :, t : t + 1], batch["noise"][:, :, t : t + 1]
             if self.drafter is not None:
+                if t < _uncounted(latents.shape[2], bool(late)):  # no picture leads there, and it does not count
+                    rollout.commit(true, action)
+                    frames.append(true)
+                    sources.append(other)
+                    continue
                 draft = rollout.draft(action)
                 source, other = draft.under(source), draft.under(other)
             sources.append(other)
-            if self.drafter is not None and t < _uncounted(latents.shape[2], bool(late)):  # no picture leads there
-                rollout.commit(true, action)
-                frames.append(true)
-                continue
             noisy = flow.interpolate(true, source, _per_frame(level))
             frames.append(rollout.redraw(noisy, level, action, REDRAW_STEPS))
         return torch.cat(frames, dim=2), torch.zeros_like(sigma), torch.cat(sources, dim=2)

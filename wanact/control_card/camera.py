@@ -69,8 +69,7 @@ class Seen:
 
 def asked_axes(track: ActionTrack) -> np.ndarray:
     """A track as signed axes, [N, 4], in the order of `AXES` and the units of the track."""
-    forward, back, left, right, yaw_left, yaw_right, pitch_up, pitch_down = track.magnitude.astype(np.float64).T
-    return np.stack([forward - back, right - left, yaw_right - yaw_left, pitch_up - pitch_down], axis=1)
+    return track.axes.astype(np.float64)
 
 
 def along_channels(axes: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wanact.actions import NEGATIVE, POSITIVE
 from wanact.errors import UserError
 from wanact.models import vae as vae_ops
 from wanact.shapes import TEMPORAL_STRIDE
@@ -110,7 +111,7 @@ class Drafter:
     def _axes(self, magnitude: Tensor) -> Tensor:
         """Ahead and right in clip paths, yaw to the right and pitch upwards in degrees, [B, 4]."""
         m = magnitude[:, 0].float() * self._factor.to(magnitude.device)
-        return torch.stack([m[:, 0] - m[:, 1], m[:, 3] - m[:, 2], m[:, 5] - m[:, 4], m[:, 6] - m[:, 7]], dim=1)
+        return m[:, POSITIVE] - m[:, NEGATIVE]
 
     @torch.no_grad()
     def __call__(self, latent: Tensor, magnitude: Tensor, pitch: Tensor) -> Draft:

@@ -136,7 +136,6 @@ class CausalRollout:
     ):
         self.drafter = drafter
         self.pitch = None if drafter is None else drafter.level(len(first_latent), first_latent.device)
-        self._newest = first_latent
         self.transformer = transformer
         self.negative = negative if settings.guidance_scale > 1 else None
         self.guidance_scale = settings.guidance_scale
@@ -224,9 +223,9 @@ class CausalRollout:
 
     def fly_blind(self, actions: Iterable[Actions | None]) -> None:
         """Turn the camera as these actions did, of which nothing is remembered."""
-        if self.drafter is not None and self.pitch is not None:
+        if self.drafter is not None:
             for action in actions:
-                self.pitch = self.drafter.pitched(self.pitch, self._magnitude(action))
+                self._turn(action)
 
     def draft(self, action: Actions | None) -> Draft:
         """What the camera alone tells of the next latent frame."""
@@ -255,8 +254,7 @@ class CausalRollout:
         for left in range(num_steps, 0, -1):
             velocity = self._velocity(noisy, 1000.0 * sigma * left / num_steps, prepared)
             noisy = noisy - (sigma / num_steps).view(-1, 1, 1, 1, 1) * velocity
-        self._remember(noisy, prepared)
-        self._note(noisy, action)
+        self._remember(noisy, action, prepared)
         return noisy
 
     def clip(self, actions: Actions | None, num_actions: int, draw_noise: Callable[[], Tensor]) -> Iterator[Tensor]:
@@ -268,19 +266,17 @@ class CausalRollout:
 
     def commit(self, latent: Tensor, action: Actions | None) -> None:
         """Take a latent frame that is known as the next of the flight: one more pass, over what is clean."""
-        is_first = self.cache.num_frames == 0
-        self._remember(latent, self._prepare(action))
-        self._note(latent, None if is_first else action)
+        self._remember(latent, action, self._prepare(action))
 
-    def _note(self, latent: Tensor, action: Actions | None) -> None:
-        """What the next draft begins with."""
-        self._newest = latent
+    def _turn(self, action: Actions | None) -> None:
         if self.drafter is not None and self.pitch is not None:
             self.pitch = self.drafter.pitched(self.pitch, self._magnitude(action))
 
-    def _remember(self, latent: Tensor, action: Tensor | None) -> None:
+    def _remember(self, latent: Tensor, action: Actions | None, prepared: Tensor | None) -> None:
+        self._newest = latent
+        self._turn(action)
         self.transformer.prefill(
-            latent.to(self._dtype), self.text, self.cache, actions=[action], controller=self.controller
+            latent.to(self._dtype), self.text, self.cache, actions=[prepared], controller=self.controller
         )
 
     def _solver(self) -> UniPCMultistepScheduler:

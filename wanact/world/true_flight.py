@@ -119,7 +119,7 @@ class TrueFlight:
                 if action is _RESTING:
                     self._poses += [drone.pose] * TEMPORAL_STRIDE
                 else:
-                    self._poses += drone.step(simulator.commands_of(action[None])[0])
+                    self._poses += drone.step(ActionTrack(action[None]).axes[0].astype(float))
                 self._drones.append(drone)
                 self._actions.append(action)
             last = TEMPORAL_STRIDE * len(actions)

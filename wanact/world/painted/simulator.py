@@ -83,12 +83,6 @@ def random_commands(rng: np.random.Generator, count: int) -> np.ndarray:
     return commands
 
 
-def commands_of(magnitude: np.ndarray) -> np.ndarray:
-    """What the channels of a track [N, 8] come to: ahead, right, yaw right, pitch up, [N, 4]."""
-    m = magnitude.astype(float)
-    return np.stack([m[:, 0] - m[:, 1], m[:, 3] - m[:, 2], m[:, 5] - m[:, 4], m[:, 6] - m[:, 7]], 1)
-
-
 def turn_back(commands: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The same flight up to a place in its first half, then the same way back: its start comes into view again."""
     turn = int(rng.integers(max(len(commands) // 5, 1), max(len(commands) // 2, 1) + 1))
@@ -190,7 +184,7 @@ def fly_poses(
             commands = turn_back(commands, rng)
     else:
         track.require_length(num_frames)
-        commands = commands_of(track.magnitude)
+        commands = track.axes.astype(float)
     x, y, altitude, yaw = _start(world, rng)
     pitch = float(np.radians(rng.uniform(-15, -2) if track is None else -8))
     drone = Drone(world, (x, y, altitude, yaw, pitch), commands[0] if steps else None)
