@@ -13,17 +13,19 @@ from wanact.actions import CHANNELS, ActionTrack, channel_track
 from wanact.errors import UserError
 from wanact.files import CheckpointError
 from wanact.flying import draft
-from wanact.flying.draft import LOWEST_DEG, NEARNESS, STEP_DEG, Drafter, DraftSettings
+from wanact.flying.draft import Drafter, DraftSettings
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.rollout import CausalSettings
 from wanact.flying.stream import WanActStream
 from wanact.models import vae as vae_ops
 from wanact.models.lapped import AutoencoderLapped
+from wanact.models.nearness import LOWEST_DEG, NEARNESS, STEP_DEG
 from wanact.runs.ref import RUN_CONFIG
 from wanact.world.poses import PATH_UNITS, pose_matrix
 
 SCALE = [100.0] * 4 + [1.0] * 4
 HEIGHT, WIDTH = 64, 96
+PICTURE = torch.zeros(1, 3, HEIGHT, WIDTH)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,12 @@ def drafter() -> Drafter:
 
 def scaled(track: ActionTrack) -> torch.Tensor:
     return torch.from_numpy(track.magnitude.copy())[None] * torch.tensor(SCALE)
+
+
+def places_of(drafter: Drafter, track: ActionTrack, pitch: float) -> torch.Tensor:
+    """Where the pixels of the four frames of a track's only action lie in the picture before, [4, H, W, 2]."""
+    place = torch.tensor([[0.3, -0.2, 40.0, pitch]])  # anywhere: only the way from there counts
+    return drafter._places(PICTURE, place, drafter._on_the_way(place, scaled(track), 4))[0]
 
 
 def places_by_matrices(track: ActionTrack, pitch: float) -> np.ndarray:
@@ -62,10 +70,9 @@ def places_by_matrices(track: ActionTrack, pitch: float) -> np.ndarray:
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_pixels_come_from_where_poses_and_rays_say(drafter, channel, pitch, monkeypatch):
     track = channel_track(channel, 1)
-    axes = drafter._axes(scaled(track))
-    between = drafter._places(axes, torch.tensor([pitch]), (HEIGHT, WIDTH))
+    between = places_of(drafter, track, pitch)
     monkeypatch.setattr(draft, "NODES", WIDTH)
-    grid = drafter._places(axes, torch.tensor([pitch]), (HEIGHT, WIDTH))
+    grid = places_of(drafter, track, pitch)
     assert float((between - grid).abs().max()) * WIDTH / 2 < 1.5, "pixels"
     assert grid.shape == (4, HEIGHT, WIDTH, 2)
     np.testing.assert_allclose(grid[3].numpy(), places_by_matrices(track, pitch), atol=2e-3)
@@ -79,7 +86,7 @@ def test_a_draft_is_nearer_to_what_the_simulator_sees_than_the_last_picture(draf
     flown = fly(make_world(3), np.random.default_rng(2), 13, 96, 160, channel_track(channel, 3))
     video = torch.from_numpy(flown.frames.astype(np.float32) / 127.5 - 1).permute(3, 0, 1, 2)[None]
     latents, actions = vae_ops.encode(drafter.vae, video), scaled(flown.track)
-    guess, _ = drafter(latents[:, :, 2:3], actions[:, 2:3], torch.tensor([-8.0]))
+    guess = drafter(drafter.picture(latents[:, :, 2:3]), actions[:, 2:3], drafter.start(1, "cpu")).latent
     drafted = vae_ops.decode(drafter.vae, torch.cat([latents[:, :, :3], guess], dim=2))[:, :, 9:]
     away, before = (float((shown - video[:, :, 9:]).square().mean()) for shown in (drafted, video[:, :, 8:9]))
     assert away < 0.75 * before
@@ -87,26 +94,25 @@ def test_a_draft_is_nearer_to_what_the_simulator_sees_than_the_last_picture(draf
 
 def test_at_rest_the_last_picture_stays(drafter):
     latents = vae_ops.encode(drafter.vae, torch.linspace(-0.8, 0.8, WIDTH).expand(1, 3, 1, HEIGHT, WIDTH))
-    guess, noise = drafter(latents, torch.zeros(1, 1, 8), torch.tensor([-8.0]))
+    guess, noise = drafter(drafter.picture(latents), torch.zeros(1, 1, 8), drafter.start(1, "cpu"))[:2]
     assert (noise == drafter.settings.noise).all(), "nothing is seen that was not there before"
     assert float((guess - latents).abs().mean()) < 0.02 * float(latents.abs().mean())
 
 
 def test_what_was_outside_of_the_last_picture_is_all_noise(drafter):
     latents = torch.zeros(1, 48, 1, HEIGHT // 16, WIDTH // 16)
-    _, noise = drafter(latents, scaled(channel_track("yaw_right", 1)), torch.tensor([0.0]))
+    noise = drafter(drafter.picture(latents), scaled(channel_track("yaw_right", 1)), torch.zeros(1, 4)).noise
     across = noise[0, 0, 0].mean(0)
     assert noise.shape == (1, 1, 1, HEIGHT // 16, WIDTH // 16)
     assert across[-1] > 0.3 and torch.allclose(across[:-2], across.new_tensor(0.1))
 
 
 def test_the_camera_stops_where_the_worlds_does(drafter):
-    pitch = drafter.level(2, "cpu")
+    place = drafter.start(2, "cpu")
     for _ in range(30):
-        pitch = drafter.pitched(pitch, scaled(channel_track("pitch_down", 1)))
-    assert pitch.tolist() == [-38.0, -38.0]
-    moved = drafter._places(drafter._axes(scaled(channel_track("pitch_down", 1))), pitch[:1], (HEIGHT, WIDTH))
-    still = drafter._places(torch.zeros(1, 4), pitch[:1], (HEIGHT, WIDTH))
+        place = drafter.moved(place, scaled(channel_track("pitch_down", 1)))
+    assert place[:, 3].tolist() == [-38.0, -38.0]
+    moved, still = (places_of(drafter, track, -38.0) for track in (channel_track("pitch_down", 1), ActionTrack.zeros(1)))
     torch.testing.assert_close(moved, still)
 
 
@@ -162,10 +168,10 @@ def test_a_flight_that_is_taken_up_again_knows_how_far_its_camera_has_turned(lap
     down, ahead = (channel_track(c, 1).magnitude[0] for c in ("pitch_down", "forward"))
     for action in [down] * 3 + [ahead] * 9:  # more than is remembered: a window of 3, and what that saw
         stream.step(action)
-    before = stream._now.rollout.pitch
-    assert before is not None and float(before) == pytest.approx(-17.0)
+    before = stream._now.rollout.place
+    assert before is not None and float(before[0, 3]) == pytest.approx(-17.0)
     stream.prefill()
-    assert stream._now.rollout.pitch is not before and stream._now.rollout.pitch == before
+    assert stream._now.rollout.place is not before and torch.equal(stream._now.rollout.place, before)
 
 
 def test_a_model_whose_latent_frames_depend_on_one_another_refuses_such_a_run(tiny_model_dir, drafting_run):

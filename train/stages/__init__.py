@@ -20,6 +20,10 @@ STAGES = {
     "vidarc": ("train.stages.vidar:VidarcStage", "make it causal, as Vidarc is (stage 2), with or without actions"),
     "vae": ("train.stages.vae:VAEStage", "train a VAE"),
     "idm": ("train.stages.idm:IDMStage", "train an inverse dynamics model: from frames to actions"),
+    "nearness": (
+        "train.stages.nearness:NearnessStage",
+        "train a network that sees how near everything is, for drafts of latent frames",
+    ),
     "idm_mask": ("train.stages.idm_mask:IDMMaskStage", "train one with a mask of where the actions show (idm.pt)"),
 }
 

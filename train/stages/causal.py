@@ -99,6 +99,13 @@ class CausalOptions(SelfForcingOptions):
     draft_noise: float | None = flag(
         default=None, help="draw frames from drafts with so much noise, not from noise alone (a lapped autoencoder's)"
     )
+    draft_sees: bool = flag(
+        default=False, help="drafts see how near things are, by the model directory's network (stage nearness)"
+    )
+
+    draft_trust: float = flag(
+        default=0.0, help="share of a draft that stays where it knows what is there; the rest is learned the more"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,6 +125,11 @@ class CausalOptions(SelfForcingOptions):
             raise ConfigError(f"--flight_guidance {self.flight_guidance:g} must be from 1 to {MAX_GUIDANCE:g}")
         if self.draft_noise is not None and not 0 <= self.draft_noise <= 1:
             raise ConfigError(f"--draft_noise {self.draft_noise:g} must be from 0 to 1")
+        for name in ("draft_sees", "draft_trust"):
+            if getattr(self, name) and self.draft_noise is None:
+                raise ConfigError(f"--{name} has no effect without --draft_noise")
+        if not 0 <= self.draft_trust < 1:
+            raise ConfigError(f"--draft_trust {self.draft_trust:g} must be at least 0 and below 1")
         if self.draft_noise is not None and self.teacher_run:
             raise ConfigError("--draft_noise is for a run of its own; a student draws from what its teacher draws from")
         if self.flight_steps and self.student_steps:
@@ -208,8 +220,8 @@ class CausalStage(ActionStage):
         settings = self._settings.draft
         if settings is None or self.controller is None:
             return None
-        autoencoder = self.load_parts("vae").vae.eval()
-        return Drafter(autoencoder, settings, self.config.model.action_magnitude_scale)
+        parts = self.load_parts("vae")
+        return Drafter(parts.vae.eval(), settings, self.config.model.action_magnitude_scale, parts.nearness)
 
     def _build_scores(self) -> None:
         """The critic, which is trained, and the real score, which it starts from."""
@@ -337,14 +349,14 @@ class CausalStage(ActionStage):
                 "own_sigma": own_sigma if own else own_sigma[:0],
                 "late": torch.tensor(self._place(draws[0]) if late else 0),
             }
-            | self._pitches(draws, frames, late)
+            | self._beginnings(draws, frames, late)
         )
 
-    def _pitches(self, draws: list[Draw], frames: int, late: int) -> dict[str, Tensor]:
-        """The camera's `pitch` in each sample's first frame, [B], for drafts; nothing without."""
+    def _beginnings(self, draws: list[Draw], frames: int, late: int) -> dict[str, Tensor]:
+        """The camera's `place` in each sample's first frame, [B, 4], for drafts; nothing without."""
         if self.drafter is None:
             return {}
-        pitch = self.drafter.level(len(draws), "cpu")
+        place = self.drafter.start(len(draws), "cpu")
         for number, draw in enumerate(draws):
             track = self.rows[draw.index].track
             assert track is not None, "this stage reads rows with their actions"
@@ -352,8 +364,8 @@ class CausalStage(ActionStage):
             _, magnitude = track.with_length(max(before, 1)).to_model(self.config.model.action_magnitude_scale)
             for action in torch.from_numpy(magnitude)[:before]:
                 own = slice(number, number + 1)
-                pitch[own] = self.drafter.pitched(pitch[own], action[None, None])
-        return {"pitch": pitch}
+                place[own] = self.drafter.moved(place[own], action[None, None])
+        return {"place": place}
 
     def _matching_draws(self, draws: list[Draw], shape: torch.Size) -> dict[str, Any]:
         """What belongs to each phase: noise of the scores, like the latents, and its level [B]; seeds of the rollouts'
@@ -406,9 +418,9 @@ class CausalStage(ActionStage):
         start, stop = batch["predicted"]
         context = self._context(batch)
         if self.settings.commit:
-            history, history_sigma, source = batch["latents"], batch["history_sigma"], batch["noise"]
+            history, history_sigma, source, shows = batch["latents"], batch["history_sigma"], batch["noise"], None
         else:
-            history, history_sigma, source = self._history(batch, context)
+            history, history_sigma, source, shows = self._history(batch, context)
         latents, noise, sigma = batch["latents"][:, :, start:stop], source[:, :, start:stop], batch["sigma"]
         sigma = sigma[:, start:stop]
         noisy = flow.interpolate(latents, noise, _per_frame(sigma))
@@ -417,6 +429,8 @@ class CausalStage(ActionStage):
         counted[:, :, : _uncounted(frames, bool(batch["late"]))] = 0
         counted, weight = counted[:, :, start:stop], flow.loss_weight(sigma, self.prediction)
         emphasis = batch["emphasis"][:, :, start:stop] if "emphasis" in batch else None
+        if shows is not None:
+            emphasis = shows[:, :, start:stop] if emphasis is None else emphasis * shows[:, :, start:stop]
         if self.settings.commit:
             velocity = self._rolled_out(batch, context, noisy, sigma)
             loss = flow_matching_loss(velocity, latents, noise, counted, weight, emphasis)
@@ -525,21 +539,22 @@ class CausalStage(ActionStage):
         return self.velocity(output, both[:, :, stop:], timestep[:, stop:])
 
     @torch.no_grad()
-    def _history(self, batch: dict[str, Any], context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the frames see, [B, C, T, h, w], the noise in it that the network is told of, [B, T], and what they
-        are drawn from, [B, C, T, h, w]: noise, or noise on their drafts."""
+    def _history(self, batch: dict[str, Any], context: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What the frames see, [B, C, T, h, w], the noise in it that the network is told of, [B, T], what they are
+        drawn from, [B, C, T, h, w]: noise, or noise on their drafts; and how much of what is drawn will be seen,
+        [B, 1, T, h, w], None for all of it."""
         latents, noise, sigma = batch["latents"], batch["history_noise"], batch["history_sigma"]
         if not len(batch["own_sigma"]):
             history = flow.interpolate(latents, noise, _per_frame(sigma))
-            return history, sigma, self._drafted(batch, history)
+            return history, sigma, *self._drafted(batch, history)
         first, level, late = latents[:, :, :1], batch["own_sigma"], int(batch["late"])
         rollout = CausalRollout(
             *(self.transformer, self.controller, context, first, [], self._settings, late, self.prediction),
             drafter=self.drafter,
         )
         if self.drafter is not None:
-            rollout.pitch = batch["pitch"]
-        frames, sources = [first], [batch["noise"][:, :, :1]]
+            rollout.place = batch["place"]
+        frames, sources, shows = [first], [batch["noise"][:, :, :1]], [torch.ones_like(first[:, :1])]
         for t in range(1, latents.shape[2]):
             true, action = latents[:, :, t : t + 1], self._action(batch, t)
             source, other = noise[:, :, t : t + 1], batch["noise"][:, :, t : t + 1]
@@ -548,25 +563,30 @@ class CausalStage(ActionStage):
                     rollout.commit(true, action)
                     frames.append(true)
                     sources.append(other)
+                    shows.append(shows[0])
                     continue
                 draft = rollout.draft(action)
                 source, other = draft.under(source), draft.under(other)
+                shows.append(1 - draft.latent_stays)
             sources.append(other)
             noisy = flow.interpolate(true, source, _per_frame(level))
             frames.append(rollout.redraw(noisy, level, action, REDRAW_STEPS))
-        return torch.cat(frames, dim=2), torch.zeros_like(sigma), torch.cat(sources, dim=2)
+        drafted = None if self.drafter is None else torch.cat(shows, dim=2)
+        return torch.cat(frames, dim=2), torch.zeros_like(sigma), torch.cat(sources, dim=2), drafted
 
-    def _drafted(self, batch: dict[str, Any], history: Tensor) -> Tensor:
-        """What frames are drawn from that follow this history, [B, C, T, h, w]."""
+    def _drafted(self, batch: dict[str, Any], history: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What frames are drawn from that follow this history, [B, C, T, h, w], and how much of them will be seen."""
         if self.drafter is None:
-            return batch["noise"]
-        sources, pitch = [batch["noise"][:, :, :1]], batch["pitch"]
+            return batch["noise"], None
+        sources, place = [batch["noise"][:, :, :1]], batch["place"]
+        shows = [torch.ones_like(history[:, :1, :1])]
         for t in range(1, history.shape[2]):
             magnitude = batch["magnitude"][:, t - 1 : t]
-            draft = self.drafter(history[:, :, t - 1 : t], magnitude, pitch)
+            draft = self.drafter(self.drafter.picture(history[:, :, t - 1 : t]), magnitude, place)
             sources.append(draft.under(batch["noise"][:, :, t : t + 1]))
-            pitch = self.drafter.pitched(pitch, magnitude)
-        return torch.cat(sources, dim=2)
+            shows.append(1 - draft.latent_stays)
+            place = self.drafter.moved(place, magnitude)
+        return torch.cat(sources, dim=2), torch.cat(shows, dim=2)
 
     def _action(self, batch: dict[str, Any], frame: int) -> Actions | None:
         """What leads to a latent frame; None where nothing steers."""
@@ -644,7 +664,7 @@ class CausalStage(ActionStage):
     def _settings(self) -> CausalSettings:
         own, sampler = self.settings, self.usual_sampler
         steps = own.student_steps or own.flight_steps or self.defaults["num_inference_steps"]
-        draft = None if own.draft_noise is None else DraftSettings(own.draft_noise)
+        draft = None if own.draft_noise is None else DraftSettings(own.draft_noise, sees=own.draft_sees, trust=own.draft_trust)
         if own.distribution_matching:
             steps, sampler = own.flight_steps or MATCHING_STEPS, "consistency"
         elif own.student_steps:

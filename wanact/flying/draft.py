@@ -6,14 +6,14 @@ draft, all of it where the draft knows nothing because it lay outside of the las
 what is really there (a flow whose ends are coupled: Albergo et al. 2023, arXiv:2310.03725; pictures moved by a camera
 and mended by a video model: ViewCrafter, Yu et al. 2024, arXiv:2409.02048).
 
-Turns are exact: a pinhole camera turns every pixel alike. For what moves ahead or sideways the distance of what is seen
-is taken from how far below the horizon it lies, which is right over open ground and wrong for what stands on it: that,
-and what comes into view, is the network's part.
+Turns are exact: a pinhole camera turns every pixel alike. How far what is seen moves by a step ahead or sideways depends
+on how near it is. A network may see that (`wanact.models.nearness`), and then it is known too what comes out from behind
+something; without one it is taken from how far below the horizon something lies, which is right over open ground and
+wrong for what stands on it. That, and what comes into view, is the other network's part.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,14 +24,18 @@ from torch import Tensor
 
 from wanact.actions import NEGATIVE, POSITIVE
 from wanact.errors import UserError
+from wanact.flying.album import Album
+from wanact.flying.viewpoint import Ray, View, flown, way_to
 from wanact.models import vae as vae_ops
-from wanact.shapes import TEMPORAL_STRIDE
+from wanact.models.nearness import FOLDER, NearnessNetwork, usual_nearness
+from wanact.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE
 
-# How near what is seen is, in 1 / clip path, by its elevation over the horizon from LOWEST_DEG on: the mean over
-# flights of the simulator's worlds. Far above there is the sky; below the lowest, what lies under the drone.
-LOWEST_DEG, STEP_DEG = -50.0, 5.0
 NODES = 40  # across a picture, at which it is reckoned where pixels come from
-NEARNESS = (5.37, 3.95, 3.10, 2.04, 1.63, 1.35, 1.12, 0.85, 0.64, 0.38, 0.13, 0.06, 0.04, 0.03, 0.03)
+FINE_NODES = 80  # the same where it is seen how near everything is
+LOOKS = 4  # at the last picture, until it is found what a pixel shows
+REACH = 9  # nodes across, within which what is nearest is looked at first: it hides what is behind it
+EDGE = 9  # pixels, over which what is known goes over into what is drawn
+OFF = 1.5  # pixels that a place may miss the one it comes from: beyond it was hidden
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ class DraftSettings:
         field_of_view_deg: of the camera, across.
         pitch_deg: of the camera in the first frame, which nobody tells.
         pitch_limits_deg: at which the camera stops.
+        sees: whether the model directory's network of nearness is looked through, instead of the usual nearness.
+        trust: how much of the draft stays as it is where it knows what is there, from 0 to 1: all of it leaves only
+            what comes into view to the network.
 
     Raises:
         ValueError: for settings that cannot be flown.
@@ -52,13 +59,17 @@ class DraftSettings:
     field_of_view_deg: float = 75.0
     pitch_deg: float = -8.0
     pitch_limits_deg: tuple[float, float] = (-38.0, 16.0)
+    sees: bool = False
+    trust: float = 0.0
 
     def __post_init__(self) -> None:
-        bounds = {"noise": (0.0, 1.0), "field_of_view_deg": (10.0, 150.0), "pitch_deg": (-80.0, 80.0)}
+        bounds = {"noise": (0.0, 1.0), "trust": (0.0, 1.0), "field_of_view_deg": (10.0, 150.0), "pitch_deg": (-80.0, 80.0)}
         for name, (least, most) in bounds.items():
             value = getattr(self, name)
             if type(value) not in (int, float) or not least <= value <= most:
                 raise UserError(f"draft: {name} is {str(value)[:20]}, expected a number from {least:g} to {most:g}")
+        if type(self.sees) is not bool:
+            raise UserError(f"draft: sees is {str(self.sees)[:20]}, expected true or false")
         limits = self.pitch_limits_deg
         is_pair = isinstance(limits, (list, tuple)) and len(limits) == 2
         if not (is_pair and all(type(x) in (int, float) for x in limits)):
@@ -69,14 +80,34 @@ class DraftSettings:
 
 
 class Draft(NamedTuple):
-    """A guess of a latent frame [B, C, 1, h, w], and the deviation of the noise that belongs on it [B, 1, 1, h, w]."""
+    """A guess of a latent frame.
+
+    Attributes:
+        latent: the guess, [B, C, 1, h, w].
+        noise: deviation of the noise that belongs on it, [B, 1, 1, h, w].
+        picture: its last picture, [B, 3, H, W] in [-1, 1].
+        stays: share of the picture that stays as it is, [B, 1, H, W].
+        latent_stays: the same of the latent frame, [B, 1, 1, h, w].
+    """
 
     latent: Tensor
     noise: Tensor
+    picture: Tensor
+    stays: Tensor
+    latent_stays: Tensor
 
     def under(self, noise: Tensor) -> Tensor:
         """What the latent frame is drawn from: the guess under this standard noise."""
         return self.latent + self.noise * noise
+
+    def joined(self, drawn: Tensor) -> Tensor:
+        """What was drawn from it, [B, C, 1, h, w], and what stays of it."""
+        return torch.lerp(drawn, self.latent, self.latent_stays)
+
+    def shown(self, picture: Tensor) -> Tensor:
+        """The last picture of what was drawn from it, [B, 3, H, W], and what stays of its own. It never went through
+        the autoencoder, which would lose a little each time."""
+        return torch.lerp(picture, self.picture, self.stays)
 
 
 class Drafter:
@@ -86,99 +117,151 @@ class Drafter:
         vae: an autoencoder whose latent frames stand alone.
         settings: noise and camera.
         magnitude_scale: what the channels' magnitudes were multiplied by before they came here, [8].
+        eye: sees how near everything is, where the settings ask for it.
 
     Raises:
-        UserError: if a latent frame of this autoencoder depends on those before it.
+        UserError: if a latent frame of this autoencoder depends on those before it, or there is no eye to see with.
     """
 
-    def __init__(self, vae: Any, settings: DraftSettings, magnitude_scale: Sequence[float]):
+    def __init__(
+        self, vae: Any, settings: DraftSettings, magnitude_scale: Sequence[float], eye: NearnessNetwork | None = None
+    ):
         if not vae_ops.frames_stand_alone(vae):
             raise UserError(f"latent frames of {type(vae).__name__} depend on those before them: none can be drafted")
-        self.vae, self.settings = vae, settings
+        if settings.sees and eye is None:
+            raise UserError(f"this run's drafts see how near things are, and the model directory has no {FOLDER}/ for it")
+        self.vae, self.settings, self.eye = vae, settings, eye if settings.sees else None
         self._factor = torch.tensor([1 / scale if scale else 0.0 for scale in magnitude_scale])
 
-    def level(self, count: int, device: torch.device | str) -> Tensor:
-        """The camera's pitch before anything is flown, in degrees, [count]."""
-        return torch.full((count,), float(self.settings.pitch_deg), device=device)
+    def start(self, count: int, device: torch.device | str) -> Tensor:
+        """Where flights begin, [count, 4], see `viewpoint`."""
+        place = torch.zeros(count, 4, device=device)
+        place[:, 3] = self.settings.pitch_deg
+        return place
 
-    def pitched(self, pitch: Tensor, magnitude: Tensor) -> Tensor:
-        """The camera's pitch [B] after actions, one each, whose scaled magnitudes are [B or 1, 1, 8]."""
-        return self._pitched(pitch, self._axes(magnitude)[:, 3])
+    def moved(self, place: Tensor, magnitude: Tensor) -> Tensor:
+        """Where the camera is after actions, one each, whose scaled magnitudes are [B or 1, 1, 8], [B, 4]."""
+        return self._on_the_way(place, magnitude, 1)[:, -1]
 
-    def _pitched(self, pitch: Tensor, turn: Tensor) -> Tensor:
-        return (pitch + turn).clamp(*self.settings.pitch_limits_deg)
-
-    def _axes(self, magnitude: Tensor) -> Tensor:
-        """Ahead and right in clip paths, yaw to the right and pitch upwards in degrees, [B, 4]."""
+    def _on_the_way(self, place: Tensor, magnitude: Tensor, count: int) -> Tensor:
         m = magnitude[:, 0].float() * self._factor.to(magnitude.device)
-        return m[:, POSITIVE] - m[:, NEGATIVE]
+        axes = (m[:, POSITIVE] - m[:, NEGATIVE]).expand(len(place), -1)
+        shares = torch.arange(1, count + 1, device=place.device) / count
+        return flown(place, axes, shares, self.settings.pitch_limits_deg)
+
+    def picture(self, latent: Tensor) -> Tensor:
+        """The last picture of latent frames [B, C, 1, h, w], [B, 3, H, W] in [-1, 1]."""
+        dtype = next(self.vae.parameters()).dtype
+        return vae_ops.last_picture(self.vae, latent.to(dtype)).float()
 
     @torch.no_grad()
-    def __call__(self, latent: Tensor, magnitude: Tensor, pitch: Tensor) -> Draft:
-        """The latent frame that follows, as far as the camera tells.
+    def __call__(self, picture: Tensor, magnitude: Tensor, place: Tensor, album: Album | None = None) -> Draft:
+        """The latent frame that follows, as far as the camera tells; float32.
 
         Args:
-            latent: the one before, [B, C, 1, h, w].
+            picture: the last one, [B, 3, H, W] in [-1, 1].
             magnitude: of the action that leads on, scaled, [B or 1, 1, 8].
-            pitch: of the camera in the last picture, in degrees, [B].
-
-        Returns:
-            Float32 and like `latent`, but that the noise is the same for all channels.
+            place: of the camera in the last picture, [B, 4].
+            album: pictures from earlier on, for what the last one does not show.
         """
-        dtype = next(self.vae.parameters()).dtype
-        picture = vae_ops.last_picture(self.vae, latent.to(dtype)).float()
-        grid = self._places(self._axes(magnitude).expand(len(latent), -1), pitch, picture.shape[2:])
-        seen = F.grid_sample(
-            picture.repeat_interleave(TEMPORAL_STRIDE, dim=0), grid, "bicubic", "border", align_corners=False
-        ).clamp(-1, 1)
-        video = seen.unflatten(0, (len(latent), TEMPORAL_STRIDE)).transpose(1, 2)  # [B, 3, 4, H, W]
-        outside = (grid.abs().amax(-1) > 1).float().unflatten(0, (len(latent), TEMPORAL_STRIDE)).mean(1, keepdim=True)
-        unknown = F.adaptive_max_pool2d(F.avg_pool2d(outside, 8), latent.shape[3:])[:, :, None]
-        noise = self.settings.noise + (1 - self.settings.noise) * unknown
-        return Draft(vae_ops.encode_alone(self.vae, video.to(dtype)).float(), noise)
+        cells = [size // SPATIAL_STRIDE for size in picture.shape[2:]]
+        targets = self._on_the_way(place, magnitude, TEMPORAL_STRIDE)
+        video, unseen = self._seen(picture, place, targets)
+        if album is not None and unseen.any():
+            open_ = F.adaptive_avg_pool2d(unseen.float().mean(1, keepdim=True), cells)[:, 0]
+            found = album.find(targets[:, -1], open_, View(*picture.shape[:1:-1], self.settings.field_of_view_deg))
+            if found is not None:
+                kept, kept_place, fits = found
+                more, still_unseen = self._seen(kept, kept_place, targets)
+                fills = unseen & ~still_unseen & fits[:, None, None, None]
+                video = torch.where(fills[:, None], more, video)
+                unseen = unseen & ~fills
+        unknown = F.avg_pool2d(unseen.float().mean(1, keepdim=True), 8)
+        unknown = F.adaptive_max_pool2d(unknown, cells)[:, :, None]
+        settings = self.settings
+        edge = F.max_pool2d(unseen[:, -1:].float(), EDGE, stride=1, padding=EDGE // 2)
+        edge = F.avg_pool2d(edge, EDGE, stride=1, padding=EDGE // 2, count_include_pad=False)
+        return Draft(
+            vae_ops.encode_alone(self.vae, video.to(next(self.vae.parameters()).dtype)).float(),
+            settings.noise + (1 - settings.noise) * unknown,
+            video[:, :, -1],
+            settings.trust * (1 - edge),
+            settings.trust * (1 - (2 * unknown).clamp(0, 1)),
+        )
 
-    def _places(self, axes: Tensor, pitch: Tensor, size: Sequence[int]) -> Tensor:
-        """Where each pixel of the next four frames lies in the last one, as `grid_sample` takes it, [4B, H, W, 2]."""
-        height, width = size
-        device = axes.device
-        share = torch.arange(1, TEMPORAL_STRIDE + 1, device=device) / TEMPORAL_STRIDE
-        level = torch.cos(torch.deg2rad(pitch)).clamp_min(0.2)  # what was flown is told as the tilted camera saw it
-        ahead, right = (axes[:, :1] / level[:, None]) * share, axes[:, 1:2] * share
-        yaw = torch.deg2rad(axes[:, 2:3] / level[:, None]) * share
-        before = torch.deg2rad(pitch)[:, None].expand_as(yaw)
-        after = torch.deg2rad(self._pitched(pitch, axes[:, 3]))[:, None]
-        after = before + (after - before) * share
-        focal = width / 2 / math.tan(math.radians(self.settings.field_of_view_deg / 2))
-        apart = max(1, width // NODES)  # places change slowly across a picture: a few are reckoned, the rest between
-        u = (torch.arange(0, width + apart, apart, device=device) + 0.5 - width / 2) / focal
-        v = (torch.arange(0, height + apart, apart, device=device) + 0.5 - height / 2) / focal
-        right_of, down_of = u[None, None, None, :], v[None, None, :, None]
+    def _seen(self, picture: Tensor, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """A picture from a place [B, 4] as it looks from others [B, n, 4]: video [B, 3, n, H, W], and what of it lay
+        outside of the picture or was hidden there, bool [B, n, H, W]."""
+        grid, hidden = self._places(picture, place, targets)
+        count = targets.shape[1]
+        seen = F.grid_sample(picture.repeat_interleave(count, dim=0), grid, "bicubic", "border", align_corners=False)
+        unseen = ((grid.abs().amax(-1) > 1) | hidden).unflatten(0, (len(picture), count))
+        return seen.clamp(-1, 1).unflatten(0, (len(picture), count)).transpose(1, 2), unseen
 
-        def turned(pitch: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.cos(pitch)[..., None, None], torch.sin(pitch)[..., None, None]
+    def _places(self, picture: Tensor, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each pixel seen from the targets [B, n, 4] lies in a picture [B, 3, H, W] that was taken at a place
+        [B, 4], as `grid_sample` takes it, [Bn, H, W, 2], and whether it was hidden there, bool [Bn, H, W]."""
+        height, width = picture.shape[2:]
+        device = picture.device
+        way, yaw = way_to(place, targets), targets[..., 2] - place[:, None, 2]
+        looks = self.eye is not None and bool(way.any())  # a turn moves near and far alike
+        before = place[:, None, 3].expand_as(yaw)
+        # Places change slowly across a picture: a few are reckoned, the rest lies between.
+        apart = max(1, width // (FINE_NODES if looks else NODES))
+        node = [torch.arange(0, size + apart, apart, device=device) + 0.5 for size in (width, height)]
+        view = View(width, height, self.settings.field_of_view_deg)
+        ray = view.rays(*node, targets[..., 3]).turned(-yaw)
+        found = view.places(ray.moved(-way, usual_nearness(ray.elevation())), before)
+        lost = torch.zeros(1, device=device)
+        if looks:
+            found, lost = self._look(picture, view, ray, found, way, yaw, before, targets[..., 3])
+        between = [apart * (count - 1) + 1 for count in found.shape[3:]]
 
-        # Along the ground and down from the horizon, ray by ray: first as the tilted camera looks, then turned.
-        cos, sin = turned(after)
-        away, down = cos + sin * down_of, cos * down_of - sin
-        length = torch.sqrt(away**2 + down**2 + right_of**2)
-        near = self._nearness(torch.rad2deg(torch.asin((-down / length).clamp(-1, 1)))) * length
-        cos, sin = turned(yaw)
-        along, across = away * cos - right_of * sin, away * sin + right_of * cos
-        middle = yaw / 2  # the way is flown while it turns
-        step_along = ahead * torch.cos(middle) - right * torch.sin(middle)
-        step_across = ahead * torch.sin(middle) + right * torch.cos(middle)
-        along, across = along + step_along[..., None, None] * near, across + step_across[..., None, None] * near
-        cos, sin = turned(before)
-        depth = (along * cos - down * sin).clamp_min(1e-3)
-        x, y = across / depth, (along * sin + down * cos) / depth
-        nodes = torch.stack([x * focal * 2 / width, y.expand_as(x) * focal * 2 / height], dim=2).flatten(0, 1)
-        between = [apart * (count - 1) + 1 for count in nodes.shape[2:]]
-        grid = F.interpolate(nodes, between, mode="bilinear", align_corners=True)
-        return grid[..., :height, :width].permute(0, 2, 3, 1)
+        def spread(values: Tensor) -> Tensor:
+            values = F.interpolate(values.flatten(0, 1), between, mode="bilinear", align_corners=True)
+            return values[..., :height, :width].permute(0, 2, 3, 1)
 
-    def _nearness(self, elevation: Tensor) -> Tensor:
-        """1 / distance, in clip paths, of what is seen at an elevation in degrees."""
-        table = torch.tensor(NEARNESS, device=elevation.device)
-        place = ((elevation - LOWEST_DEG) / STEP_DEG).clamp(0, len(NEARNESS) - 1.001)
-        index = place.long()
-        return torch.lerp(table[index], table[index + 1], place - index)
+        grid = spread(found)
+        hidden = (spread(lost) > 0.5)[..., 0] if looks else torch.zeros(grid.shape[:3], dtype=torch.bool, device=device)
+        return grid, hidden
+
+    def _look(
+        self,
+        picture: Tensor,
+        view: View,
+        ray: Ray,
+        place: Tensor,
+        way: Tensor,
+        yaw: Tensor,
+        before: Tensor,
+        after: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Where what the rays meet lies in the picture [B, n, 2, h, w], and whether it was hidden, [B, n, 1, h, w].
+
+        Each place of the picture is known to go somewhere; which one comes to a ray is looked for, from the nearest
+        around. Where none does, it was hidden.
+        """
+        assert self.eye is not None, "who looks has one"
+        height, width = picture.shape[2:]
+        at = [torch.arange(0, size, 2, device=place.device) + 1.0 for size in (width, height)]
+        source = view.rays(*at, before[:, :1])
+        near = self.eye(picture.to(next(self.eye.parameters()).dtype), source.elevation()).float()
+        gone = source.moved(way, near)
+        comes = near / gone.length()  # how near it is from there
+        leads = view.places(gone.turned(yaw), after)
+        known = torch.cat([comes[:, :, None], leads], dim=2).flatten(0, 1)
+        target = view.places(ray.turned(yaw), after)
+
+        def look(values: Tensor, place: Tensor) -> Tensor:
+            grid = place.flatten(0, 1).permute(0, 2, 3, 1)
+            found = F.grid_sample(values, grid, "bilinear", "border", align_corners=False)
+            return found.unflatten(0, place.shape[:2])
+
+        met = look(F.max_pool2d(known[:, :1], REACH, stride=1, padding=REACH // 2), place)
+        for _ in range(LOOKS):
+            place = view.places(ray.moved(-way, met[:, :, 0]), before)
+            found = look(known, place)
+            met = found[:, :, :1]
+        size = place.new_tensor([width, height]).view(2, 1, 1) / 2
+        miss = ((found[:, :, 1:] - target) * size).square().sum(2, keepdim=True).sqrt()
+        return place, (miss > OFF).float()

@@ -551,7 +551,8 @@ class WanActPipeline:
         """What drafts the latent frames of the loaded checkpoint's flights; None where it draws from noise alone."""
         if self.causal is None or self.causal.draft is None or self.controller is None:
             return None
-        return Drafter(self.components.vae, self.causal.draft, self._magnitude_scale)
+        parts = self.components
+        return Drafter(parts.vae, self.causal.draft, self._magnitude_scale, parts.nearness)
 
     def rollout_sigmas(self, num_steps: int) -> list[float]:
         """The noise levels that a latent frame is drawn through where frames are drawn in turn."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from wanact import flow
 from wanact.actions import NUM_CHANNELS
 from wanact.errors import UserError
+from wanact.flying.album import EVERY, Album
 from wanact.flying.draft import Draft, Drafter, DraftSettings
 from wanact.flying.request import MAX_GUIDANCE
 from wanact.models.controller import WanActionController
@@ -117,7 +118,7 @@ class CausalRollout:
         cache: `RolloutCache` where more than one frame is learned from.
 
     Attributes:
-        pitch: of the camera after what is committed, in degrees, [B]; a drafter asks for it.
+        place: of the camera after what is committed, [B, 4]; a drafter asks for it.
     """
 
     def __init__(
@@ -135,7 +136,10 @@ class CausalRollout:
         cache: type[KVCache] = KVCache,
     ):
         self.drafter = drafter
-        self.pitch = None if drafter is None else drafter.level(len(first_latent), first_latent.device)
+        self.place = None if drafter is None else drafter.start(len(first_latent), first_latent.device)
+        self._album = Album()
+        self._draft: Draft | None = None  # the newest, and what was drawn from it
+        self._drawn: Tensor | None = None
         self.transformer = transformer
         self.negative = negative if settings.guidance_scale > 1 else None
         self.guidance_scale = settings.guidance_scale
@@ -181,7 +185,7 @@ class CausalRollout:
             else:
                 latent = self._moved(latent, velocity, sigma, following, draw_source)
             after_step()
-        return latent
+        return self._joined(latent)
 
     def _moved(
         self, latent: Tensor, velocity: Tensor, sigma: float, following: float, draw_source: Callable[[], Tensor]
@@ -229,8 +233,9 @@ class CausalRollout:
 
     def draft(self, action: Actions | None) -> Draft:
         """What the camera alone tells of the next latent frame."""
-        assert self.drafter is not None and self.pitch is not None, "who asks looked"
-        return self.drafter(self._newest, self._magnitude(action), self.pitch)
+        assert self.drafter is not None and self.place is not None, "who asks looked"
+        self._draft = self.drafter(self._picture, self._magnitude(action), self.place, self._album)
+        return self._draft
 
     def _sources(self, action: Actions | None, draw_noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """What a latent frame is drawn from: noise, on a draft where there is a drafter."""
@@ -254,6 +259,7 @@ class CausalRollout:
         for left in range(num_steps, 0, -1):
             velocity = self._velocity(noisy, 1000.0 * sigma * left / num_steps, prepared)
             noisy = noisy - (sigma / num_steps).view(-1, 1, 1, 1, 1) * velocity
+        noisy = self._joined(noisy)
         self._remember(noisy, action, prepared)
         return noisy
 
@@ -269,15 +275,32 @@ class CausalRollout:
         self._remember(latent, action, self._prepare(action))
 
     def _turn(self, action: Actions | None) -> None:
-        if self.drafter is not None and self.pitch is not None:
-            self.pitch = self.drafter.pitched(self.pitch, self._magnitude(action))
+        if self.drafter is not None and self.place is not None:
+            self.place = self.drafter.moved(self.place, self._magnitude(action))
 
     def _remember(self, latent: Tensor, action: Actions | None, prepared: Tensor | None) -> None:
-        self._newest = latent
-        self._turn(action)
+        if self.drafter is not None:
+            self._look(self.drafter, latent, action)
         self.transformer.prefill(
             latent.to(self._dtype), self.text, self.cache, actions=[prepared], controller=self.controller
         )
+
+    def _look(self, drafter: Drafter, latent: Tensor, action: Actions | None) -> None:
+        """See what is remembered, and keep some of it."""
+        if self.cache.num_frames > 0:
+            self._turn(action)
+        self._picture = drafter.picture(latent)
+        if latent is self._drawn and self._draft is not None:
+            self._picture = self._draft.shown(self._picture)
+        if self.place is not None and self.cache.num_frames % EVERY == 0:
+            self._album.keep(self._picture, self.place)
+
+    def _joined(self, latent: Tensor) -> Tensor:
+        """What was drawn, and what stays of its draft."""
+        if self._draft is not None and self._draft.latent_stays.any():
+            latent = self._draft.joined(latent)
+        self._drawn = latent
+        return latent
 
     def _solver(self) -> UniPCMultistepScheduler:
         """Of one latent frame; the levels are shifted already."""

@@ -36,6 +36,8 @@ from wanact.models.components import (
     read_config,
     without_bars,
 )
+from wanact.models.nearness import FOLDER as NEARNESS
+from wanact.models.nearness import NearnessError, NearnessNetwork, load_nearness
 from wanact.weights import layouts
 from wanact.weights.convert import key_map
 from wanact.weights.files import WeightFiles
@@ -80,6 +82,7 @@ class Components:
         scheduler: of diffusers; its state belongs to one clip, so copy it.
         metadata: content of metadata.json with every entry of `DEFAULTS` under "defaults".
         path: the directory.
+        nearness: sees how near everything in a picture is, where the directory has a network for it.
     """
 
     transformer: Any
@@ -89,6 +92,7 @@ class Components:
     scheduler: Any
     metadata: dict[str, Any]
     path: Path
+    nearness: NearnessNetwork | None = None
 
 
 def load_components(
@@ -130,7 +134,11 @@ def load_components(
         component = reader.load(part)
         loaded[part] = component.to(device) if isinstance(component, torch.nn.Module) else component
     _check_together(loaded, path)
-    return Components(**loaded, metadata=metadata, path=path)
+    try:
+        nearness = load_nearness(path / NEARNESS)
+    except NearnessError as error:
+        raise ModelDirError(str(error)) from error
+    return Components(**loaded, metadata=metadata, path=path, nearness=nearness and nearness.to(device))
 
 
 def load_part(part: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -225,6 +233,8 @@ def save_components(components: Components, path: str | os.PathLike) -> Path:
                 component.save_pretrained(path / part)
             _forget_origin(path / part / "config.json")
             index[part] = library_class(component)
+    if components.nearness is not None:
+        components.nearness.save(path / NEARNESS)
     write_json(path / METADATA, components.metadata)
     write_json(path / INDEX, index)
     return path
