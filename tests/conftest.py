@@ -13,6 +13,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import ipaddress
+import json
 import shutil
 import socket
 from pathlib import Path
@@ -20,7 +21,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+BUNDLED_RUN = ROOT / "assets" / "runs" / "live"
 BROWSER_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+def bundled_step() -> int:
+    """The step that the bundled world recommends."""
+    recommended = json.loads((ROOT / "assets" / "nano" / "metadata.json").read_text())["defaults"]["live_checkpoint"]
+    return int(recommended.rpartition("-")[2])
 
 
 def find_chromium() -> str | None:

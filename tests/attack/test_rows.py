@@ -336,8 +336,8 @@ def test_a_lanes_words_break_nothing(visitor):
 
 def test_an_uploaded_configuration_of_nothing_is_one_sentence(visitor):
     """`action_magnitude_scale: null`, and what else a configuration may lack."""
-    weights = next((ROOT / "assets" / "runs" / "controller").rglob("action_controller.safetensors")).read_bytes()
-    config = json.loads((ROOT / "assets" / "runs" / "controller" / "action_train_config.json").read_text())
+    weights = next((ROOT / "assets" / "runs" / "live").rglob("action_controller.safetensors")).read_bytes()
+    config = json.loads((ROOT / "assets" / "runs" / "live" / "action_train_config.json").read_text())
     for change in ({"action_magnitude_scale": None}, {"action_magnitude_scale": "x"}, {"causal": 5}):
         files = [
             visitor.upload(weights, "action_controller.safetensors"),

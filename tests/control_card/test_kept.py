@@ -3,17 +3,15 @@ from dataclasses import replace
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import BUNDLED_RUN, bundled_step
 from wanact.control_card.card import ControlCard, card_path, keep_card, load_card, read_card, save_card
 from wanact.control_card.face import face_of, series_of
 from wanact.control_card.kept import KeptCards, best_step
 
-LIVE = ROOT / "assets" / "runs" / "live"
-
 
 @pytest.fixture
 def full() -> ControlCard:
-    card = load_card(LIVE, 300)
+    card = load_card(BUNDLED_RUN, bundled_step())
     assert card is not None
     return card
 

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import BUNDLED_RUN, ROOT, bundled_step
 from tests.control_card.test_card import START, Camera, scenery  # noqa: F401  the fixture is shared
 from wanact.actions import CHANNELS, PRESETS, ActionTrack, channel_track
 from wanact.control_card.card import load_card
@@ -51,9 +51,9 @@ def test_a_long_flight_tells_its_control_and_how_much_it_is_of(scenery):  # noqa
     assert nothing["share"] is None and nothing["runs"] == 0
 
 
-@pytest.mark.parametrize(("run", "step"), [("live", 300), ("full", 942)])
-def test_what_the_readme_says_of_control_is_what_the_card_measured(run, step):
-    card = load_card(ROOT / "assets" / "runs" / run, step)
+def test_what_the_readme_says_of_control_is_what_the_card_measured():
+    run, step = BUNDLED_RUN.name, bundled_step()
+    card = load_card(BUNDLED_RUN, step)
     assert card is not None and not card.is_quick
     control = round(100 * card.number("sign_accuracy"))
     words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())

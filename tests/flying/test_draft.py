@@ -81,7 +81,7 @@ def test_pixels_come_from_where_poses_and_rays_say(drafter, channel, pitch, monk
 
 @pytest.mark.parametrize("channel", ["forward", "right", "yaw_left", "pitch_up"])
 def test_a_draft_is_nearer_to_what_the_simulator_sees_than_the_last_picture(drafter, channel):
-    from wanact.world.painted.simulator import fly, make_world
+    from wanact.world.simulator import fly, make_world
 
     flown = fly(make_world(3), np.random.default_rng(2), 13, 96, 160, channel_track(channel, 3))
     video = torch.from_numpy(flown.frames.astype(np.float32) / 127.5 - 1).permute(3, 0, 1, 2)[None]

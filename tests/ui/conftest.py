@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.conftest import ROOT
+from tests.conftest import BUNDLED_RUN, ROOT, bundled_step
 from tests.ui.visits import serving
 from wanact.actions import channel_track
 from wanact.bench.live_browser import ARGUMENTS
@@ -71,7 +71,7 @@ def add_step(run: Path, step: int, **metadata) -> None:
 
 def write_card(run: Path, step: int, control: float = 1.0, first_frames: int = 6) -> None:
     """A control card beside a checkpoint: a bundled one, with this control of all its channels."""
-    card = load_card(ROOT / "assets" / "runs" / "live", 300)
+    card = load_card(BUNDLED_RUN, bundled_step())
     assert card is not None
     named = dict.fromkeys(card.measures["sign_accuracy"]["by_channel"], control)
     accuracy = {"mean": control, "min": control / 2, "by_channel": named}

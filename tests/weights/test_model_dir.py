@@ -136,10 +136,10 @@ def test_the_bundled_world_says_what_it_draws():
 
 def test_a_world_of_ours_from_before_there_was_a_choice_keeps_its_sampling_grid(model_dir):
     grids = {}
-    for name in ("tiny", "nano", "painted"):
+    for name in ("tiny", "nano"):
         edit(model_dir / METADATA, name=name, defaults={})
         grids[name] = read_metadata(model_dir)["defaults"]["sigma_grid"]
-    assert grids == {"tiny": "wan", "nano": "from_one", "painted": "from_one"}
+    assert grids == {"tiny": "wan", "nano": "from_one"}
     edit(model_dir / METADATA, name="nano", defaults={"sigma_grid": "wan"})
     assert read_metadata(model_dir)["defaults"]["sigma_grid"] == "wan"
     edit(model_dir / METADATA, defaults={"sigma_grid": "other"})

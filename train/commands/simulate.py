@@ -22,13 +22,9 @@ from wanact.files import CheckpointError, place, read_json, replacing, write_tex
 from wanact.media.video import write_mp4
 from wanact.shapes import num_actions
 from wanact.world import simulator
-from wanact.world.painted import simulator as painted_simulator
 
 LARGEST_SIZE = 4096
 FORMATS = ("table", "episodes")
-
-# What can be flown in: the world of the model that is shipped, and that of the next one.
-WORLDS: dict[str, Any] = {"first": simulator, "painted": painted_simulator}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,19 +34,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--format", choices=FORMATS, default="table", help="clips.csv, or manifest.jsonl and a folder an episode"
     )
-    parser.add_argument("--sheet", type=place, help="write one picture of all painted biomes and hours instead")
-    parser.add_argument("--world", choices=WORLDS, default="first", help="first is the bundled model's")
+    parser.add_argument("--sheet", type=place, help="write one picture of all biomes and hours instead")
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--clips_per_world", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0, help="first world seed; worlds are seed, seed + 1, ...")
-    parser.add_argument("--returns", type=float, default=0.0, help="share of painted flights that come back, 0 to 1")
+    parser.add_argument("--returns", type=float, default=0.0, help="share of flights that come back, 0 to 1")
     parser.add_argument("--num_frames", type=int, default=81)
-    parser.add_argument("--height", type=int, default=96)
-    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--height", type=int, default=192)
+    parser.add_argument("--width", type=int, default=320)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     args = parser.parse_args(argv)
     if args.sheet:
-        painted_simulator.contact_sheet(args.seed).save(args.sheet)
+        simulator.contact_sheet(args.seed).save(args.sheet)
         return
     if args.out is None:
         parser.error("give --out FOLDER, or --sheet PICTURE")
@@ -66,8 +61,6 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"--{name} {getattr(args, name)} must be at least 1")
     if not 0 <= args.returns <= 1:
         raise UserError(f"--returns {args.returns} must be a share from 0 to 1")
-    if args.returns and args.world != "painted":
-        raise UserError(f"--returns {args.returns} is for --world painted; the first world's flights never turn back")
     args.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, str]] = []
     with tqdm(total=args.clips, unit="clip", mininterval=1.0, smoothing=0) as bar:
@@ -99,7 +92,7 @@ def _all_worlds(args: argparse.Namespace) -> Iterator[tuple[list[dict[str, str]]
 
 def _fly_world(number: int, args: argparse.Namespace) -> tuple[list[dict[str, str]], int]:
     """Fly the clips of one world that are not there yet; the rows of all, and how many were there."""
-    chosen, seed, world = WORLDS[args.world], args.seed + number, None
+    seed, world = args.seed + number, None
     rows, num_kept = [], 0
     for take in range(min(args.clips_per_world, args.clips - number * args.clips_per_world)):
         as_episode = args.format == "episodes"
@@ -111,10 +104,9 @@ def _fly_world(number: int, args: argparse.Namespace) -> tuple[list[dict[str, st
         record = _read_notes(notes)
         num_kept += record is not None
         if record is None:
-            world = world or chosen.make_world(seed)
+            world = world or simulator.make_world(seed)
             rng = np.random.default_rng([seed, take, 7])
-            returns = {"returns": args.returns} if args.returns else {}
-            clip = chosen.fly(world, rng, args.num_frames, args.height, args.width, **returns)
+            clip = simulator.fly(world, rng, args.num_frames, args.height, args.width, returns=args.returns)
             write_mp4(clip.frames, args.out / name, fps=episodes.FPS if as_episode else FPS, lossless=True)
             if as_episode:
                 episodes.write_actions(notes.parent, clip.track, clip.caption)

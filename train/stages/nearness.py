@@ -22,7 +22,7 @@ from train.loop.seeding import Draw, derive_seed
 from train.loop.stage import Stage, StepLoss
 from train.stages.i2v import seeded
 from wanact.models.nearness import CONFIG, WEIGHTS, NearnessConfig, NearnessNetwork
-from wanact.world.painted import views
+from wanact.world import views
 
 FAR = 0.02  # 1 / clip path: what is farther, and the sky, does not move
 BARELY = 0.1  # 1 / clip path: what is much farther moves so little that its error hardly counts

@@ -27,7 +27,6 @@ from wanact.files import place, write_json, write_text
 from wanact.flying import placement_options
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.placement import Clip
-from wanact.runs import store
 from wanact.runs.ref import folder_of
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pipe = random_pipeline(args.random, args.device, dtype, options)
     else:
         pipe = WanActPipeline.from_model_dir(args.model_dir, device=args.device, dtype=dtype, fit=options)
-        pipe.load_controller(args.run or _bundled_run(pipe, live=args.what == "live"))
+        pipe.load_controller(args.run or _bundled_run(pipe))
     height, width = args.size or (None, None)
     if args.what == "live":
         seconds = 60 * args.minutes if args.minutes else args.seconds
@@ -93,21 +92,10 @@ def _is_bundled(pipe: WanActPipeline) -> bool:
     return pipe.path.resolve() == (ASSETS / "nano").resolve()
 
 
-def _bundled_run(pipe: WanActPipeline, live: bool = False) -> Path | None:
-    """What is flown of the bundled world: the best checkpoint of its first run. None for other worlds.
-
-    Args:
-        live: the checkpoint that the world recommends for live flight instead.
-    """
-    if not _is_bundled(pipe):
-        return None
-    if live and (wanted := pipe.defaults.get("live_checkpoint")):
-        return folder_of(ASSETS / "runs", wanted)
-    runs = [run for run in store.list_runs(ASSETS / "runs") if live == ("causal" in run.config)]
-    if not runs:
-        return None
-    best = [info.path for info in runs[0].checkpoints if info.is_best and info.problem is None]
-    return best[0] if best else runs[0].path
+def _bundled_run(pipe: WanActPipeline) -> Path | None:
+    """What is flown of the bundled world: the checkpoint that it recommends. None for other worlds."""
+    wanted = pipe.defaults.get("live_checkpoint")
+    return folder_of(ASSETS / "runs", wanted) if _is_bundled(pipe) and wanted else None
 
 
 def _bench_page(args: argparse.Namespace, pipe: WanActPipeline, seconds: float) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from wanact.world.poses import PATH_UNITS
 
 FIRST_WORLD = 920_000  # of the card's first frames: no training and no other measure uses these worlds
 COUNT = 12
-HEIGHT, WIDTH = 96, 160
+HEIGHT, WIDTH = 192, 320
 GAINS = (0.5, 1.0, 1.25)  # of the pilots whose obedience the card must read
 # And of one beyond: flying ahead at one and a half times full deflection, near ground passes by so far that flow loses
 # it. What is read then is told, and does not count.

@@ -54,7 +54,7 @@ from wanact.runs.ref import RUN_CONFIG, CheckpointRef, is_in_run, run_of
 from wanact.runs.store import FlightWeights
 from wanact.weights.convert import convert
 from wanact.weights.finetuned import files_of, lay_on, said_causal
-from wanact.weights.layouts import ModelDirError
+from wanact.weights.layouts import METADATA, ModelDirError
 from wanact.weights.lora import convert_lora
 from wanact.weights.model_dir import Components, fingerprint, former_fingerprint, load_components
 from wanact.weights.names import ConvertError
@@ -165,7 +165,7 @@ class WanActPipeline:
             fit: how a large model is made to fit the device.
             fine_tuned: files of weights or LoRA, or folders of a LoRA, that change the base, in this order.
             causal: window of a base that draws each latent frame from those before it; 0 for one that draws all
-                frames of a clip together, None for what the fine-tuned weights say of themselves.
+                frames of a clip together, None for what the fine-tuned weights or the directory's metadata say.
 
         Raises:
             ModelDirError: if the directory or one of the files cannot be used.
@@ -191,6 +191,8 @@ class WanActPipeline:
 
     def _set_base_causal(self, window: int | None, files: Sequence[Path]) -> None:
         said = next(((file.name, said) for file in files if (said := said_causal(file))), None)
+        if said is None and (own := self.metadata.get("causal")):
+            said = METADATA, own
         try:
             settings = causal_settings(said and said[1], self.defaults["num_inference_steps"])
         except (TypeError, UserError) as error:
@@ -549,10 +551,10 @@ class WanActPipeline:
 
     def drafter(self) -> Drafter | None:
         """What drafts the latent frames of the loaded checkpoint's flights; None where it draws from noise alone."""
-        if self.causal is None or self.causal.draft is None or self.controller is None:
+        if self.causal is None or self.causal.draft is None:
             return None
         parts = self.components
-        return Drafter(parts.vae, self.causal.draft, self._magnitude_scale, parts.nearness)
+        return Drafter(parts.vae, self.causal.draft, self._magnitude_scale or [1.0] * NUM_CHANNELS, parts.nearness)
 
     def rollout_sigmas(self, num_steps: int) -> list[float]:
         """The noise levels that a latent frame is drawn through where frames are drawn in turn."""

@@ -34,14 +34,6 @@ ACTION_CONTROLLER_CONFIGS: dict[str, dict[str, Any]] = {
     "wan_ti2v_5b_add": {**_TI2V_5B, "injection_type": "add_residual"},
     "nano": {
         **_TI2V_5B,
-        "hidden_size": 144,
-        "num_heads": 3,
-        "num_layers": 6,
-        "initial_scale": 1.0,
-        "injection_type": "adaln_tmod",
-    },
-    "painted": {
-        **_TI2V_5B,
         "hidden_size": 384,
         "num_heads": 6,
         "num_layers": 8,

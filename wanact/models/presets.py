@@ -70,34 +70,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "text_encoder": {"vocab_size": 256384, "d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64},
     },
-    # Pixels go into the VAE as 4x4 patches instead of 2x2: one stage less at the highest resolution, where a CPU
-    # spends most of its time. Latents go into the transformer one by one: a patch of 2x2 has 192 numbers, and a
-    # network must be much wider than what it predicts the velocity of.
-    "nano": {
-        "transformer": {
-            "patch_size": [1, 1, 1],
-            "num_attention_heads": 3,
-            "attention_head_dim": 48,
-            "num_layers": 6,
-            "ffn_dim": 432,
-            "text_dim": 64,
-            "freq_dim": 128,
-        },
-        "vae": {
-            "base_dim": 48,
-            "decoder_base_dim": 48,
-            "dim_mult": [1, 2, 2],
-            "num_res_blocks": 1,
-            "in_channels": 48,
-            "out_channels": 48,
-            "patch_size": 4,
-            "temperal_downsample": [True, True],
-        },
-        "text_encoder": {"d_model": 64, "d_kv": 32, "d_ff": 128, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0},
-    },
-    # The next nano, at 192x320: patches of 2x2 latents as in the 5B, 60 tokens a latent frame. It predicts velocities,
+    # The bundled world, at 192x320: patches of 2x2 latents as in the 5B, 60 tokens a latent frame. It predicts velocities,
     # too: a network that predicts clean latents learns coarse things a little sooner and fine ones far later.
-    "painted": {
+    "nano": {
         "transformer": {
             "num_attention_heads": 6,
             "attention_head_dim": 64,

@@ -62,8 +62,8 @@ DEFAULTS: dict[str, Any] = {
 
 MAX_DRAWS = 400
 
-# The names that `python -m train init` writes.
-OUR_WORLDS = ("nano", "painted")
+# The name that `python -m train init` writes.
+OUR_WORLD = "nano"
 
 # What a live flight does after a second without a key. None of the first two is committed, so that nothing drifts:
 # `hold` shows the last view still, `draw` goes on drawing what may come next. `commit` makes no difference of rest.
@@ -164,7 +164,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(defaults, dict):
         raise ModelDirError(f'"defaults" in {file} must be an object')
     # A world of ours that says nothing was made before there was a choice, and trained on the schedulers' own grid.
-    before = {"sigma_grid": "from_one"} if metadata.get("name") in OUR_WORLDS else {}
+    before = {"sigma_grid": "from_one"} if metadata.get("name") == OUR_WORLD else {}
     # Whoever says something says that a model draws its own first frame, too.
     silent = {"text_to_video": False} if file.exists() else {}
     metadata["defaults"] = DEFAULTS | before | silent | defaults

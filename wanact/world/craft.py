@@ -1,6 +1,6 @@
 """What a pilot flies: the simulator's drone, which knows the ground, or one whose way is reckoned from its motion.
 
-The painted world is imported here alone among what serves pilots.
+The simulator is imported here alone among what serves pilots.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from wanact.actions import FULL_DEFLECTION
 from wanact.shapes import TEMPORAL_STRIDE
-from wanact.world.painted import landmarks, simulator
-from wanact.world.painted.terrain import WORLD_SIZE, sample
+from wanact.world import landmarks, simulator
+from wanact.world.terrain import WORLD_SIZE, sample
 from wanact.world.poses import PATH_UNITS
 
 FULL = np.array(FULL_DEFLECTION)[1::2]  # of the four axes: ahead, right, yaw right, pitch up

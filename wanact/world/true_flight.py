@@ -16,8 +16,7 @@ import numpy as np
 
 from wanact.actions import NUM_CHANNELS, ActionTrack
 from wanact.shapes import TEMPORAL_STRIDE
-from wanact.world import truth
-from wanact.world.painted import simulator
+from wanact.world import simulator
 
 Pose = simulator.Pose  # x, y, altitude, yaw, pitch in world units and radians
 WORLD_SIZE = float(simulator.WORLD_SIZE)
@@ -47,10 +46,8 @@ class Start:
 
     @classmethod
     def of_sample(cls, sample: Any) -> Start | None:
-        """Where a sample frame was taken; None for a photograph, and for a world of another simulator than this."""
+        """Where a sample frame was taken; None for a photograph."""
         if sample.world is None:
-            return None
-        if sample.pose is None and truth.simulator is not simulator:
             return None
         return cls(sample.world, sample.pose, sample.take)
 

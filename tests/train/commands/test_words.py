@@ -18,8 +18,8 @@ SAID = [(biome, time) for biome in ("a sandy desert", "snowy mountains") for tim
 
 
 def test_the_simulators_own_views_of_other_worlds_are_told_apart():
-    known = {said: views("first", said, [number], 4, SIZE) for number, said in enumerate(SAID)}
-    held_out = [(said, view) for n, said in enumerate(SAID) for view in views("first", said, [100 + n], 2, SIZE)]
+    known = {said: views(said, [number], 4, SIZE) for number, said in enumerate(SAID)}
+    held_out = [(said, view) for n, said in enumerate(SAID) for view in views(said, [100 + n], 2, SIZE)]
     classes = Known.of(known)
     seen = [classes.nearest(view) for _, view in held_out]
     assert agreement([said for said, _ in held_out], seen)["exact"] >= 0.75  # chance is 0.25
@@ -28,7 +28,7 @@ def test_the_simulators_own_views_of_other_worlds_are_told_apart():
 def test_views_differ_within_a_world_and_statistics_see_blur():
     import cv2
 
-    one, other = views("first", SAID[0], [3], 2, SIZE)
+    one, other = views(SAID[0], [3], 2, SIZE)
     assert not np.array_equal(one, other)
     blurred = cv2.GaussianBlur(one, (0, 0), 2)
     assert np.abs(statistics(one) - statistics(blurred)).max() > 1
@@ -41,10 +41,9 @@ def test_biome_and_time_are_counted_together_and_alone():
     assert agreement(said, seen) == {"exact": 0.25, "biome": 0.5, "time": 0.5}
 
 
-@pytest.mark.parametrize("world", ["first", "painted"])
-def test_every_world_has_36_prompts_that_say_what_they_are_of(world):
-    said = everything(world)
-    prompts = [prompt_of(world, one) for one in said]
+def test_there_are_36_prompts_that_say_what_they_are_of():
+    said = everything()
+    prompts = [prompt_of(one) for one in said]
     assert len(set(prompts)) == 36
     assert all(b in prompt and t in prompt for (b, t), prompt in zip(said, prompts, strict=True))
 
@@ -54,7 +53,7 @@ def test_a_world_can_be_asked_for_by_biome_and_time():
 
 
 def test_words_command_writes_the_keys_that_are_read_elsewhere(tiny_model_dir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(words, "everything", lambda world: SAID[:2])
+    monkeypatch.setattr(words, "everything", lambda: SAID[:2])
     arguments = ["--model_dir", str(tiny_model_dir), "--run", str(write_causal_run(tmp_path / "run"))]
     few = ["--worlds", "1", "--views", "2", "--num_frames", "5", "--steps", "1", "--guidance", "1"]
     out = ["--json", str(tmp_path / "words.json"), "--sheet", str(tmp_path / "words.png")]

@@ -12,7 +12,7 @@ from wanact.actions import channel_track
 from wanact.flying.draft import Drafter, DraftSettings
 from wanact.models.lapped import AutoencoderLapped
 from wanact.models.nearness import load_nearness, usual_nearness
-from wanact.world.painted import simulator, views
+from wanact.world import simulator, views
 from wanact.world.poses import PATH_UNITS
 
 SIZE = (96, 160)
@@ -39,7 +39,7 @@ def test_it_learns_and_exports_what_is_loaded(tmp_path):
 
 def test_nearness_is_what_rays_meet():
     """Against `exact_flow`, which finds depth in another way."""
-    from wanact.world.painted.exact_flow import ray_depths
+    from wanact.world.exact_flow import ray_depths
     from wanact.world.poses import pose_matrix
 
     world, (height, width) = simulator.make_world(5), (24, 40)

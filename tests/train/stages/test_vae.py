@@ -141,7 +141,7 @@ def test_a_new_vae_is_exported_as_a_folder_of_its_own(train_vae, tmp_path, monke
 @pytest.fixture
 def train_lapped(train_vae, monkeypatch):
     """As `train_vae`, for a new lapped VAE of a few channels."""
-    small = {"vae": presets.PRESETS["painted"]["vae"] | {"width": 8, "depth": 1}}
+    small = {"vae": presets.PRESETS["nano"]["vae"] | {"width": 8, "depth": 1}}
     monkeypatch.setitem(presets.PRESETS, "small", small)
     monkeypatch.setattr(principal, "STRIDE", 1)
 
@@ -273,7 +273,7 @@ def test_the_shipped_settings_can_be_read(name, root):
 
 
 def test_settings_that_do_not_fit_are_refused(root):
-    config = parse("vae", ["--config", str(root / "train/configs/painted/vae.yaml")], VAEOptions)
+    config = parse("vae", ["--config", str(root / "train/configs/nano/vae.yaml")], VAEOptions)
     config.data.dataset_metadata_path = config.checkpoint.output_path = "somewhere"
     VAEStage.check(config)
     config.data.width = 160

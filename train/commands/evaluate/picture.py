@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from train.commands.evaluate.grid import draw_grid
 from train.commands.evaluate.tables import add_common, checkpoint_named, print_table, write_numbers
-from train.commands.simulate import WORLDS
 from wanact.actions import CHANNELS, FULL_DEFLECTION, NUM_CHANNELS, OPPOSITE, PRESETS, ActionTrack, channel_track
 from wanact.control_card.live import HOLD, OUTWARD, fly_held
 from wanact.files import place
@@ -24,6 +23,7 @@ from wanact.flying.stream import WanActStream
 from wanact.media.likeness import blockiness, colour_distance, gradient_length, horizon, psnr_db
 from wanact.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, num_actions, num_pixel_frames
 from wanact.weights.model_dir import Rest
+from wanact.world import simulator
 
 SEED = 940_000  # of the first world; no training and no other measure sees these
 FRAMES = (0, 16, 40, 80)  # of a clip, that are compared
@@ -71,7 +71,6 @@ def add(commands: Any) -> None:
         "--run", dest="checkpoint", metavar="RUN[@STEP]", help="run or checkpoint; the base if not given"
     )
     parser.add_argument("--worlds", type=int, default=8, help="held-out worlds")
-    parser.add_argument("--world", choices=WORLDS, default="first", help="first is the bundled model's")
     parser.add_argument("--seed", type=int, default=SEED, help="of the first world")
     parser.add_argument("--num_frames", type=int, default=81, help="of each clip")
     parser.add_argument("--seconds", type=int, nargs="+", default=SECONDS, help="of live flights, that are compared")
@@ -86,13 +85,11 @@ class Place:
     """Where all flights of one world begin.
 
     Attributes:
-        simulator: the module that flies in it.
-        world: what that made of the seed.
+        world: what the simulator made of the seed.
         height, width: of its pictures.
     """
 
-    simulator: Any
-    world: Any
+    world: simulator.World
     seed: int
     height: int
     width: int
@@ -100,8 +97,8 @@ class Place:
     def see(self, track: ActionTrack, numbers: Iterable[int], start: int = 0) -> np.ndarray:
         """The frames of these numbers of a flight along the track, uint8 [n, H, W, 3]; `start` is another place."""
         rng = np.random.default_rng([self.seed, start])
-        poses = self.simulator.fly_poses(self.world, rng, num_pixel_frames(len(track) + 1), track)
-        return np.stack([self.simulator.render(self.world, poses[n], self.height, self.width) for n in numbers])
+        poses = simulator.fly_poses(self.world, rng, num_pixel_frames(len(track) + 1), track)
+        return np.stack([simulator.render(self.world, poses[n], self.height, self.width) for n in numbers])
 
     @property
     def first_frame(self) -> np.ndarray:
@@ -204,11 +201,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     look = Look(pipe, args.num_frames, args.seconds, settings)
     own_steps = pipe.defaults["num_inference_steps"] if pipe.causal is None else pipe.causal.num_inference_steps
     for seed in tqdm(range(args.seed, args.seed + args.worlds), desc="worlds"):
-        module = WORLDS[args.world]
-        look.add(Place(module, module.make_world(seed), seed, *size))
+        look.add(Place(simulator.make_world(seed), seed, *size))
         result = look.summary() | {
             "checkpoint": "base" if pipe.checkpoint is None else pipe.checkpoint.id,
-            "world": args.world,
             "worlds": len(look.detail),
             "seeds": [args.seed, seed],
             "height": size[0],

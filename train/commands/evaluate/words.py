@@ -16,14 +16,12 @@ from tqdm import tqdm
 from train.commands.evaluate.grid import draw_grid
 from train.commands.evaluate.picture import Place
 from train.commands.evaluate.tables import add_common, checkpoint_named, print_table, write_numbers
-from train.commands.simulate import WORLDS
 from wanact.actions import ActionTrack
 from wanact.files import place
 from wanact.flying.pipeline import WanActPipeline
 from wanact.media.likeness import colour_quantiles
 from wanact.shapes import num_actions
-from wanact.world import palettes
-from wanact.world.painted import palettes as painted_palettes
+from wanact.world import palettes, simulator
 
 SEED = 950_000  # of the first world whose views are what words are compared with
 BANDS = 3  # of a picture: sky, middle, ground
@@ -31,15 +29,12 @@ QUANTILES = 8  # of each coordinate of colour in a band
 BLURS = (1, 3)  # pixels, between which texture is measured
 SHRINKAGE = 0.2  # of the scatter within a class towards its diagonal: there are few views
 
-PALETTES: dict[str, Any] = {"first": palettes, "painted": painted_palettes}
-
 Said = tuple[str, str]  # biome and time of day
 
 
 def add(commands: Any) -> None:
     parser = add_common(commands.add_parser("words", help="whether a prompt draws what it says"), _evaluate)
     parser.add_argument("--run", dest="checkpoint", metavar="RUN[@STEP]", help="the base if not given")
-    parser.add_argument("--world", choices=WORLDS, default="first", help="first is the bundled model's")
     parser.add_argument("--worlds", type=int, default=3, help="of each biome and time, whose views are known")
     parser.add_argument("--views", type=int, default=4, help="of each of these worlds")
     parser.add_argument("--num_frames", type=int, help="of each clip, whose first is looked at; the model's own")
@@ -105,27 +100,24 @@ def agreement(said: Iterable[Said], seen: Iterable[Said]) -> dict[str, float]:
     }
 
 
-def everything(world: str) -> list[Said]:
+def everything() -> list[Said]:
     """Each biome at each time of day."""
-    palette = PALETTES[world]
-    return [(b.name, t.name) for b, t in itertools.product(palette.BIOMES, palette.TIMES)]
+    return [(b.name, t.name) for b, t in itertools.product(palettes.BIOMES, palettes.TIMES)]
 
 
-def views(world: str, said: Said, seeds: Iterable[int], count: int, size: tuple[int, int]) -> list[np.ndarray]:
+def views(said: Said, seeds: Iterable[int], count: int, size: tuple[int, int]) -> list[np.ndarray]:
     """The simulator's own views, `count` in the world of each seed, uint8 [H, W, 3]."""
-    module, seen = WORLDS[world], []
+    seen = []
     for seed in seeds:
-        place = Place(module, module.make_world(seed, *said), seed, *size)
+        place = Place(simulator.make_world(seed, *said), seed, *size)
         seen += [place.see(ActionTrack.zeros(1), [0], start=start)[0] for start in range(count)]
     return seen
 
 
-def prompt_of(world: str, said: Said) -> str:
+def prompt_of(said: Said) -> str:
     """A caption, as the worlds have them, in clear air."""
-    palette = PALETTES[world]
-    biome = next(biome for biome in palette.BIOMES if biome.name == said[0])
-    landmark = getattr(biome, "landmarks", ("",))[0]
-    caption = palette.CAPTIONS[0].format(biome=said[0], landmark=landmark, time=said[1], weather="clear air")
+    biome = next(biome for biome in palettes.BIOMES if biome.name == said[0])
+    caption = palettes.CAPTIONS[0].format(biome=said[0], landmark=biome.landmarks[0], time=said[1], weather="clear air")
     return caption[0].upper() + caption[1:]
 
 
@@ -136,16 +128,16 @@ def _evaluate(args: argparse.Namespace) -> None:
     frames = args.num_frames or pipe.defaults["num_frames"]
     settings = {"num_frames": frames, "num_inference_steps": args.steps, "guidance_scale": args.guidance}
     track = None if pipe.controller is None else ActionTrack.zeros(num_actions(frames))
-    said = everything(args.world)
+    said = everything()
 
     known, held_out, step = {}, [], args.worlds + 1
     for number, one in enumerate(tqdm(said, desc="the simulator's views")):
         seeds = range(SEED + number * step, SEED + (number + 1) * step)
-        known[one] = views(args.world, one, seeds[:-1], args.views, size)
-        held_out += views(args.world, one, seeds[-1:], 1, size)
+        known[one] = views(one, seeds[:-1], args.views, size)
+        held_out += views(one, seeds[-1:], 1, size)
     classes = Known.of(known)
     drawn = [
-        pipe(prompt_of(args.world, one), None, track, seed=args.seed + number, **settings)[0]
+        pipe(prompt_of(one), None, track, seed=args.seed + number, **settings)[0]
         for number, one in enumerate(tqdm(said, desc="prompts"))
     ]
     seen = [classes.nearest(picture) for picture in drawn]
@@ -154,9 +146,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         "chance_biome": 1 / len({biome for biome, _ in said}),
         "chance_time": 1 / len({time for _, time in said}),
         "simulator": agreement(said, map(classes.nearest, held_out)),
-        "prompts": {prompt_of(args.world, a): f"{b[0]} {b[1]}" for a, b in zip(said, seen, strict=True)},
+        "prompts": {prompt_of(a): f"{b[0]} {b[1]}" for a, b in zip(said, seen, strict=True)},
         "checkpoint": "base" if pipe.checkpoint is None else pipe.checkpoint.id,
-        "world": args.world,
         "height": size[0],
         "width": size[1],
         **settings,

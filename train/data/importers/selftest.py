@@ -23,7 +23,7 @@ from train.data.importers import LEAST_PATH, Cut, Trajectory, import_footage
 from train.data.importers.axes import metres_per_degree
 from wanact.actions import CHANNELS, ActionTrack
 from wanact.media.video import encode_jpeg, write_mp4
-from wanact.world.painted import simulator
+from wanact.world import simulator
 from wanact.world.poses import DEAD_ZONE, PATH_UNITS, actions_from_poses, pose_matrix
 
 FPS, NUM_FRAMES, SIZE = 16.0, 21, (32, 64)

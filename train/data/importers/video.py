@@ -22,7 +22,7 @@ from train.data.importers.turning import picture_shifts
 from wanact.actions import ActionTrack
 from wanact.models.idm import FULL, InverseDynamics, load_idm
 from wanact.shapes import TEMPORAL_STRIDE
-from wanact.world.painted import simulator
+from wanact.world import simulator
 from wanact.world.poses import DEAD_ZONE
 
 AXES = ("ahead", "right", "yaw_right", "pitch_up")
