@@ -18,6 +18,7 @@ TOOLS = {
     "pilot": ("train.commands.pilot", "train a pilot that flies by itself, or measure one"),
     "simulate": ("train.commands.simulate", "write a dataset of simulated drone flights"),
     "encode": ("train.commands.encode", "encode a share of a dataset ahead of training"),
+    "shard": ("train.commands.shard", "write the clips of a table as shards, for data that outgrows a disk"),
     "import": ("train.commands.import_footage", "write a dataset from footage with camera poses"),
     "evaluate": ("train.commands.evaluate", "measure a model or a checkpoint"),
     "verify": ("train.commands.verify", "check every sum of a run or a checkpoint"),

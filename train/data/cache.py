@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -49,15 +50,43 @@ def _plain_config(module: nn.Module) -> dict[str, Any]:
     return {str(key): str(value) for key, value in content.items() if key not in unrelated}
 
 
+class Room:
+    """Space on a disk that several caches share, so that data larger than the disk does not fill it.
+
+    What came first stays. In an order that goes round, as epochs do, the entry that was used longest ago is the next
+    one needed, and a cache that made room for new ones would never find anything.
+
+    Args:
+        folder: above the caches; what lies there already counts.
+        size: bytes in all.
+        share: processes that write there.
+    """
+
+    def __init__(self, folder: Path, size: float, share: int = 1) -> None:
+        files = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+        used = sum(os.lstat(file).st_size for file in files)
+        self._left = (size - used) / share
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for so many bytes, which are taken then."""
+        with self._lock:
+            if size > self._left:
+                return False
+            self._left -= size
+            return True
+
+
 class Cache:
     """A folder of named tensors.
 
     Args:
         folder: created if it is not there; may be shared by runs and by processes.
+        room: what entries share with other caches; without room for one it is not kept. Without limit if not given.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, room: Room | None = None) -> None:
+        self.folder, self.room = folder, room
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, key: str) -> Path:
@@ -76,6 +105,8 @@ class Cache:
 
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
         path = self.path(key)
+        if self.room is not None and not self.room.take(sum(tensor.nbytes for tensor in tensors.values())):
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, disk_errors():
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)

@@ -345,11 +345,7 @@ def parse_row(
     path = find_file(base, name)
     if not path.exists():
         raise RowError("file is missing")
-    prompt = record.get("prompt") or ""
-    prompt = prompt() if callable(prompt) else prompt
-    if not isinstance(prompt, str):
-        raise RowError(f"prompt is {type(prompt).__name__}, expected text")
-    track, mended = _track(record.get("action"), num_frames, needs_action, start)
+    prompt, track, mended = words_and_actions(record, num_frames, needs_action, start)
     image = (record.get("input_image") or None) if "input_image" in file_keys else None
     if image is not None and not find_file(base, str(image)).is_file():
         raise RowError(f"input_image {image} is missing")
@@ -359,6 +355,28 @@ def parse_row(
         raise RowError(f"{missing.name} is missing")
     image = find_file(base, str(image)) if image is not None else None
     return Row(number, path, prompt, track, image, mended, start, views, record.get("states"))
+
+
+def words_and_actions(
+    record: dict[str, Any], num_frames: int, needs_action: bool, start: int = 0
+) -> tuple[str, ActionTrack | None, Mended]:
+    """What a raw row says of its clip: prompt, actions, and what had to be mended in them; arguments as `parse_row`'s.
+
+    Raises:
+        RowError, ActionError: saying what is wrong.
+    """
+    prompt = record.get("prompt") or ""
+    prompt = prompt() if callable(prompt) else prompt
+    if not isinstance(prompt, str):
+        raise RowError(f"prompt is {type(prompt).__name__}, expected text")
+    return prompt, *_track(record.get("action"), num_frames, needs_action, start)
+
+
+def with_known_names(record: dict[str, Any]) -> dict[str, Any]:
+    """A single record with the names that are read, as `read_records` gives those of a table."""
+    known = {_known_name(name): value for name, value in record.items()}
+    other = next((name for name in PROMPTS if known.get(name)), None)
+    return known | ({"prompt": known[other]} if other and not known.get("prompt") else {})
 
 
 def _track(action: Any, num_frames: int, needed: bool, start: int) -> tuple[ActionTrack | None, Mended]:

@@ -63,7 +63,11 @@ class DataConfig:
     _argument_group_name = "data"
 
     dataset_base_path: str = flag(default="", help="folder that the paths in the metadata file are relative to")
-    dataset_metadata_path: str = flag(default="", help="CSV, JSON or JSONL with video, prompt, action (input_image)")
+    dataset_metadata_path: str = flag(
+        default="",
+        help="CSV, JSON or JSONL with video, prompt, action (input_image); a manifest; or shards and streams: a folder "
+        "of .tar, any address of one (s3://...), or datasets:NAME",
+    )
     data_file_keys: str = flag(default="video", help="columns that hold file paths: video, or video,input_image")
     dataset_repeat: int = flag(default=1, help="times each row is seen in an epoch")
     dataset_num_workers: int = flag(default=0, help="threads that decode videos ahead; 0 decodes in line")
@@ -92,6 +96,9 @@ class DataConfig:
     cache_dir: str | None = flag(default=None, help="latents and text embeddings; OUTPUT_PATH/cache if not given")
     cache_dtype: Literal["float32", "float16", "bfloat16"] = flag(default="float16", help="of cached latents and text")
     cache_memory_gb: float = flag(default=8.0, help="cached latents are held in memory up to this size")
+    cache_disk_gb: float = flag(
+        default=50.0, help="of a stream, latents are kept in the cache up to this size, and what is beyond made again"
+    )
     max_rows: int | None = flag(default=None, help="use the first so many rows only")
     max_skipped: float = flag(default=0.1, help="stop if more than this fraction of the rows cannot be used")
 
@@ -123,6 +130,8 @@ class DataConfig:
         if self.max_rows is not None:
             _positive(self, "max_rows")
         _positive(self, "fps")
+        if self.cache_disk_gb < 0:
+            raise ConfigError(f"--cache_disk_gb {self.cache_disk_gb:g} must not be negative")
         if self.window_stride is not None and (self.window_stride < 1 or self.window_stride % shapes.TEMPORAL_STRIDE):
             raise ConfigError(
                 f"--window_stride {self.window_stride} must be a multiple of {shapes.TEMPORAL_STRIDE}, "

@@ -6,7 +6,7 @@ number of processes and after any resume.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -34,15 +34,26 @@ class StepSampler:
         batch_size: samples of one forward in one process.
         accumulation: forwards of a step in one process.
         num_processes: processes that share a step.
+        order: gives the rows of an epoch from seed, epoch and `repeat` where they are best read in an order of their
+            own, else None; shuffled as a whole if not given.
     """
 
     def __init__(
-        self, num_rows: int, repeat: int, seed: int, stage: str, batch_size: int, accumulation: int, num_processes: int
+        self,
+        num_rows: int,
+        repeat: int,
+        seed: int,
+        stage: str,
+        batch_size: int,
+        accumulation: int,
+        num_processes: int,
+        order: Callable[[int, int, int], torch.Tensor | None] | None = None,
     ) -> None:
         if num_rows < 1:
             raise UserError("the data has no usable row; skipped.csv in the run's folder says why")
         self.num_rows, self.repeat, self.seed, self.stage = num_rows, repeat, seed, stage
         self.batch_size, self.accumulation, self.num_processes = batch_size, accumulation, num_processes
+        self._order = lru_cache(maxsize=4)(order or (lambda *_: None))
 
     @property
     def global_batch(self) -> int:
@@ -75,7 +86,10 @@ class StepSampler:
     def draw(self, position: int, step: int) -> Draw:
         """The sample at a position of the run."""
         epoch, offset = divmod(position, self.epoch_length)
-        row = int(epoch_order(self.num_rows, self.seed, epoch, self.repeat)[offset])
+        order = self._order(self.seed, epoch, self.repeat)
+        if order is None:
+            order = epoch_order(self.num_rows, self.seed, epoch, self.repeat)
+        row = int(order[offset])
         return Draw(row, position, step, self.seed, self.stage)
 
     def micro_batch(self, start: int, step: int, round_: int, process: int) -> list[Draw]:

@@ -129,6 +129,18 @@ class Stage:
         """Changes when the rows or their order change; compared on resume."""
         return ""
 
+    def order(self, seed: int, epoch: int, repeat: int) -> Tensor | None:
+        """The rows of an epoch, each `repeat` times, where they are best read in an order of their own.
+
+        A function of its arguments and of what `data_fingerprint` tells of. None has them shuffled as a whole.
+        """
+        return None
+
+    @property
+    def read_ahead(self) -> int:
+        """Micro-batches that are read ahead where threads may read, each by one; `load` is called by all at once."""
+        return 1
+
     def load(self, draws: list[Draw]) -> dict[str, Any]:
         """Micro-batch for these samples, on the CPU. A function of `draws` alone."""
         raise NotImplementedError

@@ -171,6 +171,7 @@ class Trainer:
             config.optim.batch_size,
             config.optim.gradient_accumulation_steps,
             processes.count,
+            stage.order,
         )
         self.num_steps = self._count_steps()
         self.parameters = stage.trainable()
@@ -181,7 +182,8 @@ class Trainer:
         if processes.is_main:
             store.clean(self.run_dir)
         processes.barrier()
-        self.reader = Reader(stage.load, self.sampler, processes.rank, ahead=config.data.dataset_num_workers > 0)
+        ahead = stage.read_ahead if config.data.dataset_num_workers > 0 else 0
+        self.reader = Reader(stage.load, self.sampler, processes.rank, ahead)
         loaded = self._find()
         if loaded is not None:
             self._take_weights(loaded.weights)

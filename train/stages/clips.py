@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from train.data import csv, episodes, text
-from train.data.cache import Cache, ahead, key_of, module_fingerprint
+from train.data.cache import Cache, Room, ahead, key_of, module_fingerprint
 from train.loop.config import TrainConfig
 from train.stages.embodiment import MaskReader
 from train.stages.rows import read_records
@@ -31,6 +31,7 @@ MAX_WHOLE_ENCODE_PIXELS = 256 * 256
 HELD_ROWS = 256  # rows of a manifest that are kept read: a sample asks several times for its own
 MOST_SUBSTITUTES = 100  # clips after one that cannot be used, of which one can
 
+Made = TypeVar("Made")
 Keys = tuple[str, ...]  # of the entry of latents, and of that of the mask where there is one
 
 
@@ -40,21 +41,24 @@ class ClipEncoder:
     Args:
         config: how clips are read.
         autoencoder: what encodes them.
-        folder: where entries are kept.
+        folder: where entries are kept, or None for what is written elsewhere.
         shape: frames, height and width of a clip.
         masks: what reads where the body of a robot is, or None.
+        room: what entries may take of the disk, or None.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         autoencoder: nn.Module,
-        folder: Path,
+        folder: Path | None,
         shape: tuple[int, int, int],
         masks: MaskReader | None = None,
+        room: Room | None = None,
     ) -> None:
         self.config, self.autoencoder, self.shape, self.masks = config.data, autoencoder, shape, masks
-        self.caches = [Cache(folder / "latents"), *([Cache(folder / "masks")] if masks else [])]
+        names = ["latents", *["masks"] * (masks is not None)]
+        self.caches = [Cache(folder / name, room) for name in names] if folder else []
         self.network = module_fingerprint(autoencoder)
         self._device = next(autoencoder.parameters()).device
 
@@ -66,8 +70,31 @@ class ClipEncoder:
         keys = self.keys(row, mirrored)
         if all(cache.has(key) for cache, key in zip(self.caches, keys, strict=True)):
             return keys, None
+        return keys, self.frames(row, mirrored)
+
+    def frames(self, row: csv.Row, mirrored: bool) -> np.ndarray:
+        """Frames of a clip as `load` gives them; may run in a thread."""
         frames = self._frames(row)
-        return keys, np.ascontiguousarray(frames[:, :, ::-1]) if mirrored else frames
+        return np.ascontiguousarray(frames[:, :, ::-1]) if mirrored else frames
+
+    def entries(self, frames: np.ndarray) -> list[dict[str, Tensor]]:
+        """What is kept of these frames: the entry of latents, and that of the mask where there is one."""
+        return [self._encode(frames), *([self._mask(frames)] if self.masks else [])]
+
+    def made_from(self) -> dict[str, Any]:
+        """What latents depend on beside their clip."""
+        config, (num_frames, height, width) = self.config, self.shape
+        return {
+            "vae": self.network,
+            "num_frames": num_frames,
+            "height": height,
+            "width": width,
+            "fps": config.fps,
+            "fit": config.fit,
+            "dtype": config.cache_dtype,
+            "random_start": config.random_start,
+            "mask": self.masks.fingerprint if self.masks else None,
+        }
 
     def keep(self, keys: Keys, frames: np.ndarray | None) -> None:
         """Make the entries that `load` found missing."""
@@ -78,10 +105,14 @@ class ClipEncoder:
             if not cache.has(key):
                 cache.put(key, make(frames))
 
-    def keys(self, row: csv.Row, mirrored: bool) -> Keys:
-        """Names of a clip's entries: what they are made from, and how."""
+    def keys(self, row: csv.Row, mirrored: bool, content: Callable[[Path], str] | None = None) -> Keys:
+        """Names of a clip's entries: what they are made from, and how.
+
+        Args:
+            content: gives the checksum of a file, if that is known already.
+        """
         config, (num_frames, height, width) = self.config, self.shape
-        content = self.caches[0].content_key
+        content = content or self.caches[0].content_key
         image = content(row.input_image) if row.input_image else ""
         made_from = (content(row.video), image, height, width, num_frames, config.fit)
         way = [*self._reading(row), *map(content, row.views), *["mirrored"] * mirrored]
@@ -145,34 +176,56 @@ class PromptEncoder:
     Args:
         encoder: the text encoder.
         tokenizer: its tokenizer.
-        folder: where entries are kept.
+        folder: where entries are kept, or None for what is written elsewhere.
         length: tokens that are read.
         dtype: of entries.
+        room: what entries may take of the disk, or None.
     """
 
-    def __init__(self, encoder: nn.Module, tokenizer: Any, folder: Path, length: int, dtype: str) -> None:
-        self.cache = Cache(folder / "text")
+    def __init__(
+        self, encoder: nn.Module, tokenizer: Any, folder: Path | None, length: int, dtype: str, room: Room | None = None
+    ) -> None:
+        if folder is not None:
+            self.cache = Cache(folder / "text", room)
         self._encoder, self._tokenizer, self._length, self._dtype = encoder, tokenizer, length, dtype
-        self._network = module_fingerprint(encoder)
+        self.network = module_fingerprint(encoder)
+        self._lock = threading.Lock()
 
     def key(self, ids: Tensor) -> str:
         """Name of the entry of these token ids."""
-        return key_of("text", self._network, self._dtype, ids.tolist())
+        return key_of("text", self.network, self._dtype, ids.tolist())
 
-    @torch.no_grad()
     def keep(self, ids: Tensor) -> str:
         """Make the entry of these token ids unless it is there; gives its name."""
         key = self.key(ids)
         if not self.cache.has(key):
-            padded, mask = text.pad_ids([ids])
-            device = next(self._encoder.parameters()).device
-            embedding = text.embed(self._encoder, padded.to(device), mask.to(device), padded.shape[1])[0]
-            self.cache.put(key, {"embedding": embedding.to("cpu", getattr(torch, self._dtype))})
+            self.cache.put(key, self._entry(ids))
         return key
 
     def __getitem__(self, prompt: str) -> dict[str, Tensor]:
         """The entry of a prompt, made if it is not there."""
-        return self.cache.get(self.keep(text.tokenise(self._tokenizer, [prompt], self._length)[0]))
+        ids = self._ids(prompt)
+        key = self.key(ids)
+        if self.cache.has(key):
+            return self.cache.get(key)
+        entry = self._entry(ids)
+        self.cache.put(key, entry)
+        return entry
+
+    def entry(self, prompt: str) -> dict[str, Tensor]:
+        """The entry of a prompt, made anew and not kept."""
+        return self._entry(self._ids(prompt))
+
+    def _ids(self, prompt: str) -> Tensor:
+        return text.tokenise(self._tokenizer, [prompt], self._length)[0]
+
+    @torch.no_grad()
+    def _entry(self, ids: Tensor) -> dict[str, Tensor]:
+        padded, mask = text.pad_ids([ids])
+        device = next(self._encoder.parameters()).device
+        with self._lock:
+            embedding = text.embed(self._encoder, padded.to(device), mask.to(device), padded.shape[1])[0]
+        return {"embedding": embedding.to("cpu", getattr(torch, self._dtype))}
 
 
 class View(Sequence[Any]):
@@ -200,33 +253,94 @@ class ByPrompt:
         return self._function(prompt)
 
 
-class LazyClips:
-    """The clips of a manifest, none of which is looked at before it is drawn.
+class DrawnClips(Generic[Made]):
+    """Clips none of which is looked at before it is drawn.
 
-    A clip that cannot be used gives its place to the next that can, which is a function of the files alone, so that
-    every process and every resume sees the same.
+    One that cannot be used gives its place to the next that can, which is a function of the files alone, so that every
+    process and every resume sees the same.
 
     Args:
-        config: where the manifest is and how its clips are read.
-        encoder: makes their entries.
-        needs_actions: whether an episode without the drone's controls cannot be used.
+        config: how many may be left out.
+        name: of the data, for messages.
         say: how people are told what is left out.
 
     Raises:
         DataError: if more clips than `--max_skipped` of those that were drawn cannot be used.
     """
 
+    def __init__(self, config: TrainConfig, name: str, say: Callable[[str], None]) -> None:
+        self._config, self._name, self._say = config, name, say
+        self._lock = threading.RLock()
+        self._held: OrderedDict[int, Made] = OrderedDict()
+        self._unusable: set[int] = set()
+        self._drawn = 0
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def make(self, place: int) -> Made:
+        """What the clip of a place is; a RowError, OSError or ValueError says that it cannot be used."""
+        raise NotImplementedError
+
+    def is_full(self, held: OrderedDict[int, Made]) -> bool:
+        """Whether what was drawn longest ago is to be forgotten."""
+        return len(held) > HELD_ROWS
+
+    def usable(self, index: int) -> Made:
+        """What was made of a clip, or of the one that takes its place."""
+        for candidate in range(index, index + MOST_SUBSTITUTES):
+            place = candidate % len(self)
+            with self._lock:
+                if place in self._held:
+                    self._held.move_to_end(place)
+                    return self._held[place]
+                if place in self._unusable:
+                    continue
+                self._drawn += 1
+            try:
+                made = self.make(place)
+            except csv.DataError:
+                raise
+            except (csv.RowError, OSError, ValueError) as error:
+                self._leave_out(place, error)
+                continue
+            with self._lock:
+                self._held[place] = made
+                while len(self._held) > 1 and self.is_full(self._held):
+                    self._held.popitem(last=False)
+            return made
+        raise csv.DataError(f"{MOST_SUBSTITUTES} clips in a row of {self._name} cannot be used")
+
+    def _leave_out(self, place: int, error: Exception) -> None:
+        with self._lock:
+            self._unusable.add(place)
+        self._say(f"clip {place} of {self._name} is left out: {error}")
+        if len(self._unusable) > self._config.data.max_skipped * max(self._drawn, MOST_SUBSTITUTES):
+            raise csv.DataError(
+                f"{len(self._unusable)} of {self._drawn} clips that were drawn cannot be used, more than "
+                f"--max_skipped {self._config.data.max_skipped:g}; the last is: {error}"
+            )
+
+
+class LazyClips(DrawnClips[tuple[csv.Row, Keys]]):
+    """The clips of a manifest, each encoded when it is first drawn.
+
+    Args:
+        config: where the manifest is and how its clips are read.
+        encoder: makes their entries.
+        needs_actions: whether an episode without the drone's controls cannot be used.
+        say: how people are told what is left out.
+    """
+
     def __init__(
         self, config: TrainConfig, encoder: ClipEncoder, needs_actions: bool, say: Callable[[str], None]
     ) -> None:
-        self._config, self._encoder, self._needs_actions, self._say = config, encoder, needs_actions, say
         data = config.data
         self.manifest = episodes.Manifest(Path(data.dataset_metadata_path), data.fps)
+        super().__init__(config, self.manifest.path.name, say)
+        self._encoder, self._needs_actions = encoder, needs_actions
         self._ends = np.cumsum(self._counts())  # clips up to the end of each episode
-        self._lock = threading.RLock()
-        self._made: OrderedDict[int, tuple[csv.Row, Keys]] = OrderedDict()
-        self._unusable: set[int] = set()
-        self._drawn = 0
+        self._making = threading.Lock()
 
     def _counts(self) -> np.ndarray:
         """Clips of each episode; without a stride no line is read for it."""
@@ -253,56 +367,27 @@ class LazyClips:
 
     def row(self, index: int) -> csv.Row:
         """The row of a clip, or of the one that takes its place."""
-        return self._usable(index)[0]
+        return self.usable(index)[0]
 
     def entry(self, index: int, cache: int = 0) -> dict[str, Tensor]:
         """The latents of a clip, or, with `cache` 1, its mask."""
-        keys = self._usable(index)[1]
+        keys = self.usable(index)[1]
         return self._encoder.caches[cache].get(keys[cache])
 
-    def _usable(self, index: int) -> tuple[csv.Row, Keys]:
-        with self._lock:
-            for candidate in range(index, index + MOST_SUBSTITUTES):
-                place = candidate % len(self)
-                if place in self._made:
-                    return self._made[place]
-                if place in self._unusable:
-                    continue
-                self._drawn += 1
-                try:
-                    made = self._make(place)
-                except (csv.RowError, OSError, ValueError) as error:
-                    self._leave_out(place, error)
-                    continue
-                self._made[place] = made
-                while len(self._made) > HELD_ROWS:
-                    self._made.popitem(last=False)
-                return made
-        raise csv.DataError(f"{MOST_SUBSTITUTES} clips in a row of {self.manifest.path} cannot be used")
-
-    def _make(self, place: int) -> tuple[csv.Row, Keys]:
+    def make(self, place: int) -> tuple[csv.Row, Keys]:
         data = self._config.data
-        clip, mirrored = divmod(place, 2) if data.mirror else (place, 0)
+        clip, is_mirrored = divmod(place, 2) if data.mirror else (place, 0)
         number = int(np.searchsorted(self._ends, clip, side="right"))
         part = clip - (int(self._ends[number - 1]) if number else 0)
         start = part * (data.window_stride or 0)
         row = csv.parse_row(
             self.manifest[number], number + 1, Path(), self._encoder.shape[0], self._needs_actions, start=start
         )
-        if mirrored and row.track is not None:
-            row = replace(row, track=row.track.mirrored())
-        keys, frames = self._encoder.load(row, bool(mirrored))
-        self._encoder.keep(keys, frames)
+        row = mirrored(row) if is_mirrored else row
+        with self._making:
+            keys, frames = self._encoder.load(row, bool(is_mirrored))
+            self._encoder.keep(keys, frames)
         return row, keys
-
-    def _leave_out(self, place: int, error: Exception) -> None:
-        self._unusable.add(place)
-        self._say(f"clip {place} of {self.manifest.path.name} is left out: {error}")
-        if len(self._unusable) > self._config.data.max_skipped * max(self._drawn, MOST_SUBSTITUTES):
-            raise csv.DataError(
-                f"{len(self._unusable)} of {self._drawn} clips that were drawn cannot be used, more than "
-                f"--max_skipped {self._config.data.max_skipped:g}; the last is: {error}"
-            )
 
 
 @dataclass
@@ -322,50 +407,93 @@ class Share:
     skipped: list[csv.Skipped] = field(default_factory=list)
 
 
-def encode_share(
-    config: TrainConfig,
-    encoder: ClipEncoder,
-    prompts: PromptEncoder | None,
-    needs_actions: bool,
-    part: int,
-    parts: int,
-) -> Share:
+@dataclass(frozen=True)
+class Place:
+    """A clip that is to be encoded: of which row, from which frame on, mirrored or not."""
+
+    number: int
+    start: int
+    mirrored: bool
+    record: Any
+
+
+class Work:
+    """The clips of a table or manifest that are to be encoded. Rows are gone through one by one and none is held.
+
+    Args:
+        config: where the rows are, and what of them is read.
+        shape: frames, height and width of a clip.
+        needs_actions: whether a row without actions cannot be used.
+    """
+
+    def __init__(self, config: TrainConfig, shape: tuple[int, int, int], needs_actions: bool) -> None:
+        self.data, self._shape, self._needs_actions = config.data, shape, needs_actions
+        self._records = self._opened(config)
+        self.workers = self.data.dataset_num_workers
+        self.clip_bytes = 3 * shape[0] * shape[1] * shape[2]
+
+    def _opened(self, config: TrainConfig) -> Sequence[Any]:
+        return read_records(config, self._needs_actions)
+
+    def __len__(self) -> int:
+        """Rows."""
+        return min(len(self._records), self.data.max_rows or len(self._records))
+
+    def places(self, rows: Iterable[int]) -> Iterator[Place]:
+        """The clips of these rows, counted from 0; of a row that cannot be used one whose record says why."""
+        base = Path(self.data.dataset_base_path)
+        for number in rows:
+            record = self._records[number]
+            try:
+                starts = csv.windows(record, base, self._shape[0], self.data.fps, self.data.window_stride)
+            except ValueError as error:
+                yield Place(number + 1, 0, False, csv.RowError(str(error)))
+                continue
+            for start in starts:
+                later = record if start == starts[0] else record | {"input_image": None}
+                for mirrored in (False, True) if self.data.mirror else (False,):
+                    yield Place(number + 1, start, mirrored, later)
+
+    def row(self, place: Place) -> csv.Row:
+        """The row of a clip, with its actions as they are, not mirrored."""
+        base, keys = Path(self.data.dataset_base_path), self.data.file_keys()
+        return csv.parse_row(place.record, place.number, base, self._shape[0], self._needs_actions, keys, place.start)
+
+    def read(self, place: Place, encoder: ClipEncoder) -> tuple[csv.Row, np.ndarray]:
+        """The row of a clip, mirrored where it is meant to be, and its frames; may run in a thread."""
+        row = self.row(place)
+        frames = encoder.frames(row, place.mirrored)
+        return mirrored(row) if place.mirrored else row, frames
+
+    def leave_out(self, place: Place, error: Exception, share: Share) -> None:
+        """Note and say that a clip cannot be used."""
+        record = place.record
+        name = str(record.get("video")) if isinstance(record, dict) else ""
+        reason = (f"clip from {place.start / self.data.fps:.2f} s: " if place.start else "") + str(error)
+        share.skipped.append(csv.Skipped(place.number, name, reason))
+        print(f"skipped row {place.number} ({name}): {reason}", flush=True)
+
+
+def mirrored(row: csv.Row) -> csv.Row:
+    """A row whose actions are mirrored."""
+    return row if row.track is None else replace(row, track=row.track.mirrored())
+
+
+def encode_share(work: Work, encoder: ClipEncoder, prompts: PromptEncoder | None, part: int, parts: int) -> Share:
     """Encode the clips and words of every `parts`-th row from the one numbered `part`, 0 and up, on.
 
-    Rows are gone through one by one and none is held, and what is there is passed over: a share that was cut off goes
-    on where it was when it is run again.
+    What is there is passed over: a share that was cut off goes on where it was when it is run again.
     """
-    data, share = config.data, Share()
-    records = read_records(config, needs_actions)
-    used = min(len(records), data.max_rows or len(records))
-    base, keys = Path(data.dataset_base_path), data.file_keys()
+    share, rows = Share(), range(part, len(work), parts)
+    share.rows = len(rows)
 
-    def load(place: tuple[int, int, bool, Any]) -> tuple[csv.Row, Keys, np.ndarray | None]:
-        number, start, mirrored, record = place
-        row = csv.parse_row(record, number, base, encoder.shape[0], needs_actions, keys, start)
-        return row, *encoder.load(row, mirrored)
+    def load(place: Place) -> tuple[csv.Row, Keys, np.ndarray | None]:
+        row = work.row(place)
+        return row, *encoder.load(row, place.mirrored)
 
-    def clips() -> Iterator[tuple[int, int, bool, Any]]:
-        numbered = ((number + 1, records[number]) for number in range(part, used, parts))
-        for number, record in numbered:
-            share.rows += 1
-            try:
-                starts = csv.windows(record, base, encoder.shape[0], data.fps, data.window_stride)
-            except ValueError as error:
-                yield number, 0, False, csv.RowError(str(error))
-                continue
-            for start, mirrored in ((s, m) for s in starts for m in ((False, True) if data.mirror else (False,))):
-                later = record if start == starts[0] else record | {"input_image": None}
-                yield number, start, mirrored, later
-
-    workers = data.dataset_num_workers
-    bytes_each = 3 * encoder.shape[0] * encoder.shape[1] * encoder.shape[2]
-    for (number, start, _, record), result in ahead(load, clips(), workers, bytes_each):
+    for place, result in ahead(load, work.places(rows), work.workers, work.clip_bytes):
         if isinstance(result, Exception):
-            name = str(record.get("video")) if isinstance(record, dict) else ""
-            place = f"clip from {start / data.fps:.2f} s: " if start else ""
-            share.skipped.append(csv.Skipped(number, name, f"{place}{result}"))
-            print(f"skipped row {number} ({name}): {place}{result}", flush=True)
+            work.leave_out(place, result, share)
             continue
         row, names, frames = result
         encoder.keep(names, frames)

@@ -16,19 +16,22 @@ import torch
 from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
-from train.data import csv, episodes, text
-from train.data.cache import CachedEntries
+from train.data import csv, episodes, streams, text
+from train.data.cache import CachedEntries, Room
+from train.data.shards import LATENTS, ShardWriter
 from train.loop import export, legacy
 from train.loop.config import ConfigError, TrainConfig, require
 from train.loop.dist import Processes
 from train.loop.seeding import Draw
 from train.loop.stage import Stage, StepLoss, going_on
 from train.stages import refuse_unused, samples
-from train.stages.clips import ByPrompt, ClipEncoder, Keys, LazyClips, PromptEncoder, Share, View, encode_share
+from train.stages.clips import ByPrompt, ClipEncoder, Keys, LazyClips, PromptEncoder, Share, View, Work, encode_share
 from train.stages.embodiment import idm_path, masks_of
 from train.stages.losses import SigmaSampler, flow_matching_loss
 from train.stages.rows import RowReader
+from train.stages.streamed import Making, StreamedClips, StreamWork, encode_shards, refuse_unfit, remembered
 from wanact import flow, shapes
+from wanact.errors import UserError, in_words
 from wanact.files import write_json
 from wanact.media import video
 from wanact.models import vae as wan_vae
@@ -86,8 +89,12 @@ class FlowStage(Stage):
             )
         if config.checkpoint.save_path and ("transformer" not in names or config.model.lora_base_model):
             raise ConfigError("--save_path writes the trained transformer, and none is trained whole here")
-
-        if config.data.encoding == "lazy" and not episodes.is_manifest(Path(config.data.dataset_metadata_path)):
+        streamed = streams.is_stream(config.data.dataset_metadata_path)
+        if streamed:
+            refuse_unfit(config)
+        elif "cache_disk_gb" in config.given:
+            raise ConfigError("--cache_disk_gb has no effect without a stream; all clips of a table are kept")
+        elif config.data.encoding == "lazy" and not episodes.is_manifest(Path(config.data.dataset_metadata_path)):
             raise ConfigError("--encoding lazy is for a manifest of episodes; a table is encoded ahead")
         if config.loss.embodiment_aware:
             idm_path(config)
@@ -129,6 +136,9 @@ class FlowStage(Stage):
             loss.loss_weighting,
         )
         self.cache_dir = Path(config.data.cache_dir or Path(config.checkpoint.output_path) / "cache")
+        self.streamed = streams.is_stream(config.data.dataset_metadata_path)
+        room = config.data.cache_disk_gb * 2**30
+        self.room = Room(self.cache_dir, room, processes.count) if self.streamed else None
         self.base = {"model_dir": str(self.directory), "fingerprint": model_dir.fingerprint(self.directory)}
 
     def build(self) -> None:
@@ -177,7 +187,7 @@ class FlowStage(Stage):
             for transformer, _ in self.networks():
                 transformer.enable_gradient_checkpointing()
 
-    def _clip_encoder(self) -> ClipEncoder:
+    def _clip_encoder(self, keeps: bool = True) -> ClipEncoder:
         autoencoder = self.load_parts("vae", trained=True).vae
         if self.config.log.sample_steps is not None:
             self._sample_vae = autoencoder
@@ -188,21 +198,43 @@ class FlowStage(Stage):
             )
         shape = (self.num_frames, self.height, self.width)
         masks = masks_of(self.config, shapes.latent_size(self.height, self.width), self.device)
-        return ClipEncoder(self.config, autoencoder, self.cache_dir, shape, masks)
+        return ClipEncoder(self.config, autoencoder, self.cache_dir if keeps else None, shape, masks, self.room)
 
-    def _prompt_encoder(self) -> PromptEncoder:
-        encoder = self.load_parts("text_encoder").text_encoder
-        return PromptEncoder(encoder, self._tokenizer(), self.cache_dir, self.text_length, self.config.data.cache_dtype)
+    def _prompt_encoder(self, keeps: bool = True) -> PromptEncoder:
+        encoder, folder = self.load_parts("text_encoder").text_encoder, self.cache_dir if keeps else None
+        return PromptEncoder(
+            encoder, self._tokenizer(), folder, self.text_length, self.config.data.cache_dtype, self.room
+        )
 
     def encode_share(self, processes: Processes, part: int, parts: int) -> Share:
         """Encode one of `parts` shares of the clips and words, the one numbered `part` from 0 on, and train nothing."""
         self._begin(processes)
+        if self.streamed:
+            raise ConfigError("the latents of a stream are written with --shards ADDRESS")
         prompts = None if self.text_trained else self._prompt_encoder()
-        return encode_share(self.config, self._clip_encoder(), prompts, self.needs_actions, part, parts)
+        encoder = self._clip_encoder()
+        return encode_share(Work(self.config, encoder.shape, self.needs_actions), encoder, prompts, part, parts)
+
+    def encode_shards(self, processes: Processes, address: str, rows: int, part: int, parts: int) -> Share:
+        """The same into shards at an address, with so many rows in each; nothing is kept in `--cache_dir`."""
+        self._begin(processes)
+        prompts = None if self.text_trained else self._prompt_encoder(keeps=False)
+        encoder = self._clip_encoder(keeps=False)
+        writer = ShardWriter(address, rows, self._made_from(encoder, prompts))
+        kind = StreamWork if self.streamed else Work
+        work = kind(self.config, encoder.shape, self.needs_actions)
+        return encode_shards(work, encoder, prompts, writer, part, parts)
+
+    def _made_from(self, encoder: ClipEncoder, prompts: PromptEncoder | None) -> dict[str, Any]:
+        text = None if prompts is None else prompts.network
+        return encoder.made_from() | {"text": text, "text_length": self.text_length}
 
     def _prepare_latents(self) -> None:
         """Encode what is not cached, each process its share; leave out and list what cannot be used."""
+        if self.streamed:
+            return self._prepare_stream()
         config, encoder = self.config.data, self._clip_encoder()
+        self.clips: StreamedClips | None = None
         self.lazy = config.encoding == "lazy"
         if self.lazy:
             clips = LazyClips(self.config, encoder, self.needs_actions, self.processes.print)
@@ -239,15 +271,51 @@ class FlowStage(Stage):
             digest.update(f"{keys[0]}\x1f{row.prompt}\x1f".encode() + track)
         self._data_fingerprint = digest.hexdigest()
 
+    def _prepare_stream(self) -> None:
+        """Open what is streamed. Where it holds latents, VAE and text encoder leave the device again."""
+        config, processes, say = self.config, self.processes, self.processes.print
+        address, problem, source = config.data.dataset_metadata_path, None, None
+        if processes.is_main:  # it finds out, and the others read it up
+            try:
+                source = streams.open_source(address, remembered(config), say)
+            except (UserError, OSError) as error:
+                problem = in_words(error)
+        if (problem := processes.broadcast(problem)) is not None:
+            raise csv.DataError(problem)
+        source = source or streams.open_source(address, remembered(config))
+        encoder, prompts = self._clip_encoder(), None if self.text_trained else self._prompt_encoder()
+        made = self._made_from(encoder, prompts)
+        has_latents = bool(source.made) or LATENTS in source[0].files
+        if has_latents and config.data.mirror:
+            raise ConfigError("--mirror: latents cannot be mirrored; give it to `train encode --shards`")
+        if prompts is not None:
+            self._without_words = prompts[""]
+        making = None if has_latents else Making(encoder, prompts)
+        self.clips = StreamedClips(config, source, made, making, self.needs_actions, say)
+        self.clips.row(0)  # latents of another model are found out now
+        self.rows = View(len(self.clips), self.clips.row)
+        self.latents = View(len(self.clips), self.clips.entry)
+        self.masks = self.latents if encoder.masks else None
+        self.lazy, self._data_fingerprint = True, self.clips.fingerprint
+
     def _prepare_text(self) -> None:
         """Token ids of all prompts, and their embeddings unless the text encoder is trained."""
         tokenizer = self._tokenizer()
+        if (clips := self.clips) is not None:  # a prompt is known by its clip's number
+            self.prompt_of_row = View(len(clips), lambda index: index)
+            self.no_prompt: Any = -1
+            self.token_ids: Any = ByPrompt(
+                lambda n: text.tokenise(tokenizer, ["" if n < 0 else clips.row(n).prompt], self.text_length)[0]
+            )
+            if not self.text_trained:
+                self.embeddings: Any = ByPrompt(lambda n: self._without_words if n < 0 else clips.embedding(n))
+            return
         if self.lazy:  # a prompt is its own number
             self.prompt_of_row = View(len(self.rows), lambda index: self.rows[index].prompt)
-            self.no_prompt: Any = ""
-            self.token_ids: Any = ByPrompt(lambda prompt: text.tokenise(tokenizer, [prompt], self.text_length)[0])
+            self.no_prompt = ""
+            self.token_ids = ByPrompt(lambda prompt: text.tokenise(tokenizer, [prompt], self.text_length)[0])
             if not self.text_trained:
-                self.embeddings: Any = self._prompt_encoder()
+                self.embeddings = self._prompt_encoder()
             return
         prompts = sorted({row.prompt for row in self.rows} | {""})
         place = {prompt: i for i, prompt in enumerate(prompts)}
@@ -268,7 +336,7 @@ class FlowStage(Stage):
     def _keep_statistics(self) -> None:
         """Of the actions of episodes, beside the run's settings: what is drawn has to be read in the same units."""
         path = Path(self.config.data.dataset_metadata_path)
-        if not self.processes.is_main or not episodes.is_manifest(path):
+        if not self.processes.is_main or self.streamed or not episodes.is_manifest(path):
             return
         with contextlib.suppress(csv.DataError), going_on("the statistics of the actions"):  # there may be none
             found = episodes.statistics(episodes.Manifest(path)).to_dict()
@@ -302,6 +370,13 @@ class FlowStage(Stage):
     @property
     def data_fingerprint(self) -> str:
         return self._data_fingerprint
+
+    def order(self, seed: int, epoch: int, repeat: int) -> Tensor | None:
+        return None if self.clips is None else self.clips.order(seed, epoch, repeat)
+
+    @property
+    def read_ahead(self) -> int:
+        return max(1, self.config.data.dataset_num_workers) if self.streamed else 1
 
     def load(self, draws: list[Draw]) -> dict[str, Any]:
         """Micro-batch: latents and noise [B, C, T, h, w], sigma and weight [B], prompts, and what a subclass adds."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from train.data import csv, episodes
+from train.data import csv, episodes, streams
 from train.data.cache import ahead, key_of
 from train.loop.config import TrainConfig
 from train.loop.dist import Processes
@@ -164,7 +164,13 @@ class RowReader:
 
 def read_records(config: TrainConfig, needs_actions: bool) -> Sequence[Any]:
     """The raw rows that `--dataset_metadata_path` lists: of a table, or of a manifest of episodes."""
-    path = Path(config.data.dataset_metadata_path)
+    address = config.data.dataset_metadata_path
+    if streams.is_stream(address):
+        raise csv.DataError(
+            f"--dataset_metadata_path {address} is a stream, and stage {config.stage_name} reads tables and manifests; "
+            "streams are for i2v, action, causal, vidar and vidarc"
+        )
+    path = Path(address)
     if episodes.is_manifest(path):
         return episodes.Manifest(path, config.data.fps)
     return csv.read_records(path, needs_actions)
