@@ -91,7 +91,7 @@ class ClipEncoder:
             "width": width,
             "fps": config.fps,
             "fit": config.fit,
-            "dtype": config.cache_dtype,
+            "cache_dtype": config.cache_dtype,
             "random_start": config.random_start,
             "mask": self.masks.fingerprint if self.masks else None,
         }
