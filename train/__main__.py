@@ -25,7 +25,7 @@ TOOLS = {
     "export": ("train.commands.export", "write files to fly with, or a model directory, from a checkpoint"),
     "publish": ("train.commands.publish", "keep chosen steps of a run as a smaller run that only flies"),
     "merge-lora": ("train.commands.merge", "fuse a LoRA into a new model directory"),
-    "bench": ("train.commands.bench", "measure what saving and resuming cost"),
+    "bench": ("train.commands.bench", "measure what saving and resuming cost, or how fast data is read"),
     "crash_test": ("train.commands.crash_test", "kill a training run again and again, and see that nothing is lost"),
 }
 
