@@ -38,7 +38,7 @@ from train.loop.trainer import Trainer, library_versions
 from train.stages import STAGES, refuse_unused, stage_class
 from train.stages.synthetic import SyntheticStage
 from wanact.errors import UserError
-from wanact.files import CheckpointError, load_state, load_weights, place, write_json
+from wanact.files import CheckpointError, place, write_json
 from wanact.runs import store
 from wanact.runs.ref import CHECKPOINTS
 
@@ -277,10 +277,9 @@ def _same_state(one: Path, other: Path, steps: int) -> bool:
 
 def _state(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Weights, averages and what every optimizer keeps."""
-    state = load_weights(checkpoint / saving.FULL_WEIGHTS)
-    if (checkpoint / saving.EMA).is_file():
-        state |= {f"ema.{name}": value for name, value in load_weights(checkpoint / saving.EMA).items()}
-    for phase, content in load_state(checkpoint / saving.OPTIMIZER).items():
+    state = saving.read_weights(checkpoint)
+    state |= {f"ema.{name}": value for name, value in saving.read_ema(checkpoint).items()}
+    for phase, content in (saving.read_optimizer(checkpoint) or {}).items():
         for name, kept in content["state"].items():
             state |= {f"{phase}.{name}.{key}": value for key, value in kept.items()}
     return state

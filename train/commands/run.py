@@ -57,6 +57,8 @@ def run(config: TrainConfig) -> Trainer:
         str(Path(config.checkpoint.output_path) / "logs"),
         config.shard.backend,
         config.shard.fsdp,
+        config.shard.sharding_strategy,
+        config.shard.cpu_offload,
     )
     trainer = Trainer(config, stage_class(config.stage_name)(config, processes.device), processes)
     trainer.run()

@@ -386,6 +386,13 @@ class ShardConfig:
     _argument_group_name = "processes"
 
     fsdp: bool = flag(default=False, help="shard trained weights, gradients and optimizer over the processes")
+    sharding_strategy: Literal["FULL_SHARD", "SHARD_GRAD_OP", "HYBRID_SHARD"] = flag(
+        default="FULL_SHARD",
+        help="SHARD_GRAD_OP: weights stay whole between forward and backward; HYBRID_SHARD: each machine has all parts",
+    )
+    cpu_offload: bool = flag(
+        default=False, help="keep what is sharded, and its optimizer, in host memory while it is not computed with"
+    )
     backend: Literal["auto", "gloo", "nccl"] = flag(default="auto", help="of torch.distributed")
 
 

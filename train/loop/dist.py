@@ -20,7 +20,10 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from train.loop import foreach
 
@@ -37,6 +40,8 @@ class Processes:
         log_dir: where a tracker that writes files puts them.
         backend: "auto", "gloo" or "nccl".
         fsdp: shard trained networks; also set by `accelerate launch --use_fsdp`.
+        strategy: what is split, and over whom: see `ShardConfig`.
+        cpu_offload: keep what is sharded in host memory while it is not computed with.
     """
 
     def __init__(
@@ -46,8 +51,14 @@ class Processes:
         log_dir: str | None = None,
         backend: str = "auto",
         fsdp: bool = False,
+        strategy: str = "FULL_SHARD",
+        cpu_offload: bool = False,
     ) -> None:
         on_cpu = not torch.cuda.is_available()
+        wanted = fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+        if wanted and backend == "auto" and not on_cpu:
+            # What is written and read, and what is offloaded, lies in host memory.
+            backend = "cpu:gloo,cuda:nccl"
         if mixed_precision == "auto":
             mixed_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no" if on_cpu else "bf16")
         self.accelerator = Accelerator(
@@ -61,6 +72,14 @@ class Processes:
         if fsdp and not dist.is_initialized():
             warnings.warn("--fsdp has no effect in one process: there is nobody to share with", stacklevel=2)
         self.sharded = (fsdp or self.accelerator.distributed_type == DistributedType.FSDP) and dist.is_initialized()
+        if cpu_offload and not self.sharded:
+            warnings.warn("--cpu_offload has no effect without --fsdp and several processes", stacklevel=2)
+        self.strategy, self.cpu_offload = strategy, cpu_offload
+        self.meshes: tuple[DeviceMesh, DeviceMesh] | None = None  # where it is computed, and for host memory
+        self.saving_group: Any = None
+        if self.sharded:
+            self.meshes = (self._mesh(self.device.type), self._mesh("cpu"))
+            self.saving_group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
 
     @property
     def rank(self) -> int:
@@ -142,17 +161,37 @@ class Processes:
             for gradient, mean in zip(bucket, _unflatten_dense_tensors(flat, bucket), strict=True):
                 gradient.copy_(mean)
 
+    def _mesh(self, device: str) -> DeviceMesh:
+        """All processes in a row; or, where every machine has the whole of it, a row for each machine."""
+        if self.strategy != "HYBRID_SHARD":
+            return init_device_mesh(device, (self.count,))
+        own = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+        return init_device_mesh(device, (self.count // own, own), mesh_dim_names=("machines", "processes"))
+
     def shard(self, units: Iterable[nn.Module], network: nn.Module) -> None:
         """Shard a network over the processes in place, unit by unit."""
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
+        assert self.meshes is not None, "who shards has asked whether it is to be"
         low = torch.bfloat16 if self.mixed_precision == "bf16" else None
-        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        mesh = init_device_mesh(self.device.type, (self.count,))
+        settings: dict[str, Any] = {
+            "mesh": self.meshes[0],
+            "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False),
+            "reshard_after_forward": self.strategy != "SHARD_GRAD_OP",
+        }
+        if self.cpu_offload:
+            settings["offload_policy"] = CPUOffloadPolicy(pin_memory=self.device.type == "cuda")
         for unit in units:
-            fully_shard(unit, mesh=mesh, mp_policy=policy)
-        fully_shard(network, mesh=mesh, mp_policy=policy)
+            fully_shard(unit, **settings)
+        fully_shard(network, **settings)
+
+    def own_copy(self, tensor: Tensor) -> Tensor:
+        """What this process holds of a tensor, copied to host memory, and which part of the whole it is."""
+        if not isinstance(tensor, DTensor):
+            return to_host(tensor)
+        assert self.meshes is not None, "there are parts only where it was sharded"
+        copy = tensor.to_local().detach().to("cpu", copy=True)
+        return DTensor.from_local(
+            copy, self.meshes[1], tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+        )
 
     def close(self) -> None:
         """End trackers and leave the process group."""
@@ -189,10 +228,29 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def like(value: Tensor, reference: Tensor) -> Tensor:
-    """A full tensor placed and sharded as another one is."""
-    if isinstance(reference, DTensor) and value.ndim:
-        return distribute_tensor(value.to(reference.device), reference.device_mesh, reference.placements)
-    return value.to(reference.device, copy=True)
+    """A full tensor placed and sharded as another one is; of one on the meta device the place alone, to be filled.
+
+    Each process takes its own part of the value, so that of a file that is mapped into memory no more is read.
+    """
+    if not isinstance(reference, DTensor) or not value.ndim:
+        if value.is_meta:
+            return torch.zeros(value.shape, dtype=value.dtype, device=reference.device)
+        return value.to(reference.device, copy=True)
+    placed = torch.zeros_like(reference, dtype=value.dtype)
+    if not value.is_meta:
+        shape, offsets = compute_local_shape_and_global_offset(
+            reference.shape, reference.device_mesh, reference.placements
+        )
+        own = tuple(slice(offset, offset + size) for offset, size in zip(offsets, shape, strict=True))
+        placed.to_local().copy_(value[own])
+    return placed
+
+
+def sum_in_last_round(networks: Iterable[nn.Module], is_last: bool) -> None:
+    """Let sharded networks add up the gradients of the processes after the last round of an accumulation only."""
+    for network in networks:
+        if isinstance(network, FSDPModule):
+            network.set_requires_gradient_sync(is_last)
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:

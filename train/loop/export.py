@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from train.loop import saving
 from wanact.errors import TakenError
-from wanact.files import CheckpointError, load_weights, read_json, replacing, replacing_folder, visible, write_json
+from wanact.files import CheckpointError, read_json, replacing, replacing_folder, visible, write_json
 from wanact.weights import model_dir
 from wanact.weights.convert import ORIGINAL, convert
 from wanact.weights.finetuned import side_file
@@ -25,9 +26,7 @@ def trained_networks(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
     Raises:
         CheckpointError: if it trained neither, or a LoRA only.
     """
-    averaged = checkpoint / "ema.safetensors"
-    file = averaged if averaged.is_file() else checkpoint / "trainable_full.safetensors"
-    modules = split_modules(load_weights(file))
+    modules = split_modules(saving.read_ema(checkpoint) or saving.read_weights(checkpoint))
     networks = {name: modules[name] for name in ("transformer", "text_encoder") if name in modules}
     if not networks:
         raise CheckpointError(f"{checkpoint} trained no transformer and no text encoder: there is nothing to put in")

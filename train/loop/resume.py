@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.loop import legacy, saving
+from train.loop import legacy, saving, sharded
 from train.loop.config import TrainConfig
-from wanact.files import CheckpointError, load_state, load_weights, read_json, sha256
+from wanact.files import CheckpointError, load_weights, read_json, sha256
 from wanact.runs import store
 
 
@@ -29,6 +29,8 @@ class Loaded:
         state: content of trainer_state.json, {} if there is none.
         config: content of train_config.json, {} if there is none.
         kept: whether these are only the weights that fit, of a checkpoint that cannot be continued.
+        in_parts: whether tensors only say what they are (they are on the meta device), for each process to read its
+            own part of them.
     """
 
     path: Path
@@ -39,13 +41,17 @@ class Loaded:
     state: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     kept: bool = False
+    in_parts: bool = False
 
 
-def find(config: TrainConfig, stage_name: str, shapes: dict[str, torch.Size]) -> tuple[Loaded | None, list[str]]:
+def find(
+    config: TrainConfig, stage_name: str, shapes: dict[str, torch.Size], in_parts: bool = False
+) -> tuple[Loaded | None, list[str]]:
     """The checkpoint that this run continues from, read and checked, or None to start.
 
     Args:
         shapes: shapes of the trained weights by full name, which the checkpoint must have.
+        in_parts: whether processes read their own parts of a checkpoint that was written so.
 
     Returns:
         What was loaded, and a line for each newer checkpoint that was passed over and for what else should be said.
@@ -63,16 +69,16 @@ def find(config: TrainConfig, stage_name: str, shapes: dict[str, torch.Size]) ->
         return None, []
     if wanted != "auto":
         try:
-            return load(Path(wanted), stage_name, shapes, config), []
+            return load(Path(wanted), stage_name, shapes, config, in_parts=in_parts), []
         except CheckpointError as error:
             if config.checkpoint.on_resume_error == "stop":
                 raise
             return keep_what_fits(Path(wanted), shapes, [str(error)])
-    return _newest(run, stage_name, shapes, config)
+    return _newest(run, stage_name, shapes, config, in_parts)
 
 
 def _newest(
-    run: Path, stage_name: str, shapes: dict[str, torch.Size], config: TrainConfig
+    run: Path, stage_name: str, shapes: dict[str, torch.Size], config: TrainConfig, in_parts: bool
 ) -> tuple[Loaded | None, list[str]]:
     passed: list[str] = []
     found = store.list_checkpoints(run)
@@ -81,7 +87,7 @@ def _newest(
             problem = info.problem or _diverged(info)
             if problem:
                 raise CheckpointError(problem)
-            return load(info.path, stage_name, shapes, config), passed
+            return load(info.path, stage_name, shapes, config, in_parts=in_parts), passed
         except CheckpointError as error:
             passed.append(f"passed over {info.path.name}: {error}")
     if found and config.checkpoint.on_resume_error == "stop":
@@ -134,11 +140,11 @@ def _sound_weights(path: Path, shapes: dict[str, torch.Size]) -> tuple[int, dict
     if store.is_legacy(path):
         return legacy.load(path, shapes, with_optimizer=False)[:2]
     metadata = store.read_metadata(path)
-    file = path / saving.FULL_WEIGHTS
-    entry = metadata["files"].get(file.name)
-    if entry is None or not file.is_file() or sha256(file) != entry["sha256"]:
-        raise CheckpointError(f"{file} is missing or damaged")
-    return int(metadata["step"]), load_weights(file)
+    of_weights = [n for n in metadata["files"] if n == saving.FULL_WEIGHTS or n.startswith(f"{sharded.FOLDER}/")]
+    for file in of_weights or [saving.FULL_WEIGHTS]:
+        if not (path / file).is_file() or sha256(path / file) != metadata["files"].get(file, {}).get("sha256"):
+            raise CheckpointError(f"{path / file} is missing or damaged")
+    return int(metadata["step"]), saving.read_weights(path)
 
 
 def _newest_first(found: list[store.CheckpointInfo]) -> list[store.CheckpointInfo]:
@@ -151,19 +157,25 @@ def _newest_first(found: list[store.CheckpointInfo]) -> list[store.CheckpointInf
 
 
 def load(
-    path: Path, stage_name: str, shapes: dict[str, torch.Size], config: TrainConfig, verified: bool = False
+    path: Path,
+    stage_name: str,
+    shapes: dict[str, torch.Size],
+    config: TrainConfig,
+    verified: bool = False,
+    in_parts: bool = False,
 ) -> Loaded:
     """Read a checkpoint whole and check that it fits.
 
     Args:
         verified: its sums have been checked already.
+        in_parts: whether processes read their own parts of a checkpoint that was written so.
 
     Raises:
         CheckpointError: if it is damaged, of another stage, or its weights have other names or shapes, or are not
             finite.
     """
     path = store.resolve(path) if path.is_dir() else path
-    loaded = _load_legacy(path, shapes) if store.is_legacy(path) else _load_ours(path, verified)
+    loaded = _load_legacy(path, shapes) if store.is_legacy(path) else _load_ours(path, verified, in_parts)
     found = loaded.state.get("stage", stage_name)
     if found != stage_name and not _overridden(config, "stage"):
         raise CheckpointError(
@@ -172,7 +184,8 @@ def load(
     problem = mismatch(loaded.weights, shapes)
     if problem and not _overridden(config, "weights"):
         raise CheckpointError(f"{path} does not fit the trained networks: {problem}")
-    not_finite = None if verified else saving.find_not_finite(loaded.weights | loaded.ema)
+    # Of what is in parts nobody has seen a number yet; what was written says itself whether it had diverged.
+    not_finite = None if verified or loaded.in_parts else saving.find_not_finite(loaded.weights | loaded.ema)
     if not_finite:
         raise CheckpointError(f"{path} has diverged: {not_finite}")
     if problem:
@@ -188,21 +201,25 @@ def _load_legacy(path: Path, shapes: dict[str, torch.Size]) -> Loaded:
     return Loaded(path=path, step=step, weights=weights, optimizer=optimizer)
 
 
-def _load_ours(path: Path, verified: bool = False) -> Loaded:
+def _load_ours(path: Path, verified: bool = False, in_parts: bool = False) -> Loaded:
     if not verified:
         store.verify(path)
     metadata = store.read_metadata(path)
-    files = metadata["files"]
-    optimizer = load_state(path / saving.OPTIMIZER, mmap=True) if saving.OPTIMIZER in files else None
-    return Loaded(
-        path=path,
-        step=int(metadata["step"]),
-        weights=load_weights(path / saving.FULL_WEIGHTS),
-        optimizer=optimizer,
-        ema=load_weights(path / saving.EMA) if saving.EMA in files else {},
-        state=read_json(path / saving.STATE),
-        config=read_json(path / saving.CONFIG),
-    )
+    loaded = Loaded(path, int(metadata["step"]), {})
+    loaded.state, loaded.config = read_json(path / saving.STATE), read_json(path / saving.CONFIG)
+    if in_parts and sharded.is_sharded(path):
+        described = sharded.Parts(path).described()
+        loaded.in_parts, loaded.optimizer = True, sharded.nested(described)
+        if metadata.get("diverged"):
+            raise CheckpointError(f"{path} has diverged: {metadata['diverged']}")
+        loaded.weights, loaded.ema = (
+            {name.partition("/")[2]: tensor for name, tensor in described.items() if name.startswith(f"{kind}/")}
+            for kind in (sharded.WEIGHTS, sharded.EMA)
+        )
+        return loaded
+    loaded.weights, loaded.ema = saving.read_weights(path), saving.read_ema(path)
+    loaded.optimizer = saving.read_optimizer(path)
+    return loaded
 
 
 def mismatch(weights: dict[str, Tensor], shapes: dict[str, torch.Size], limit: int = 3) -> str | None:
@@ -271,7 +288,7 @@ def init_weights(path: Path, shapes: dict[str, torch.Size], flag: str = "--init_
 def _exported_weights(path: Path) -> dict[str, Tensor]:
     """Weights by full name of a checkpoint that was published: only what it is flown with was kept. {} of others."""
     store.verify(path)
-    if saving.FULL_WEIGHTS in store.read_metadata(path)["files"]:
+    if saving.FULL_WEIGHTS in store.read_metadata(path)["files"] or sharded.is_sharded(path):
         return {}
     networks = {"transformer": store.TRANSFORMER, "action_controller": store.CONTROLLER}
     return {

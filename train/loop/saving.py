@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wanact.files import disk_errors, replacing, write_json
+from train.loop import sharded
+from wanact.files import disk_errors, load_state, load_weights, replacing, write_json
 from wanact.runs import store
 
 WEIGHTS, FULL_WEIGHTS = "trainable.safetensors", "trainable_full.safetensors"
@@ -32,7 +34,7 @@ EXPORTED = (store.CONTROLLER, store.LORA, store.TRANSFORMER)
 
 @dataclass
 class Snapshot:
-    """Everything a checkpoint holds, in host memory.
+    """Everything a checkpoint holds, in host memory; where networks are sharded, what this process holds of it.
 
     Attributes:
         step: optimizer updates.
@@ -125,6 +127,8 @@ class Saver:
         began = time.perf_counter()
         try:
             path = self._write(snapshot)
+            if path is None:
+                return
         except OSError as error:
             warnings.warn(f"step {snapshot.step} was not saved: {_reason(error)}. Training goes on", stacklevel=1)
         except BaseException as error:  # handed to the training thread by wait()
@@ -154,15 +158,20 @@ class Saver:
             except BaseException as error:
                 self._error = error
 
-    def _write(self, snapshot: Snapshot) -> Path:
+    def _write(self, snapshot: Snapshot) -> Path | None:
+        """Write a checkpoint; where it lies, or None where another process has written the rest of it."""
+        self._require_room(snapshot)
+        snapshot.diverged = find_not_finite(snapshot.weights | snapshot.ema) or snapshot.diverged
+        return self._write_checkpoint(snapshot, lambda folder: self._fill(folder, snapshot))
+
+    def _require_room(self, snapshot: Snapshot) -> None:
         needed, free = snapshot.num_bytes(), store.free_bytes(self.run)
         if free < needed:
             raise OSError(errno.ENOSPC, f"it needs about {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free")
-        snapshot.diverged = find_not_finite(snapshot.weights | snapshot.ema) or snapshot.diverged
+
+    def _write_checkpoint(self, snapshot: Snapshot, fill: Callable[[Path], None]) -> Path:
         own = {"diverged": snapshot.diverged} | ({"loss": None} if snapshot.diverged else {})  # it is never the best
-        path = store.write_checkpoint(
-            self.run, snapshot.step, lambda folder: self._fill(folder, snapshot), snapshot.metadata | own
-        )
+        path = store.write_checkpoint(self.run, snapshot.step, fill, snapshot.metadata | own)
         self._verified.add(path.name)
         return path
 
@@ -184,6 +193,9 @@ class Saver:
         if snapshot.optimizer is not None:
             _save_state(snapshot.optimizer, folder / OPTIMIZER)
             _save_state(snapshot.scheduler, folder / SCHEDULER)
+        self._fill_words(folder, snapshot)
+
+    def _fill_words(self, folder: Path, snapshot: Snapshot) -> None:
         write_json(folder / STATE, snapshot.state)
         write_json(folder / CONFIG, snapshot.config)
         if self.export_config is not None:
@@ -199,6 +211,93 @@ class Saver:
             if (path / name).is_file():
                 with replacing(self.run / name) as temporary:
                     _link_or_copy(path / name, temporary)
+
+
+@dataclass
+class ShardedSaver(Saver):
+    """The same where networks are split: every process has one, and writes what it holds.
+
+    They meet in a group of their own, so that nothing that training does in the meantime comes between.
+
+    Attributes:
+        group: of all processes, for host memory.
+        whole: names of weights that are not split.
+    """
+
+    group: Any = None
+    whole: frozenset[str] = frozenset()
+
+    def launch(self) -> None:
+        if self._is_main:
+            super().launch()
+
+    @property
+    def _is_main(self) -> bool:
+        return dist.get_rank(self.group) == 0
+
+    def _write(self, snapshot: Snapshot) -> Path | None:
+        tensors = {f"{sharded.WEIGHTS}/{name}": tensor for name, tensor in snapshot.weights.items()}
+        tensors |= {f"{sharded.EMA}/{name}": tensor for name, tensor in snapshot.ema.items()}
+        snapshot.diverged = self._not_finite(tensors) or snapshot.diverged
+        tensors |= sharded.flat(snapshot.optimizer or {})
+        if not self._is_main:
+            folder = self._told()
+            if folder is not None:
+                with contextlib.suppress(OSError):  # the main process knows it too, and says it
+                    sharded.save(tensors, folder / sharded.FOLDER, self.group)
+            return None
+        is_told = False
+
+        def fill(folder: Path) -> None:
+            nonlocal is_told
+            (folder / sharded.FOLDER).mkdir()
+            self._told(folder)
+            is_told = True
+            sharded.save(tensors, folder / sharded.FOLDER, self.group)
+            kind = sharded.EMA if snapshot.ema else sharded.WEIGHTS
+            sharded.write_exports(self.export, folder, kind, self.whole)
+            if snapshot.optimizer is not None:
+                _save_state(snapshot.scheduler, folder / SCHEDULER)
+            self._fill_words(folder, snapshot)
+
+        try:
+            self._require_room(snapshot)
+            return self._write_checkpoint(snapshot, fill)
+        finally:
+            if not is_told:
+                self._told(None)
+
+    def _not_finite(self, tensors: dict[str, Tensor]) -> str | None:
+        name = sharded.first_not_finite(tensors, self.group)
+        return None if name is None else f"{name.partition('/')[2]} holds NaN or infinity"
+
+    def _told(self, folder: Path | None = None) -> Path | None:
+        """The folder that the main process has made, or None if it could not."""
+        box = [folder]
+        dist.broadcast_object_list(box, group=self.group, group_src=0)
+        return box[0]
+
+
+def read_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """All trained weights of a checkpoint by full name, however it was written."""
+    if sharded.is_sharded(checkpoint):
+        return sharded.read(checkpoint, sharded.WEIGHTS)
+    return load_weights(checkpoint / FULL_WEIGHTS)
+
+
+def read_ema(checkpoint: Path) -> dict[str, Tensor]:
+    """All averaged weights by full name; {} if there are none."""
+    if sharded.is_sharded(checkpoint):
+        return sharded.read(checkpoint, sharded.EMA)
+    return load_weights(checkpoint / EMA) if (checkpoint / EMA).is_file() else {}
+
+
+def read_optimizer(checkpoint: Path) -> dict[str, Any] | None:
+    """What optimizers keep, by phase; None if that was not saved."""
+    if sharded.is_sharded(checkpoint):
+        kept = sharded.read(checkpoint, sharded.OPTIMIZER)
+        return sharded.nested({f"{sharded.OPTIMIZER}/{name}": tensor for name, tensor in kept.items()})
+    return load_state(checkpoint / OPTIMIZER, mmap=True) if (checkpoint / OPTIMIZER).is_file() else None
 
 
 def find_not_finite(tensors: dict[str, Tensor]) -> str | None:

@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from train.loop import export, foreach, resume, saving
+from train.loop import export, foreach, resume, saving, sharded
 from train.loop.claim import claim
 from train.loop.config import ConfigError, TrainConfig
-from train.loop.dist import Processes, clip_gradients, like, local, to_host
+from train.loop.dist import Processes, clip_gradients, like, local, sum_in_last_round, whole
 from train.loop.log import RunLog
 from train.loop.optim import build_optimizer, kept_names, learning_rate
 from train.loop.progress import Progress
@@ -37,6 +38,7 @@ from wanact.runs import store
 from wanact.runs.ref import CHECKPOINTS
 
 MAX_BAD_STEPS = 10
+_HOST = torch.empty(0)
 _COUNT = "steps of "  # before a name: how many of the steps since the last line have it
 
 
@@ -63,7 +65,8 @@ class Trainer:
         self.blocked_seconds = 0.0  # how long the last save kept training waiting
         self.stop_signal: str | None = None
         self.claim: Lock | None = None
-        self.saver: saving.Saver | None = None  # of the main process, like the log
+        self.saver: saving.Saver | None = None  # of the main process, like the log, unless networks are sharded
+        self._taken: dict[str, list[str]] = {}  # parameters whose optimizer's state was found, by phase
         self.log: RunLog | None = None
 
     def run(self) -> int:
@@ -127,7 +130,13 @@ class Trainer:
         self.processes.barrier()
 
     def _final_weights(self) -> dict[str, Tensor]:
-        return {name: to_host(value) for name, value in (self.ema or self.parameters).items()}
+        """All of them in the main process, nothing in the others. Collective."""
+        weights = {}
+        for name, value in (self.ema or self.parameters).items():
+            full = whole(value.detach())
+            if self.processes.is_main:
+                weights[name] = full.to("cpu", copy=True)
+        return weights
 
     def _origin(self) -> dict[str, Any]:
         return {"run": str(self.run_dir.resolve()), "step": self.step}
@@ -185,10 +194,10 @@ class Trainer:
         ahead = stage.read_ahead if config.data.dataset_num_workers > 0 else 0
         self.reader = Reader(stage.load, self.sampler, processes.rank, ahead)
         loaded = self._find()
-        if loaded is not None:
+        if loaded is not None and not loaded.in_parts:
             self._take_weights(loaded.weights)
             loaded.weights = {}  # they have been copied; with a large model the memory is wanted
-        elif config.checkpoint.init_from:
+        elif loaded is None and config.checkpoint.init_from:
             wanted = {n: shape for n, shape in self.shapes.items() if n.partition(".")[0] not in stage.starts_itself}
             self._take_weights(resume.init_weights(Path(config.checkpoint.init_from), wanted))
         if processes.sharded:
@@ -200,12 +209,12 @@ class Trainer:
         self.ema = self._initial_ema(loaded)
         if loaded is not None:
             self._continue(loaded)
-        self.saver: saving.Saver | None = None
+            if loaded.in_parts:
+                self._read_parts(loaded)
         if self.log is not None:
             self.log.go_back_to(self.step)
-            self.saver = saving.Saver(
-                self.run_dir, stage.export, stage.export_config(), config.checkpoint.max_checkpoints
-            )
+        self.saver = self._new_saver()
+        if self.saver is not None:
             self.saver.launch()
         if config.optim.checks:
             torch.autograd.set_detect_anomaly(True)
@@ -217,6 +226,20 @@ class Trainer:
             f"{self.sampler.global_batch} samples a step, steps {self.step} to {self.num_steps}, "
             f"{processes.count} x {processes.device.type}"
         )
+
+    def _new_saver(self) -> saving.Saver | None:
+        """Of the main process; of each where networks are sharded, which writes its own part."""
+        kept = self.config.checkpoint.max_checkpoints
+        if self.processes.sharded:
+            named = {**self.parameters, **self.buffers}
+            whole = frozenset(name for name, tensor in named.items() if not isinstance(tensor, DTensor))
+            stage, group = self.stage, self.processes.saving_group
+            return saving.ShardedSaver(
+                self.run_dir, stage.export, stage.export_config(), kept, group=group, whole=whole
+            )
+        if self.log is None:
+            return None
+        return saving.Saver(self.run_dir, self.stage.export, self.stage.export_config(), kept)
 
     @property
     def _num_parameters(self) -> int:
@@ -248,7 +271,7 @@ class Trainer:
         loaded, remarks, problem = None, [], None
         if self.processes.is_main:
             try:
-                loaded, remarks = resume.find(self.config, self.stage.name, self.shapes)
+                loaded, remarks = resume.find(self.config, self.stage.name, self.shapes, self.processes.sharded)
             except CheckpointError as error:
                 problem = str(error)
         for remark in remarks:
@@ -262,8 +285,24 @@ class Trainer:
             if kept:
                 loaded, _ = resume.keep_what_fits(path, self.shapes, [])
             else:
-                loaded = resume.load(path, self.stage.name, self.shapes, self.config, verified=True)
+                parts = self.processes.sharded
+                loaded = resume.load(path, self.stage.name, self.shapes, self.config, verified=True, in_parts=parts)
         return loaded
+
+    def _read_parts(self, loaded: resume.Loaded) -> None:
+        """Fill weights, averages and optimizers from the shards of a checkpoint. Collective."""
+        held = {**self.parameters, **self.buffers}
+        wanted = {f"{sharded.WEIGHTS}/{name}": held[name] for name in loaded.weights}
+        wanted |= {f"{sharded.EMA}/{name}": self.ema[name] for name in loaded.ema if name in self.ema}
+        wanted |= sharded.flat(
+            {
+                phase: {"state": {n: self.optimizers[phase].state[parameters[n]] for n in names if n in parameters}}
+                for phase, names in self._taken.items()
+                for parameters in (self.stage.trainable(phase),)
+            }
+        )
+        with torch.no_grad():
+            sharded.load(wanted, loaded.path, self.processes.saving_group)
 
     def _take_weights(self, weights: dict[str, Tensor]) -> None:
         held = {**self.parameters, **self.buffers}
@@ -286,7 +325,7 @@ class Trainer:
             return {}
         source, averaged = loaded.ema if loaded is not None else {}, self.stage.averaged_modules()
         return {
-            name: like(source[name], parameter) if name in source else parameter.detach().clone()
+            name: like(source[name], parameter.detach()) if name in source else parameter.detach().clone()
             for name, parameter in self.parameters.items()
             if name.partition(".")[0] in averaged
         }
@@ -327,9 +366,10 @@ class Trainer:
                 continue
             optimizer.state[parameter] = {
                 # Counters stay in host memory unless the optimizer is one fused kernel.
-                key: like(state[key], parameter) if state[key].ndim or fused else state[key].clone()
+                key: like(state[key], parameter.detach() if state[key].ndim or fused else _HOST)
                 for key in kept[parameter]
             }
+            self._taken.setdefault(phase, []).append(name)
         if fresh:
             self.processes.print(
                 f"  the state of {fresh} of {len(parameters)} parameters is another optimizer's: it starts fresh there"
@@ -349,7 +389,9 @@ class Trainer:
             if len(self.stage.phases) > 1:
                 for name, parameter in self.parameters.items():
                     parameter.requires_grad_(name in parameters)
-            for batch in self._micro_batches():
+            for round_, batch in enumerate(self._micro_batches(), start=1):
+                is_last = round_ == self.config.optim.gradient_accumulation_steps
+                sum_in_last_round(self.stage.modules.values(), is_last)
                 self._accumulate(batch, phase, sums)
             if self.config.optim.checks and not self.bad_steps:
                 self._check_gradients(parameters)
@@ -477,14 +519,17 @@ class Trainer:
         window = dict(zip(names, self.processes.mean([self.window[name] for name in names]), strict=True))
         full = self.config.checkpoint.save_full_state
         began = time.perf_counter()
-        buffers = {name: to_host(value) for name, value in self.buffers.items()}
-        weights = {name: to_host(parameter) for name, parameter in self.parameters.items()} | buffers
-        optimizer = {phase: self._optimizer_state(phase) for phase in self.stage.phases} if full else None
-        ema = {name: to_host(value) for name, value in self.ema.items()}
-        ema |= buffers if ema else {}
         self.since_save = [0.0, 0]
         if self.saver is None:
             return
+        if self.processes.sharded:
+            self.saver.wait()  # or three copies of what a process holds would be in memory, and not two
+        copy = self.processes.own_copy
+        buffers = {name: copy(value) for name, value in self.buffers.items()}
+        weights = {name: copy(parameter) for name, parameter in self.parameters.items()} | buffers
+        optimizer = {phase: self._optimizer_state(phase) for phase in self.stage.phases} if full else None
+        ema = {name: copy(value) for name, value in self.ema.items()}
+        ema |= buffers if ema else {}
         rate = self._rate(back=1)
         self.saver.save(
             saving.Snapshot(
@@ -506,7 +551,7 @@ class Trainer:
         states = self.optimizers[phase].state
         return {
             "state": {
-                name: {key: to_host(value) for key, value in states[parameter].items()}
+                name: {key: self.processes.own_copy(value) for key, value in states[parameter].items()}
                 for name, parameter in self.stage.trainable(phase).items()
                 if parameter in states
             }

@@ -113,8 +113,6 @@ WORDS: dict[str, dict[str, Reading]] = {
 LATER: dict[str, Any] = {
     "embodiment_aware": False,
     "eta": None,
-    "cpu_offload": False,
-    "sharding_strategy": "FULL_SHARD",
 }
 
 # Single words that nobody else means by these names; the others need their section (`training.batch_size=16`).

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from tests.train.processes import run_processes, start, wait
-from wanact.files import load_weights
+from train.loop import saving, sharded
+from train.loop.dist import Processes
+from wanact.files import CheckpointError, load_weights
 from wanact.runs import store
 
 STEPS = 6
@@ -55,7 +57,7 @@ def losses(run: Path) -> list[float]:
 
 
 def weights(run: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
-    return load_weights(run / "checkpoints" / store.step_name(step) / "trainable_full.safetensors")
+    return saving.read_weights(run / "checkpoints" / store.step_name(step))
 
 
 def rates(run: Path) -> list[float]:
@@ -101,12 +103,129 @@ def test_a_sharded_transformer_trains_and_resumes_as_a_whole_one(launch, tmp_pat
     assert metadata["topology"] == {"processes": 2, "sharded": True}
 
 
-def test_a_sharded_checkpoint_continues_in_one_process(launch, tmp_path):
-    full = ["--trainable_models", "transformer"]
-    launch(1, "i2v", tmp_path / "whole", *full, "--gradient_accumulation_steps", "2")
-    launch(2, "i2v", tmp_path / "parts", *full, "--fsdp", steps=3)
-    launch(1, "i2v", tmp_path / "parts", *full, "--gradient_accumulation_steps", "2")
-    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "parts"), abs=1e-5)
+FULL = ["--trainable_models", "action_controller,transformer", "--ema_decay", "0.9"]
+
+
+@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
+def test_a_sharded_run_goes_on_in_another_number_of_processes(before, after, launch, tmp_path):
+    def flags(count):
+        return [*FULL, "--gradient_accumulation_steps", str(2 // count), *["--fsdp"] * (count > 1)]
+
+    launch(before, "action", tmp_path / "whole", *flags(before))
+    launch(before, "action", tmp_path / "parts", *flags(before), steps=3)
+    launch(after, "action", tmp_path / "parts", *flags(after))
+    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "parts"), abs=1e-6)
+    torch.testing.assert_close(weights(tmp_path / "whole"), weights(tmp_path / "parts"), rtol=0, atol=1e-6)
+    for run in ("whole", "parts"):
+        store.verify(store.resolve(tmp_path / run))
+
+
+def test_a_sharded_run_resumes_bit_for_bit(launch, tmp_path):
+    more = [*FULL, "--fsdp", "--gradient_accumulation_steps", "2"]
+    launch(2, "action", tmp_path / "whole", *more)
+    launch(2, "action", tmp_path / "parts", *more, steps=3)
+    launch(2, "action", tmp_path / "parts", *more)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    one, other = (store.resolve(tmp_path / run) for run in ("whole", "parts"))
+    for kind in (sharded.WEIGHTS, sharded.EMA, sharded.OPTIMIZER):
+        torch.testing.assert_close(sharded.read(one, kind), sharded.read(other, kind), rtol=0, atol=0)
+
+
+def test_a_sharded_checkpoint_is_in_parts_that_its_sums_cover_and_flies(launch, tmp_path):
+    launch(1, "action", tmp_path / "one", *FULL, "--gradient_accumulation_steps", "2")
+    launch(2, "action", tmp_path / "two", *FULL, "--fsdp")
+    one, two = (store.resolve(tmp_path / run) for run in ("one", "two"))
+    files = store.read_metadata(two)["files"]
+    parts = [name for name in files if name.startswith("shards/")]
+    assert len(parts) == 2 and "trainable_full.safetensors" not in files and "optimizer.pt" not in files
+    sizes = [files[name]["bytes"] for name in parts]
+    assert max(sizes) < 0.8 * sum(sizes), "nobody holds nearly all of it"
+    for name in ("transformer.safetensors", "action_controller.safetensors"):
+        flown, wanted = (load_weights(path / name) for path in (two, one))
+        torch.testing.assert_close(flown, wanted, rtol=0, atol=1e-2)  # bfloat16
+        assert {n: t.dtype for n, t in flown.items()} == {n: t.dtype for n, t in wanted.items()}
+        assert (tmp_path / "two" / name).read_bytes() == (two / name).read_bytes()
+    torch.testing.assert_close(saving.read_ema(two), saving.read_ema(one), rtol=0, atol=1e-5)
+    part = two / parts[1]
+    data = bytearray(part.read_bytes())
+    data[-5] ^= 1
+    part.write_bytes(data)
+    with pytest.raises(CheckpointError, match="shard-0000.*is damaged"):
+        store.verify(two)
+
+
+@pytest.mark.parametrize(
+    "more", [["--cpu_offload"], ["--sharding_strategy", "SHARD_GRAD_OP"], ["--sharding_strategy", "HYBRID_SHARD"]]
+)
+def test_however_it_is_sharded_the_same_is_learnt(more, launch, tmp_path):
+    launch(1, "action", tmp_path / "one", *FULL, "--gradient_accumulation_steps", "4")
+    launch(2, "action", tmp_path / "two", *FULL, "--gradient_accumulation_steps", "2", "--fsdp", *more, steps=3)
+    launch(2, "action", tmp_path / "two", *FULL, "--gradient_accumulation_steps", "2", "--fsdp", *more)
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-5)
+    torch.testing.assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=0, atol=1e-5)
+
+
+def test_gradients_travel_once_an_update(launch, tmp_path):
+    from torch.distributed import distributed_c10d
+
+    def counting(steps):
+        """The sums over processes that FSDP asks for in a run."""
+        log = tmp_path / f"sums-{steps}"
+        scatter = distributed_c10d.reduce_scatter_tensor
+
+        def counted(*args, **kwargs):
+            with open(log, "a") as file:
+                file.write("x")
+            return scatter(*args, **kwargs)
+
+        torch.distributed.reduce_scatter_tensor = counted
+        try:
+            more = ["--gradient_accumulation_steps", str(steps), "--fsdp", "--trainable_models", "transformer"]
+            launch(2, "i2v", tmp_path / f"run-{steps}", *more)
+        finally:
+            torch.distributed.reduce_scatter_tensor = scatter
+        return len(log.read_text())
+
+    once, thrice = counting(1), counting(3)
+    assert once == thrice > 0
+
+
+def test_a_disk_that_is_full_for_one_process_leaves_the_older_checkpoint_and_training_goes_on(launch, tmp_path):
+    write = sharded.save
+
+    def failing(tensors, folder, group):
+        if "step-000000004" in str(folder) and os.environ["RANK"] == "1":
+            (folder / "shard-00002-model-00001-of-00001.safetensors").mkdir()  # where its file would be
+        write(tensors, folder, group)
+
+    sharded.save = failing
+    try:
+        log = launch(2, "action", tmp_path / "run", *FULL, "--fsdp", "--save_steps", "2")
+    finally:
+        sharded.save = write
+    assert "step 4 was not saved: process 1 could not write its part" in log
+    assert [info.step for info in store.list_checkpoints(tmp_path / "run")] == [2, 6]
+    store.verify(store.resolve(tmp_path / "run"))
+
+
+def test_a_process_copies_no_more_than_it_holds(launch, tmp_path):
+    copied = tmp_path / "copied"
+    own_copy = Processes.own_copy
+
+    def noting(self, tensor):
+        copy = own_copy(self, tensor)
+        with open(f"{copied}-{self.rank}", "a") as file:
+            file.write(f"{copy.to_local().numel() if hasattr(copy, 'to_local') else copy.numel()}\n")
+        return copy
+
+    Processes.own_copy = noting
+    try:
+        launch(2, "i2v", tmp_path / "run", "--trainable_models", "transformer", "--fsdp")
+    finally:
+        Processes.own_copy = own_copy
+    held = [sum(map(int, Path(f"{copied}-{rank}").read_text().split())) for rank in (0, 1)]
+    whole = sum(tensor.numel() for tensor in sharded.Parts(store.resolve(tmp_path / "run")).described().values())
+    assert sum(held) == pytest.approx(whole, rel=0.02) and max(held) < 0.6 * whole
 
 
 def test_the_processes_share_the_encoding_and_agree_on_what_is_skipped(arguments, dataset, tmp_path):
