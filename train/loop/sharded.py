@@ -33,7 +33,7 @@ from wanact.files import CheckpointError
 FOLDER = "shards"
 WEIGHTS, EMA, OPTIMIZER = "weights", "ema", "optimizer"
 _SCALAR = "()"
-_FILE_BYTES = 2**30  # of all processes together: while a file is written it is in memory a second time
+_FILE_BYTES = 2**28  # of each process: while a file is written it is in memory a second time
 
 
 def save(tensors: Mapping[str, Tensor], folder: Path, group: Any) -> None:
@@ -42,9 +42,9 @@ def save(tensors: Mapping[str, Tensor], folder: Path, group: Any) -> None:
     Raises:
         OSError: in every process, if one of them cannot write.
     """
-    size, files = 0, {}
+    size, files, share = 0, {}, _FILE_BYTES * dist.get_world_size(group)
     for name, tensor in map(_stored, tensors.items()):
-        files[name] = 1 + size // _FILE_BYTES
+        files[name] = 1 + size // share
         size += tensor.numel() * tensor.element_size()
     numbered = {file: place for place, file in enumerate(sorted(set(files.values())), start=1)}
     writer = HuggingFaceStorageWriter(
