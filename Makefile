@@ -7,7 +7,7 @@ ARGS ?=
 PIP_ARGS ?=
 
 VENV := .venv
-NUMERIC := $(addprefix tests/,test_flow.py models media weights flying world control_card bench train/stages train/loop)
+NUMERIC := $(addprefix tests/,test_flow.py models media weights flying world data control_card bench train/stages train/loop)
 PY := $(VENV)/bin/python
 INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 

@@ -11,6 +11,7 @@ from wanact.errors import UserError, in_words, unsupported_system
 COMMANDS = {
     "replay": "fly records again, on any checkpoints",
     "card": "measure what a checkpoint does with the controls",
+    "data": "say what is wrong with a data set, and mark what mends it",
     "bench": "measure seconds and memory",
     "convert": "write a model directory in another layout",
     "push": "put a run, or the page as a Space, on the Hugging Face Hub",

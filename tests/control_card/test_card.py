@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from wanact.actions import CHANNELS, OPPOSITE, ActionTrack
-from wanact.control_card.camera import FULL, along_channels, asked_axes, see
 from wanact.control_card.card import CURVES, ControlCard, card_path, load_card, load_cards, save_card
 from wanact.control_card.clip import lag_of, measure_clip
 from wanact.control_card.curves import draw_curves
@@ -19,6 +18,7 @@ from wanact.control_card.fly import measure_card, num_clips
 from wanact.control_card.measures import _shape, cross_talk, dose_response, separation, sign_accuracy
 from wanact.control_card.picture import draw_card
 from wanact.control_card.probes import DOSES, FirstFrame, fixed_first_frames, out_and_back, probes
+from wanact.data.camera import FULL, along_channels, asked_axes, see
 from wanact.files import CheckpointError
 
 HEIGHT, WIDTH = 96, 160

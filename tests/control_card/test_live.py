@@ -9,7 +9,7 @@ from PIL import Image
 
 from wanact.actions import CHANNELS, FULL_DEFLECTION, OPPOSITE
 from wanact.control_card.live import HOLD, hold_plan, measure_live
-from wanact.control_card.motion import CHANNEL_SIGNS, COMPONENTS
+from wanact.data.motion import CHANNEL_SIGNS, COMPONENTS
 
 
 class Slide:

@@ -70,9 +70,9 @@ def test_the_simulators_poses_are_found_in_its_frames_and_its_flow_in_its_geomet
     import cv2
 
     from wanact.actions import channel_track
-    from wanact.control_card.camera import grey_for_flow, optical_flow
-    from wanact.control_card.motion import texture
     from wanact.control_card.truth import fly_exactly
+    from wanact.data.camera import grey_for_flow, optical_flow
+    from wanact.data.motion import texture
     from wanact.world.exact_flow import exact_flow
     from wanact.world.simulator import make_world
 

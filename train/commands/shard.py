@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from train.commands.encode import count_of, share_of
-from train.data import csv, episodes, streams
+from train.data import csv, streams
 from train.data.shards import ShardWriter, write_skipped_beside
 from train.stages.streamed import raw_samples
+from wanact.data import episodes
 from wanact.errors import UserError
 from wanact.files import expanded, place
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from train.data import episodes
 from train.data.csv import FPS
+from wanact.data import episodes
 from wanact.errors import UserError
 from wanact.files import CheckpointError, place, read_json, replacing, write_text
 from wanact.media.video import write_mp4

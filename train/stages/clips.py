@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train.data import csv, episodes, text
+from train.data import csv, text
 from train.data.cache import Cache, Room, ahead, key_of, module_fingerprint
 from train.loop.config import TrainConfig
 from train.stages.embodiment import MaskReader
 from train.stages.rows import read_records
 from wanact import shapes
+from wanact.data import episodes
 from wanact.media import footage, video
 from wanact.models import vae as wan_vae
 
@@ -339,6 +340,7 @@ class LazyClips(DrawnClips[tuple[csv.Row, Keys]]):
         self.manifest = episodes.Manifest(Path(data.dataset_metadata_path), data.fps)
         super().__init__(config, self.manifest.path.name, say)
         self._encoder, self._needs_actions = encoder, needs_actions
+        self._starts: dict[int, list[int]] = {}  # first frames of the clips of an episode, where its marks say them
         self._ends = np.cumsum(self._counts())  # clips up to the end of each episode
         self._making = threading.Lock()
 
@@ -352,7 +354,23 @@ class LazyClips(DrawnClips[tuple[csv.Row, Keys]]):
             except csv.RowError:
                 continue  # what is wrong is said where it is drawn
             counts[i] = max(0, spare) // (data.window_stride or 1) + 1
+        for i in range(len(counts) if self.manifest.marks else 0):
+            counts[i] = self._marked_count(i, int(counts[i]))
         return counts
+
+    def _marked_count(self, number: int, unmarked: int) -> int:
+        """Clips of an episode as it is marked: none of one that is left out."""
+        record, data = self.manifest[number], self._config.data
+        if isinstance(record, csv.LeftOut):
+            return 0
+        if isinstance(record, csv.RowError) or not (record.get("cuts") or record.get("lead")):
+            return unmarked
+        try:
+            self._starts[number] = csv.windows(record, Path(), self._encoder.shape[0], data.fps, data.window_stride)
+        except (csv.RowError, OSError, ValueError) as error:
+            self._say(f"episode {number + 1} of {self.manifest.path.name} is left out: {error}")
+            return 0
+        return len(self._starts[number])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) * (2 if self._config.data.mirror else 1)
@@ -379,7 +397,7 @@ class LazyClips(DrawnClips[tuple[csv.Row, Keys]]):
         clip, is_mirrored = divmod(place, 2) if data.mirror else (place, 0)
         number = int(np.searchsorted(self._ends, clip, side="right"))
         part = clip - (int(self._ends[number - 1]) if number else 0)
-        start = part * (data.window_stride or 0)
+        start = self._starts[number][part] if number in self._starts else part * (data.window_stride or 0)
         row = csv.parse_row(
             self.manifest[number], number + 1, Path(), self._encoder.shape[0], self._needs_actions, start=start
         )
@@ -444,6 +462,8 @@ class Work:
         base = Path(self.data.dataset_base_path)
         for number in rows:
             record = self._records[number]
+            if isinstance(record, csv.LeftOut):
+                continue
             try:
                 starts = csv.windows(record, base, self._shape[0], self.data.fps, self.data.window_stride)
             except ValueError as error:
@@ -484,14 +504,15 @@ def encode_share(work: Work, encoder: ClipEncoder, prompts: PromptEncoder | None
 
     What is there is passed over: a share that was cut off goes on where it was when it is run again.
     """
-    share, rows = Share(), range(part, len(work), parts)
-    share.rows = len(rows)
+    share, rows, newest = Share(), range(part, len(work), parts), 0
 
     def load(place: Place) -> tuple[csv.Row, Keys, np.ndarray | None]:
         row = work.row(place)
         return row, *encoder.load(row, place.mirrored)
 
     for place, result in ahead(load, work.places(rows), work.workers, work.clip_bytes):
+        if place.number != newest:  # what is left out by hand is no row of the share
+            share.rows, newest = share.rows + 1, place.number
         if isinstance(result, Exception):
             work.leave_out(place, result, share)
             continue

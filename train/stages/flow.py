@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
-from train.data import csv, episodes, streams, text
+from train.data import csv, streams, text
 from train.data.cache import CachedEntries, Room
 from train.data.shards import LATENTS, ShardWriter
 from train.loop import export, legacy
@@ -31,6 +31,7 @@ from train.stages.losses import SigmaSampler, flow_matching_loss
 from train.stages.rows import RowReader
 from train.stages.streamed import Making, StreamedClips, StreamWork, encode_shards, refuse_unfit, remembered
 from wanact import flow, shapes
+from wanact.data import episodes
 from wanact.errors import UserError, in_words
 from wanact.files import write_json
 from wanact.media import video

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data import csv, episodes
+from train.data import csv
 from train.loop.config import ConfigError, TrainConfig, flag, require
 from train.loop.dist import Processes
 from train.loop.seeding import Draw, derive_seed
@@ -24,6 +24,7 @@ from train.stages.i2v import seeded
 from train.stages.idm import disturbed
 from train.stages.rows import CLIP_SETTINGS, RowReader, files_fingerprint
 from wanact.actions import FULL_DEFLECTION, NUM_CHANNELS, ActionTrack
+from wanact.data import episodes
 from wanact.models.idm import AXES, CONFIG, WEIGHTS
 from wanact.models.masked_idm import (
     PRESETS,

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from train.data import csv, episodes, streams
+from train.data import csv, streams
 from train.data.cache import ahead, key_of
 from train.loop.config import TrainConfig
 from train.loop.dist import Processes
 from wanact.actions import Mended
+from wanact.data import episodes, marks
 from wanact.media.footage import picture_files
 
 Read = TypeVar("Read")
@@ -67,6 +68,7 @@ class RowReader:
         """
         processes = self.processes
         records = read_records(self.config, self.needs_actions)
+        marked = self._say_what_is_marked()
         clips = list(self._clips(records))
         mine = clips[processes.rank :: processes.count] if self.shared else clips
         ways = (False, True) if self.mirror else (False,)
@@ -95,6 +97,7 @@ class RowReader:
         # Half of a mirrored pair would tilt what is learnt to one side: a clip is kept both ways or not at all.
         whole = {place: entry for place, entry in kept.items() if place[:2] not in skipped}
         used = min(len(records), self.config.data.max_rows or len(records))
+        used -= sum(isinstance(record, csv.LeftOut) for record in itertools.islice(records, used)) if marked else 0
         return self._all(whole, list(skipped.values()), len(clips), used)
 
     def _say_what_was_mended(self, mended: list[Mended], records: Sequence[Any]) -> None:
@@ -108,6 +111,12 @@ class RowReader:
             self.processes.print(
                 f"the input_image of {images} rows is left alone; --data_file_keys video,input_image uses it"
             )
+
+    def _say_what_is_marked(self) -> bool:
+        said = marks.of(Path(self.config.data.dataset_metadata_path))
+        if words := marks.say(said):
+            self.processes.print(f"as {said.path.name} has it: {words}")
+        return bool(said)
 
     @property
     def _workers(self) -> int:
@@ -126,6 +135,8 @@ class RowReader:
 
         used = itertools.islice(records, data.max_rows)
         for number, (record, starts) in enumerate(ahead(windows, used, self._workers), start=1):
+            if isinstance(record, csv.LeftOut):
+                continue
             if isinstance(starts, Exception):
                 yield (number, 0), csv.RowError(str(starts))
             else:

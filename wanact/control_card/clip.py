@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from wanact.actions import CHANNELS, ActionTrack
-from wanact.control_card.camera import AXES, FIELD_OF_VIEW_DEG, FULL, along_channels, asked_axes, see
 from wanact.control_card.obeyed import count_obeyed
+from wanact.data.camera import AXES, FIELD_OF_VIEW_DEG, FULL, along_channels, asked_axes, see
 
 MAX_LAG = 3  # latent frames
 _WIDTH = 320

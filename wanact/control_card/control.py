@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from wanact.actions import CHANNELS, NUM_CHANNELS, OPPOSITE, channel_track
-from wanact.control_card.motion import COMPONENT_OF, COMPONENTS, SIGN_OF, motion_track
+from wanact.data.motion import COMPONENT_OF, COMPONENTS, SIGN_OF, motion_track
 from wanact.shapes import num_actions
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wanact.actions import ActionTrack
-from wanact.control_card.camera import FIELD_OF_VIEW_DEG, see
 from wanact.control_card.card import FULL_CARD, ControlCard
 from wanact.control_card.clip import colour_shift, sharpness
 from wanact.control_card.measures import Flown, Observation, all_measures, key
 from wanact.control_card.probes import FirstFrame, fixed_first_frames, probes
+from wanact.data.camera import FIELD_OF_VIEW_DEG, see
 from wanact.errors import UserError
 from wanact.shapes import TEMPORAL_STRIDE, num_actions, num_pixel_frames
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from wanact.actions import CHANNELS, FULL_DEFLECTION, NUM_CHANNELS, OPPOSITE
 from wanact.control_card.control import Control
-from wanact.control_card.motion import COMPONENTS, motion_track
+from wanact.data.motion import COMPONENTS, motion_track
 from wanact.media.likeness import psnr_db
 from wanact.shapes import TEMPORAL_STRIDE
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from wanact.actions import CHANNELS, NUM_CHANNELS, OPPOSITE
-from wanact.control_card.camera import AXES, AXIS_OF, AXIS_SIGN, FULL, along_channels, asked_axes
 from wanact.control_card.clip import lag_of
-from wanact.control_card.motion import COMPONENT_OF, COMPONENTS, SIGN_OF, own_picture
 from wanact.control_card.probes import DOSES, FULL_DOSE, FirstFrame, Probe, out_and_back
+from wanact.data.camera import AXES, AXIS_OF, AXIS_SIGN, FULL, along_channels, asked_axes
+from wanact.data.motion import COMPONENT_OF, COMPONENTS, SIGN_OF, own_picture
 
 
 @dataclass(frozen=True)

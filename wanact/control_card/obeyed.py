@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wanact.actions import NUM_CHANNELS, ActionTrack
-from wanact.control_card.motion import COMPONENT_OF, own_picture
+from wanact.data.motion import COMPONENT_OF, own_picture
 from wanact.shapes import num_pixel_frames
 
 RUN_ACTIONS = 5  # as long as a control card holds a channel

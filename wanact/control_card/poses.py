@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from wanact.actions import CHANNELS, OPPOSITE
-from wanact.control_card.camera import FIELD_OF_VIEW_DEG, grey_for_flow, optical_flow
-from wanact.control_card.motion import texture
+from wanact.data.camera import FIELD_OF_VIEW_DEG, grey_for_flow, optical_flow
+from wanact.data.motion import texture
 from wanact.shapes import TEMPORAL_STRIDE
 
 POINT_STEP = 5  # every fifth pixel both ways is a correspondence, if it has texture

@@ -18,7 +18,11 @@ import numpy as np
 from PIL import Image
 
 from wanact.actions import CHANNELS, NUM_CHANNELS, ActionTrack, channel_track
-from wanact.control_card.camera import (
+from wanact.control_card.clip import lag_of
+from wanact.control_card.fly import NUM_FRAMES, observe
+from wanact.control_card.measures import NEAR, Observation, all_measures, key
+from wanact.control_card.probes import DOSES, FULL_DOSE, LIST, FirstFrame, out_and_back, probes
+from wanact.data.camera import (
     AXIS_OF,
     FULL,
     along_channels,
@@ -28,11 +32,7 @@ from wanact.control_card.camera import (
     optical_flow,
     see,
 )
-from wanact.control_card.clip import lag_of
-from wanact.control_card.fly import NUM_FRAMES, observe
-from wanact.control_card.measures import NEAR, Observation, all_measures, key
-from wanact.control_card.motion import own_picture, texture
-from wanact.control_card.probes import DOSES, FULL_DOSE, LIST, FirstFrame, out_and_back, probes
+from wanact.data.motion import own_picture, texture
 from wanact.errors import UserError
 from wanact.files import place, write_json
 from wanact.shapes import TEMPORAL_STRIDE, num_actions, num_pixel_frames

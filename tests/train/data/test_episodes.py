@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from train.__main__ import main
-from train.data import csv, episodes, observation
+from train.data import csv, observation
 from train.data.csv import DataError, RowError
-from train.data.episodes import Actions, Manifest
 from wanact.actions import CHANNELS, ActionTrack
+from wanact.data import episodes
+from wanact.data.episodes import Actions, Manifest
 from wanact.media.video import fit_image, write_mp4
 
 FLIGHTS = ["--clips", "3", "--clips_per_world", "2", "--num_frames", "9", "--height", "32", "--width", "32"]

@@ -15,7 +15,7 @@ from train.commands.evaluate.tables import add_common, print_table, write_number
 from wanact import shapes
 from wanact.actions import CHANNELS, channel_track
 from wanact.control_card.control import Control, measure_control
-from wanact.control_card.motion import motion_track
+from wanact.data.motion import motion_track
 from wanact.files import place
 from wanact.flying.pipeline import WanActPipeline
 from wanact.runs import store

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from train.commands.evaluate.tables import print_table, write_numbers
 from train.data import csv
-from wanact.control_card.camera import AXES
+from wanact.data.camera import AXES
 from wanact.files import place
 from wanact.models.idm import FOLDER, FULL, IDMError, InverseDynamics, load_idm, signed_axes
 

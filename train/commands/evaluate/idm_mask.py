@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from train.commands.evaluate.tables import print_table, write_numbers
-from train.data import csv, episodes
+from train.data import csv
 from train.stages.idm_mask import targets_of
+from wanact.data import episodes
 from wanact.files import place
 from wanact.models.masked_idm import MaskedInverseDynamics, load_masked_idm, resized
 from wanact.shapes import num_latent_frames

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from wanact.actions import ActionTrack
-from wanact.control_card.motion import fit_affine, texture
+from wanact.data.motion import fit_affine, texture
 from wanact.errors import UserError
 from wanact.shapes import TEMPORAL_STRIDE, num_actions
 
@@ -77,12 +77,14 @@ def along_channels(axes: np.ndarray) -> np.ndarray:
     return axes[..., AXIS_OF] * AXIS_SIGN
 
 
-def see(frames: np.ndarray, field_of_view_deg: float = FIELD_OF_VIEW_DEG) -> Seen:
+def see(frames: np.ndarray, field_of_view_deg: float = FIELD_OF_VIEW_DEG, width: int = WIDTH, step: int = STEP) -> Seen:
     """Measure a clip.
 
     Args:
         frames: uint8 [F, H, W, 3] with F = 4k+1, k >= 1.
         field_of_view_deg: horizontal angle of the camera.
+        width: pixels to which frames are brought; at half of it signs are told as well, and in half the time.
+        step: pixels from one that takes part to the next.
 
     Raises:
         ValueError: if the frames are no such clip.
@@ -92,20 +94,20 @@ def see(frames: np.ndarray, field_of_view_deg: float = FIELD_OF_VIEW_DEG) -> See
     if num_actions(len(frames)) < 1:
         raise UserError(f"{len(frames)} frame shows no motion; measure 5 or more")
     # From latent frame to latent frame in one stride: a shift of several pixels is told better than four small ones.
-    greys = [grey_for_flow(frame) for frame in frames[::TEMPORAL_STRIDE]]
+    greys = [grey_for_flow(frame, width) for frame in frames[::TEMPORAL_STRIDE]]
     picture, camera, turn = [], [], []
     for a, b in zip(greys, greys[1:], strict=False):
         flow, weight = optical_flow(a, b), texture(a)
         across, down, growth = fit_affine(flow, weight)
         picture.append((across, down, np.log1p(max(growth, -0.9))))  # so that shrinking undoes growing
-        axes, rotation = fit_camera(flow, weight, field_of_view_deg)
+        axes, rotation = fit_camera(flow, weight, field_of_view_deg, step)
         camera.append(axes)
         turn.append(rotation)
     return Seen(np.array(picture), np.array(camera), np.array(turn))
 
 
 def fit_camera(
-    flow: np.ndarray, weight: np.ndarray, field_of_view_deg: float = FIELD_OF_VIEW_DEG
+    flow: np.ndarray, weight: np.ndarray, field_of_view_deg: float = FIELD_OF_VIEW_DEG, step: int = STEP
 ) -> tuple[np.ndarray, np.ndarray]:
     """The four axes of a flow field, [4], and yaw and pitch of the rotation alone that explains most, [2].
 
@@ -117,7 +119,7 @@ def fit_camera(
     """
     height, width = weight.shape
     focal = width / 2 / np.tan(np.radians(field_of_view_deg / 2))
-    row, column = np.mgrid[STEP // 2 : height : STEP, STEP // 2 : width : STEP]
+    row, column = np.mgrid[step // 2 : height : step, step // 2 : width : step]
     target = flow[row, column].reshape(-1, 2).astype(np.float64) / focal
     votes = weight[row, column].ravel().astype(np.float64) + 1e-3
     x, y = ((column + 0.5 - width / 2) / focal).ravel(), ((row + 0.5 - height / 2) / focal).ravel()
@@ -162,8 +164,8 @@ def optical_flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return flow.calc(before, after, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-def grey_for_flow(frame: np.ndarray) -> np.ndarray:
+def grey_for_flow(frame: np.ndarray, width: int = WIDTH) -> np.ndarray:
     """A frame in grey at the width at which motion is measured."""
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    scale = WIDTH / grey.shape[1]
+    scale = width / grey.shape[1]
     return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

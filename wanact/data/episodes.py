@@ -14,6 +14,8 @@ unless said), and `actions`, which says what a row of actions.npy is:
   columns understood where nothing is said.
 - `states`: where the joints stand at this frame; 14 numbers of two arms, or any others.
 
+What is marked of an episode (`wanact.data.marks`) stands in `manifest.jsonl.marks.json`, under its name.
+
 Other than a table, a manifest is never held as a whole: of a million episodes the places of their lines take 8 MB.
 """
 
@@ -29,8 +31,9 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from train.data.csv import DataError, RowError
 from wanact.actions import NUM_CHANNELS, ActionTrack
+from wanact.data import marks
+from wanact.data.tables import DataError, RowError
 from wanact.files import replacing, write_text
 from wanact.shapes import TEMPORAL_STRIDE
 
@@ -204,6 +207,7 @@ class Manifest(Sequence[Any]):
         self.kind: Kind | None
         self.own_fps, self.kind = _checked_head(path, head)
         self.fps = self.own_fps if fps is None else fps
+        self.marks = marks.of(path).at_rate(self.fps / self.own_fps)
         if not len(self):
             raise DataError(f"{path} lists no episode")
 
@@ -233,9 +237,10 @@ class Manifest(Sequence[Any]):
         return len(self._listed) or len(self._lines)
 
     def __getitem__(self, index: Any) -> dict[str, Any] | RowError:
-        """A row, or why its line is none."""
+        """A row as it is marked, or why its line is none."""
         try:
-            return self.episode(index).record(self.fps)
+            episode = self.episode(index)
+            return self.marks.apply(episode.name, episode.record(self.fps))
         except RowError as error:
             return error
 

@@ -8,7 +8,7 @@ import pytest
 
 from wanact.actions import CHANNELS, OPPOSITE, channel_track
 from wanact.control_card.control import Control, measure_control
-from wanact.control_card.motion import CHANNEL_SIGNS, measure_motion, motion_track
+from wanact.data.motion import CHANNEL_SIGNS, measure_motion, motion_track
 
 HEIGHT, WIDTH = 96, 160
 
