@@ -34,6 +34,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--runs", nargs="+", default=[runs], metavar="DIR", help="folders of trained runs, or hf://org/name"
     )
     parser.add_argument(
+        "--data",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="data set to look at on the page Data, by everybody who may open the page: a folder with clips.csv, a "
+        "table, or a manifest of episodes",
+    )
+    parser.add_argument(
         "--allow_edits",
         action="store_true",
         help="print an address whose browsers may write notes, stars and cards into the runs, also where the page is "
@@ -93,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
+    from wanact.data.sets import DataSet
     from wanact.flying.pipeline import WanActPipeline
     from wanact.ui.doors import check_origins
     from wanact.ui.edits import Edits
@@ -107,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"Loading {args.model_dir}", flush=True)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        data = [DataSet(Path(expanded(name))) for name in args.data]
         runs = [resolve_runs(expanded(name)) for name in args.runs]
         for folder in runs:
             if not folder.is_dir():
@@ -123,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(note, flush=True)
         edits = Edits.new() if _may_edit(args) else Edits()
         shares = Shares(Path(expanded(args.shared))) if args.shared else None
-        demo = build_page(Engine(pipe, runs, edits=edits, truth=fly_sample, shares=shares))
+        demo = build_page(Engine(pipe, runs, edits=edits, truth=fly_sample, shares=shares, data=data))
         _, url, _ = demo.launch(
             server_name=args.host,
             server_port=args.port,

@@ -52,6 +52,7 @@ _SESSION = r"[A-Za-z0-9_-]{1,64}"
 _PAGE = re.compile(r"/")
 _READ = re.compile(
     r"/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon|"
+    r"/data/\d{1,4}/[0-9a-f]{16}/(?:thumb|sheet)\.jpg|"
     r"/preview\.jpg|/shared/[A-Za-z0-9_-]{16}/(?:clip\.mp4|poster\.jpg)|"
     r"/(?:assets|static|svelte|modules)/[A-Za-z0-9._/@+-]{1,200}|"
     rf"{API}/(?:info/?|app_id/?|theme\.css|startup-events|queue/status|upload_progress)"

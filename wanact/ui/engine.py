@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from wanact import shapes
 from wanact.actions import ActionTrack
 from wanact.control_card.kept import KeptCards, best_step
+from wanact.data.sets import DataSet
 from wanact.files import CheckpointError
 from wanact.flying.pipeline import Cancelled, OnFrames, OnStep, Progress
 from wanact.flying.placement import free_memory, release_memory
 from wanact.flying.prompts import negative_prompts
-from wanact.flying.record import FlightRecord
+from wanact.flying.record import FlightRecord, image_sha256
 from wanact.flying.replay import replay
 from wanact.flying.request import ClipRequest
 from wanact.flying.rollout import says_causal
@@ -35,6 +37,7 @@ from wanact.ui.shares import Shares
 from wanact.ui.uploads import PREFIX, Uploads
 
 TOGETHER = 3  # clips and comparisons that are drawn in turns, if there is memory for them
+MAX_FILMED = 64  # clips of data sets whose flights are known to be filmed
 ROOM_SHARE = 0.8  # of the memory that is free when the page opens, for clips that are drawn side by side
 
 
@@ -79,6 +82,7 @@ class Engine:
         runs: folder of runs, or several; they may be missing, and what has changed in them is read anew each time.
         edits: who may write notes, stars and cards into the runs; nobody if not given.
         shares: the flights that visitors have shared; None for a folder that goes with the process.
+        data: data sets that the page shows.
         truth: what the simulator sees on a track from a sample frame, (sample, track, height, width) -> uint8
             [F, H, W, 3]; None where there is no simulator.
     """
@@ -90,10 +94,13 @@ class Engine:
         edits: Edits | None = None,
         truth: Callable[[Any, ActionTrack, int, int], np.ndarray] | None = None,
         shares: Shares | None = None,
+        data: Sequence[DataSet] = (),
     ):
         self._shares = shares
         self.pipe = pipe
         self.truth = truth
+        self.data = tuple(data)
+        self._filmed: dict[str, Callable[[FlightRecord], np.ndarray | None]] = {}
         self.index = RunIndex([runs] if isinstance(runs, str | os.PathLike) else runs)
         self.cards = KeptCards()
         self.edits = edits or Edits()
@@ -119,6 +126,17 @@ class Engine:
         if self._shares is None:
             self._shares = Shares()
         return self._shares
+
+    def keep_filmed(self, image: Image.Image, frames: Callable[[FlightRecord], np.ndarray | None]) -> None:
+        """Know what was truly filmed from a first frame on, for a while; `frames` gives uint8 [F, H, W, 3], or None."""
+        self._filmed[image_sha256(image)] = frames
+        while len(self._filmed) > MAX_FILMED:
+            self._filmed.pop(next(iter(self._filmed)), None)
+
+    def filmed(self, flight: FlightRecord) -> np.ndarray | None:
+        """What was truly filmed on a flight, if it is one of a data set that somebody took from there."""
+        frames = self._filmed.get(image_sha256(flight.image))
+        return None if frames is None else frames(flight)
 
     def rest(self) -> None:
         """While nobody draws: give memory back that threads have left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -17,6 +18,8 @@ from wanact.ui.engine import Engine
 from wanact.ui.modules import routes
 from wanact.ui.pages.checkpoints.layout import build_checkpoints
 from wanact.ui.pages.compare.layout import build_compare
+from wanact.ui.pages.data import desk as data_desk
+from wanact.ui.pages.data.layout import build_data
 from wanact.ui.pages.fly.layout import build_fly
 from wanact.ui.pages.live.layout import build_live
 from wanact.ui.places import keep_places
@@ -34,6 +37,8 @@ PLACES: list[tuple[str, str, Callable[[Engine, gr.State], bool | None]]] = [
     ("checkpoints", "Checkpoints", build_checkpoints),
     ("compare", "Compare", build_compare),
 ]
+# Where there are data sets to look at, they come last.
+DATA = ("data", "Data")
 
 MAX_UPLOAD = "64mb"
 MAX_THREADS = 64  # each flight that waits or flies keeps one busy
@@ -43,6 +48,8 @@ _CLEAN_EVERY_S, _KEEP_S = 600, 3600
 def build_page(engine: Engine) -> gr.Blocks:
     """The page for a loaded model."""
     cache.make_own()
+    desk = data_desk.DataDesk(engine, engine.data) if engine.data else None
+    places = [*PLACES, *([(*DATA, partial(build_data, desk))] if desk is not None else [])]
     with Site(
         title="WanAct: fly a drone inside a video model",
         analytics_enabled=False,
@@ -53,14 +60,14 @@ def build_page(engine: Engine) -> gr.Blocks:
         last_frame = gr.State(None, time_to_live=3600)
         with gr.Tabs(elem_id="places", overflow_behavior="wrap") as tabs:
             ready = []
-            for place, name, build in PLACES:
+            for place, name, build in places:
                 # A place that is left goes on. By the id of its tab, components know in the browser where they stand.
                 with gr.Tab(name, id=place, elem_id=f"place-{place}", render_children=True):
                     if build(engine, last_frame) is not False:
                         ready.append(place)
             tabs.selected = ready[0]
         expose(engine)
-    demo.shares = engine.shares
+    demo.shares, demo.data = engine.shares, desk
     demo.queue(max_size=None, default_concurrency_limit=8, api_open=False)  # everything goes through places
     keep_places(
         demo, chores=[Quota(demo).enforce, engine.uploads.forget_old, engine.shares.forget_old], at_rest=[engine.rest]
@@ -90,7 +97,7 @@ def launch_options(edits: Edits | None = None, embedded_in: Sequence[str] = ()) 
         "quiet": True,
         "max_threads": MAX_THREADS,
         "app_kwargs": {
-            "routes": [*routes(), *shares.routes()],
+            "routes": [*routes(), *shares.routes(), *data_desk.routes()],
             "middleware": [doors, Middleware(RoomForUploads)],
             "lifespan": keeping_sessions,
         },

@@ -42,9 +42,11 @@ class Site(gr.Blocks):
 
     Attributes:
         shares: flights that are served beside the page, if any.
+        data: what answers for the data sets that the page shows, if any.
     """
 
     shares: Shares | None = None
+    data: Any = None
 
     def queue(self, *args: Any, **kwargs: Any) -> Site:
         super().queue(*args, **kwargs)

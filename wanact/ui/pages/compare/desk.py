@@ -347,6 +347,8 @@ class CompareDesk:
 
     def _truth(self, flight: FlightRecord) -> np.ndarray:
         sample = self.sample_of(flight)
+        if (filmed := self.engine.filmed(flight)) is not None:
+            return filmed
         if self.engine.truth is None or sample is None or sample.world is None:
             raise ComparisonError(
                 "The truth is known for the simulator's own sample frames only; begin with one of those."

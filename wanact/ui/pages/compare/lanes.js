@@ -7,7 +7,7 @@ export function mount({element, props, trigger, server, watch}) {
   const told = root.querySelector('.told');
   const add = root.querySelector('.add');
   const LETTERS = 'ABCD';
-  const TRUTH = {id: 'truth', label: 'simulator (ground truth, sample frames only)'};
+  const TRUTH = {id: 'truth', label: 'ground truth (sample frames, and clips of Data)'};
   let listing = props.listing;
   let own = JSON.stringify(props.value);
   let touched = false; // until then the lanes follow what is best

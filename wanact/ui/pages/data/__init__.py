@@ -1,0 +1,1 @@
+"""Data: the clips that a model learns from, and what is wrong with them."""
