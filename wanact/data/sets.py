@@ -244,6 +244,14 @@ class DataSet:
     def _stamp(self, clip: Clip) -> str:
         return repr((VERSION, _stat(clip.video), clip.start, clip.end, self.fps))
 
+    def fingerprint(self) -> str:
+        """Changes when a clip, what is seen in one, or a mark does."""
+        with self._lock:
+            parts = (VERSION, self.total, self._stamps, len(self._seen), _stat(self.kept / "seen.jsonl"))
+            marked = (self.marks.fix, sorted(self.marks.clips.items()))
+            table = (_stat(self.kept / "table.json"), _stat(self.table))
+            return hashlib.sha256(repr((parts, marked, table)).encode()).hexdigest()
+
     def _recall(self) -> None:
         """What was seen before in clips that are as they were."""
         with contextlib.suppress(OSError), open(self.kept / "seen.jsonl", encoding="utf-8") as file:

@@ -6,6 +6,7 @@ Nothing of where a data set lies leaves this file: sets are called by their numb
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import inspect
 import itertools
@@ -31,7 +32,7 @@ from wanact.data.seen import Seen
 from wanact.data.sets import Clip, DataSet
 from wanact.data.verdicts import AXIS_OF, flags_of, histograms, judge_with, together
 from wanact.errors import UserError, without_folders
-from wanact.files import otherwise
+from wanact.files import otherwise, write_text
 from wanact.flying.record import GRID, FlightRecord
 from wanact.flying.request import clean_prompt
 from wanact.media.footage import frames_of, read_video
@@ -142,9 +143,23 @@ class DataDesk:
             is_looking = key[0] != now[0] and key[1:] == now[1:]
             if key == now or (is_looking and time.monotonic() - made < _AGAIN_S):
                 return answer
-        answer = self._describe(number, data)
+        answer = self._kept_answer(number, data)
         self._answers[number] = (now, time.monotonic(), answer)
         return answer
+
+    def _kept_answer(self, number: int, data: DataSet) -> dict[str, Any]:
+        """The answer as it was found before, by this page or another; of thousands of clips it takes seconds."""
+        shown = {"number": number, "names": [one.name for one in self.sets]}
+        path, told = data.kept / "page.json", data.fingerprint()
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["told"] == told:
+                return kept["answer"] | shown
+        answer = self._describe(number, data)
+        if data.num_seen == len(data):
+            with contextlib.suppress(OSError):
+                write_text(path, json.dumps({"told": told, "answer": answer}))
+        return answer | shown
 
     def _describe(self, number: int, data: DataSet) -> dict[str, Any]:
         evidence = data.evidence()

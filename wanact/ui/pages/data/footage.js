@@ -252,7 +252,7 @@ export function mount({element, props, trigger, server}) {
     const answer = await ask('fly_data_clip', {id: message.id, name: message.place});
     if (answer.problem) return answer;
     if (message.place === 'fly') {
-      const input = document.querySelector('#open-flight input[type=file]');
+      const input = document.querySelector('#plan-head input[type=file]');
       if (!input) return {problem: 'Plan a clip is not there; reload the page.'};
       const files = new DataTransfer();
       files.items.add(new File([answer.flight], 'clip.json', {type: 'application/json'}));
@@ -344,7 +344,11 @@ export function mount({element, props, trigger, server}) {
   }
   async function watchProgress() {
     if (document.hidden || !root.offsetParent || looking) return;
-    if (!data || looked >= items.length) return;
+    if (!data) {
+      await look();
+      return;
+    }
+    if (looked >= items.length) return;
     const answer = await ask('watch_data', {});
     if (answer.problem || answer.looked === looked) return;
     if (answer.looked >= answer.clips || answer.looked - data.looked > Math.max(8, answer.clips / 20)) await look();
