@@ -29,7 +29,7 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> Path:
 @pytest.fixture(scope="session")
 def flights(tmp_path_factory) -> DataSet:
     """The untouched set, looked at."""
-    from wanact.world.painted import simulator
+    from wanact.world import simulator
 
     folder = tmp_path_factory.mktemp("flights")
     (folder / "videos").mkdir()

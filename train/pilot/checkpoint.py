@@ -93,7 +93,7 @@ def save(model: PilotPPO, reason: str) -> Path:
     broken = next((name for name, value in weights.items() if not bool(torch.isfinite(value).all())), None)
     success = model.success
     metadata: dict[str, Any] = {
-        "kind": "pilot",
+        "kind": store.PILOT,
         "stage": "pilot",
         "reason": reason,
         # What is lowest is the best: the share of the last episodes that failed.

@@ -20,6 +20,7 @@ from wanact.errors import UserError
 from wanact.files import place, write_json
 from wanact.models.pilot import load_pilot
 from wanact.runs import store
+from wanact.runs.evaluations import MODEL, SIMULATOR, evaluation_file
 from wanact.runs.ref import run_of, split_name
 from wanact.world import tasks
 
@@ -64,8 +65,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"return {row['return']:6.2f}, {row['length']:.0f} latent frames",
                 flush=True,
             )
-    where = "sim" if args.env_id == SIM else "world"
-    path = args.json or run_of(info.path) / f"evaluation-{where}-{info.step}.json"
+    path = args.json or evaluation_file(run_of(info.path), SIMULATOR if args.env_id == SIM else MODEL, info.step)
     write_json(path, figures)
     print(f"wrote {path}")
     return 0

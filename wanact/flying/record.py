@@ -11,10 +11,10 @@ import binascii
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -32,6 +32,7 @@ READABLE = (1, 2, 3)
 Kind = Literal["clip", "live"]
 MAX_BYTES = 32 * 2**20
 MAX_SEED = 2**31 - 1
+MAX_NAME = 200  # of a pilot and a task
 GRID = ("flow_shift", "sigma_grid")  # of the model's defaults: which noise levels a clip is drawn through
 MAX_FPS = 240.0  # what a browser plays, and an encoder writes
 
@@ -45,6 +46,27 @@ def image_sha256(image: Image.Image) -> str:
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
     digest.update(image.convert("RGB").tobytes())
     return digest.hexdigest()
+
+
+class Piloted(NamedTuple):
+    """Latent frames from `first` to `last`, from 1 and both included, that a pilot flew, and what it was asked."""
+
+    first: int
+    last: int
+    pilot: str
+    task: str
+
+
+def stretches(pilots: Mapping[int, tuple[str, str]]) -> tuple[Piloted, ...]:
+    """Who flew, by latent frame, in stretches."""
+    found: list[Piloted] = []
+    for n in sorted(pilots):
+        newest = found[-1] if found else None
+        if newest is not None and newest.last == n - 1 and newest[2:] == pilots[n]:
+            found[-1] = newest._replace(last=n)
+        else:
+            found.append(Piloted(n, n, *pilots[n]))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,7 @@ class FlightRecord:
             `WanActStream.taken_up`.
         held: of a live flight, the latent frames, from 1, that were rests, in order; see `WanActStream.held`. None for
             a track that has not been flown so: it rests by the rule of the stream, as `sampler["rest"]` says.
+        piloted: of a live flight, where a pilot had the sticks and not a person, in order; see `Piloted`.
 
     Raises:
         FlightError: if length and track, or the changes of words, contradict each other.
@@ -90,6 +113,7 @@ class FlightRecord:
     prompt_changes: tuple[tuple[int, str], ...] = ()
     taken_up: tuple[int, ...] = ()
     held: tuple[int, ...] | None = None
+    piloted: tuple[Piloted, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -98,13 +122,19 @@ class FlightRecord:
         object.__setattr__(self, "taken_up", tuple(map(int, self.taken_up)))
         if self.held is not None:
             object.__setattr__(self, "held", tuple(map(int, self.held)))
-        if self.kind == "clip" and (self.prompt_changes or self.taken_up or self.held):
+        if self.kind == "clip" and (self.prompt_changes or self.taken_up or self.held or self.piloted):
             raise FlightError("The flight is a clip, which is drawn at once; only a live flight changes on the way.")
         for what, places in (("changes words", [at for at, _ in self.prompt_changes]), ("is taken up", self.taken_up)):
             if list(places) != sorted(set(places)) or any(not 0 <= at <= len(self.track) for at in places):
                 raise FlightError(
                     f"The flight {what} at {str(list(places))[:60]}, expected rising numbers up to {len(self.track)}."
                 )
+        object.__setattr__(self, "piloted", tuple(Piloted(*stretch) for stretch in self.piloted))
+        if not _follow_each_other(self.piloted, len(self.track)):
+            raise FlightError(
+                f"The flight's pilots flew {str([list(one[:2]) for one in self.piloted])[:60]}, expected stretches of "
+                f"latent frames after each other, from 1 to {len(self.track)}."
+            )
         held = list(self.held or ())
         rests = {number for number, action in enumerate(self.track.magnitude, 1) if not action.any()}
         if held != sorted(set(held)) or not rests.issuperset(held):
@@ -197,7 +227,20 @@ class FlightRecord:
             prompt_changes=tuple(change for change in self.prompt_changes if change[0] <= len(track)),
             taken_up=tuple(at for at in self.taken_up if at <= len(track)),
             held=tuple(n for n in self.held if n <= len(track)) if self.held is not None and as_flown else None,
+            piloted=self._piloted_until(len(track)) if self._begins_as_flown(track) else (),
         )
+
+    def _begins_as_flown(self, track: ActionTrack) -> bool:
+        shared = min(len(track), len(self.track))
+        return np.array_equal(track.magnitude[:shared], self.track.magnitude[:shared])
+
+    def _piloted_until(self, last: int) -> tuple[Piloted, ...]:
+        return tuple(one._replace(last=min(one.last, last)) for one in self.piloted if one.first <= last)
+
+    @property
+    def pilots(self) -> dict[int, tuple[str, str]]:
+        """Who flew, by latent frame, where a pilot did: its id and its task."""
+        return {n: (one.pilot, one.task) for one in self.piloted for n in range(one.first, one.last + 1)}
 
     def continued(self, actions: ActionTrack | Sequence[Sequence[float]]) -> FlightRecord:
         """A fork: this flight, and then these actions."""
@@ -255,6 +298,7 @@ class FlightRecord:
             "prompt_changes": [list(change) for change in self.prompt_changes],
             "taken_up": list(self.taken_up),
             "held": None if self.held is None else list(self.held),
+            "piloted": [list(stretch) for stretch in self.piloted],
             "actions": self.track.to_list(),
             "image": picture,
         }
@@ -296,7 +340,17 @@ class FlightRecord:
             prompt_changes=tuple(record.prompt_changes),
             taken_up=tuple(record.taken_up),
             held=None if record.held is None else tuple(record.held),
+            piloted=tuple(Piloted(*stretch) for stretch in record.piloted),
         )
+
+
+def _follow_each_other(piloted: Sequence[Piloted], last: int) -> bool:
+    free = 1
+    for one in piloted:
+        if not free <= one.first <= one.last <= last:
+            return False
+        free = one.last + 1
+    return True
 
 
 class _Size(BaseModel):
@@ -325,6 +379,11 @@ def _as_pair(entry: Any) -> Any:
 _Change = Annotated[tuple[int, Annotated[str, text()]], BeforeValidator(_as_pair)]
 
 
+_Stretch = Annotated[
+    tuple[int, int, Annotated[str, text(MAX_NAME)], Annotated[str, text(MAX_NAME)]], BeforeValidator(_as_pair)
+]
+
+
 class _Record(BaseModel):
     """The JSON of a record, as `to_json` writes it; what it does not know is left out."""
 
@@ -345,6 +404,7 @@ class _Record(BaseModel):
     ] = []
     taken_up: Annotated[list[int], says("where it was taken up are no whole numbers")] = []
     held: Annotated[list[int] | None, says("where it rested are no whole numbers")] = None
+    piloted: Annotated[list[_Stretch], says("who flew is no list of first and last latent frame, pilot and task")] = []
 
 
 def _decode(source: str | bytes) -> dict:

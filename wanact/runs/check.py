@@ -58,7 +58,7 @@ def check_flight_files(folder: Path, config: Mapping[str, Any], values: bool = T
         if controller is not None and file.name in (CONTROLLER, *FILES):
             check_controller(file, controller, config)
         if values:
-            _check_values(file)
+            check_values(file)
 
 
 def flight_files(folder: Path) -> list[Path]:
@@ -121,7 +121,8 @@ def _check_header(file: Path, header: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{name[:80]} of {file} is {str(entry.get('dtype'))[:20]}, expected floating point")
 
 
-def _check_values(file: Path) -> None:
+def check_values(file: Path) -> None:
+    """Raise CheckpointError unless a file of weights can be read and every value of it is finite."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -20,10 +20,11 @@ from typing import Any
 
 from wanact.errors import without_folders
 from wanact.files import CheckpointError, read_json
+from wanact.models.pilot import WEIGHTS as PILOT_WEIGHTS
 from wanact.runs import store
-from wanact.runs.check import EXPORTED, check_flight_files, flight_files
+from wanact.runs.check import EXPORTED, check_flight_files, check_values, flight_files
 from wanact.runs.ref import CHECKPOINTS, EXPORTED_ID, RUN_CONFIG, CheckpointRef, checkpoint_id
-from wanact.runs.store import CheckpointInfo
+from wanact.runs.store import PILOT, CheckpointInfo
 
 # Larger checkpoints are verified when somebody asks: reading them would keep the disk from whoever flies or trains.
 MAX_UNASKED_BYTES = 256 * 2**20
@@ -59,8 +60,18 @@ class Entry(CheckpointRef):
     stamp: tuple = field(repr=False, default=())
 
     @property
-    def flyable(self) -> bool:
+    def is_sound(self) -> bool:
         return self.state in ("verified", "whole", "unsummed")
+
+    @property
+    def is_pilot(self) -> bool:
+        """Whether it is no model but a pilot, which flies inside one."""
+        return self.metadata.get("kind") == PILOT
+
+    @property
+    def flyable(self) -> bool:
+        """Whether a flight can be drawn with it."""
+        return self.is_sound and not self.is_pilot
 
     @property
     def label(self) -> str:
@@ -83,6 +94,11 @@ class Run:
     config: dict[str, Any]
     entries: list[Entry]
     problem: str | None = None
+
+    @property
+    def is_pilot(self) -> bool:
+        """Whether a pilot is trained here, and no model."""
+        return any(entry.is_pilot for entry in self.entries)
 
 
 class RunIndex:
@@ -145,14 +161,17 @@ class RunIndex:
 
     def verify(self, entry: Entry) -> Entry:
         """Read every file: sums, headers, shapes and values. The verdict holds until something changes on disk."""
-        if not entry.flyable:
+        if not entry.is_sound:
             return entry
         problem = None
         try:
             if not self._is_known(entry):
                 if entry.metadata:
                     store.verify(entry.path)
-                check_flight_files(entry.path, entry.config)
+                if entry.is_pilot:
+                    check_values(entry.path / PILOT_WEIGHTS)
+                else:
+                    check_flight_files(entry.path, entry.config)
         except CheckpointError as error:
             problem = self.plain(str(error))
         except OSError as error:
@@ -185,7 +204,7 @@ class RunIndex:
         return self._verdicts.get(str(entry.path), (None,))[0] == entry.stamp
 
     def _judged(self, entry: Entry) -> Entry:
-        if not entry.flyable or not self._is_known(entry):
+        if not entry.is_sound or not self._is_known(entry):
             return entry
         problem = self._verdicts[str(entry.path)][1]
         if problem is not None:
@@ -257,7 +276,7 @@ class RunIndex:
 
     def _look_again(self, entry: Entry) -> Entry:
         """The sizes of its files, which can change without a trace in any time that listing looks at."""
-        if entry.step is None or not entry.flyable:
+        if entry.step is None or not entry.is_sound:
             return entry
         info = store.checkpoint_info(entry.path)
         if info.problem is None:
@@ -319,7 +338,8 @@ def _entry(run: str, info: CheckpointInfo, stamp: tuple, is_best: bool, is_lates
     files = info.metadata.get("files", {})
     state, problem = "whole" if info.metadata else "unsummed", info.problem
     try:
-        flies = any(name in EXPORTED for name in files) if files else bool(flight_files(info.path))
+        flown = (PILOT_WEIGHTS,) if info.metadata.get("kind") == PILOT else EXPORTED
+        flies = any(name in flown for name in files) if files else bool(flight_files(info.path))
     except CheckpointError as error:
         flies, problem = False, problem or str(error)
     if problem is not None:

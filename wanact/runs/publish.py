@@ -10,17 +10,20 @@ from safetensors.torch import save_file
 
 from wanact.errors import TakenError
 from wanact.files import CheckpointError, disk_errors, replacing, replacing_folder, write_json
+from wanact.models import pilot
 from wanact.runs import store
+from wanact.runs.evaluations import evaluations
 from wanact.runs.log import LOG
 from wanact.runs.ref import RUN_CONFIG
 from wanact.runs.store import CONTROLLER, LORA, TRANSFORMER, CheckpointInfo, FlightWeights
 
 # What a reader of a published checkpoint asks; settings of resuming, sums and machine paths stay behind.
 KEPT = ("epoch", "loss", "reason", "stage", "config_summary", "versions", "timestamp")
+KEPT_OF_PILOTS = ("kind", "loss", "reason", "stage", "success", "return", "timesteps", "updates", "task", "env_id")
 
 
 def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: str | None = None) -> list[Path]:
-    """Copy what flies of some checkpoints of a run.
+    """Copy what flies of some checkpoints of a run, a model's or a pilot's.
 
     Args:
         run: a run with verified checkpoints.
@@ -46,13 +49,20 @@ def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: st
         written = [_publish_one(found[step], temporary, base_model) for step in sorted(steps or found)]
         if (run / LOG).is_file():  # one from the Hub may have none
             shutil.copyfile(run / LOG, temporary / LOG)
-        weights = store.load_flight_weights(written[-1])
-        write_json(temporary / RUN_CONFIG, weights.config)
+        if _is_pilot(found[max(steps or found)]):
+            for figures in evaluations(run).values():
+                shutil.copyfile(figures, temporary / figures.name)
+        else:
+            weights = store.load_flight_weights(written[-1])
+            write_json(temporary / RUN_CONFIG, weights.config)
     return [out / path.relative_to(temporary) for path in written]
 
 
 def _publish_one(info: CheckpointInfo, out: Path, base_model: str | None) -> Path:
     store.verify(info.path)
+    if _is_pilot(info):
+        metadata = {name: info.metadata[name] for name in KEPT_OF_PILOTS if name in info.metadata}
+        return store.write_checkpoint(out, info.step, lambda folder: _copy_pilot(info.path, folder), metadata)
     weights = store.load_flight_weights(info.path)
     if base_model is not None:
         weights.config["base_model"] = base_model
@@ -60,6 +70,16 @@ def _publish_one(info: CheckpointInfo, out: Path, base_model: str | None) -> Pat
             weights.config.pop(name, None)
     metadata = {name: info.metadata[name] for name in KEPT if name in info.metadata}
     return store.write_checkpoint(out, info.step, lambda folder: write_flight_files(weights, folder), metadata)
+
+
+def _is_pilot(info: CheckpointInfo) -> bool:
+    return info.metadata.get("kind") == store.PILOT
+
+
+def _copy_pilot(checkpoint: Path, folder: Path) -> None:
+    """What a pilot flies with; optimizer, rollout and environments stay behind."""
+    for name in (pilot.WEIGHTS, pilot.CONFIG, pilot.NORMALIZER):
+        shutil.copyfile(checkpoint / name, folder / name)
 
 
 def write_flight_files(weights: FlightWeights, folder: Path) -> list[Path]:

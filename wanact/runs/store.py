@@ -41,6 +41,7 @@ from wanact.runs.ref import CHECKPOINTS, RUN_CONFIG, CheckpointRef, checkpoint_i
 
 FORMAT = 1
 METADATA = "checkpoint_metadata.json"
+PILOT = "pilot"  # what the metadata of a pilot's checkpoint says it is
 MAX_METADATA_BYTES = 4 * 2**20  # a few kilobytes in truth; it is parsed for every row of a list
 CONTROLLER, LORA, TRANSFORMER = "action_controller.safetensors", "lora.safetensors", "transformer.safetensors"
 LATEST, BEST = "latest", "checkpoint-best"

@@ -19,7 +19,9 @@ from wanact import shapes
 from wanact.actions import ActionTrack
 from wanact.control_card.kept import KeptCards, best_step
 from wanact.data.sets import DataSet
+from wanact.errors import in_words
 from wanact.files import CheckpointError
+from wanact.flying.autopilot import HAND_WRITTEN, WRITTEN, Pilot, tasks_of, trained
 from wanact.flying.pipeline import Cancelled, OnFrames, OnStep, Progress
 from wanact.flying.placement import free_memory, release_memory
 from wanact.flying.prompts import negative_prompts
@@ -38,6 +40,7 @@ from wanact.ui.uploads import PREFIX, Uploads
 
 TOGETHER = 3  # clips and comparisons that are drawn in turns, if there is memory for them
 MAX_FILMED = 64  # clips of data sets whose flights are known to be filmed
+MOST_PILOTS = 40  # in a list to choose from
 ROOM_SHARE = 0.8  # of the memory that is free when the page opens, for clips that are drawn side by side
 
 
@@ -208,10 +211,49 @@ class Engine:
                 raise CheckpointError("the uploaded checkpoint is not kept any more; upload it again")
             return CheckpointRef(upload.id, PREFIX.rstrip("/"), None, upload.path, upload.label)
         entry = self.index.find(checkpoint_id)
+        if entry.is_sound and entry.is_pilot:
+            raise CheckpointError(
+                f"“{entry.id[:80]}” is a pilot, which flies inside a model: choose it as the autopilot on Fly"
+            )
         if not entry.flyable:
             raise CheckpointError(f"the checkpoint “{entry.id[:80]}” cannot be flown: {entry.problem}")
         marked = next((one for one in self._by_control(self.index.run(entry.run)).entries if one.id == entry.id), entry)
         return replace(entry, is_best=marked.is_best, best_by=marked.best_by)
+
+    def list_pilots(self) -> list[dict[str, Any]]:
+        """Who can be put at the sticks, for lists in the browser: the best of each run first, last the written one."""
+        found = [entry for run in self.index.runs() for entry in reversed(run.entries) if entry.is_pilot]
+        found.sort(key=lambda entry: not entry.is_best)
+        listed = [
+            {"id": entry.id, "label": f"{entry.run} · step {entry.step:,}", "tasks": list(learnt)}
+            for entry in found[:MOST_PILOTS]
+            if entry.is_sound and (learnt := self._tasks_of(entry))
+        ]
+        return [*listed, {"id": WRITTEN.id, "label": WRITTEN.name, "tasks": list(WRITTEN.tasks)}]
+
+    def pilot(self, pilot_id: str) -> Pilot:
+        """The pilot of this id, its files verified.
+
+        Raises:
+            CheckpointError: if it is not there, or damaged.
+        """
+        if pilot_id == HAND_WRITTEN:
+            return WRITTEN
+        entry = self.index.verify(self.index.find(pilot_id))
+        if not entry.is_sound or not entry.is_pilot:
+            raise CheckpointError(f"“{entry.id[:80]}” is no pilot that can fly; choose another one")
+        try:
+            return trained(entry.path, entry.id, f"{entry.run} · step {entry.step:,}")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"the pilot “{entry.id[:80]}” cannot fly: {self.index.plain(in_words(error))}"
+            ) from error
+
+    def _tasks_of(self, entry: Entry) -> tuple[str, ...]:
+        try:
+            return tasks_of(entry.path)
+        except (OSError, ValueError):
+            return ()
 
     def fly(self, flight: Flight) -> Iterator[Denoised | Decoded | Waiting | np.ndarray]:
         """Draw a clip. The last event is its frames, uint8 [F, H, W, 3].

@@ -27,6 +27,7 @@ from wanact.files import number, otherwise, whole
 
 MAX_HELD = 2.0  # times the full deflection of a key: the largest magnitudes that models have seen
 MAX_PROMPT_BYTES = 8_000
+MAX_PILOT_BYTES = 300  # of a run's name and a task's
 
 
 class NoRoomError(UserError):
@@ -36,9 +37,10 @@ class NoRoomError(UserError):
 _MAX_NUMBER = 2**53  # the browser counts in doubles
 _ID = re.compile(r"[A-Za-z0-9_-]{20,64}")
 # Contact; held, paused, stopped and whether the truth is wanted, with the number of the message they came in; the frame
-# that was acknowledged; a rewind with its number; the length of a prompt with its number. The prompt follows.
-_HEAD = struct.Struct("<d8f???QQQQQI")
-_SIZE = _HEAD.size + MAX_PROMPT_BYTES
+# that was acknowledged; a rewind with its number; the length of a prompt with its number, and of a pilot's id with its
+# own. Both texts follow.
+_HEAD = struct.Struct("<d8f???QQQQQIQI")
+_SIZE = _HEAD.size + MAX_PROMPT_BYTES + MAX_PILOT_BYTES
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Told:
         acknowledged: number of the newest frame that the browser has shown; 0 for none.
         rewind: (number of the wish, latent frame to go back to).
         prompt: (number of the wish, what is seen from then on).
+        pilot: (number of the wish, who is to fly and what as "id:task"; "" for nobody).
         contact: time of the last message, in seconds of `time.monotonic`, which all processes share.
     """
 
@@ -63,6 +66,7 @@ class Told:
     acknowledged: int
     rewind: tuple[int, int]
     prompt: tuple[int, str]
+    pilot: tuple[int, str]
     contact: float
 
     @property
@@ -86,6 +90,7 @@ class _Message(BaseModel):
     ack: Annotated[_Number, otherwise(None)] = None
     rewind: Annotated[_Number, otherwise(None)] = None
     prompt: Annotated[str | None, otherwise(None)] = None
+    pilot: Annotated[str | None, otherwise(None)] = None
 
 
 class Mailbox:
@@ -123,7 +128,9 @@ class Mailbox:
                 raise _no_room(error) from error
             raise KeyError(flight) from error  # being made, or no mailbox
         if create:
-            self._store(Told((0.0,) * NUM_CHANNELS, False, False, False, 0, 0, (0, 0), (0, ""), time.monotonic()))
+            self._store(
+                Told((0.0,) * NUM_CHANNELS, False, False, False, 0, 0, (0, 0), (0, ""), (0, ""), time.monotonic())
+            )
 
     def read(self) -> Told:
         """What the flight has been told."""
@@ -135,8 +142,8 @@ class Mailbox:
 
         Args:
             message: `n`, rising from message to message, because two posts can overtake each other, and any of `held`
-                [8], `paused`, `truth` (these with `held`), `stop`, `ack`, `rewind` (a latent frame) and `prompt`. Of
-                each the newest counts.
+                [8], `paused`, `truth` (these with `held`), `stop`, `ack`, `rewind` (a latent frame), `prompt` and
+                `pilot`. Of each the newest counts.
         """
         said = _Message.model_validate(message, strict=True)
         n = said.n
@@ -147,11 +154,13 @@ class Mailbox:
                 held = tuple(min(max(share, 0.0), MAX_HELD) for share in said.held)
                 paused, state_n = said.paused, n
                 truth = truth if said.truth is None else said.truth
-            rewind, prompt = told.rewind, told.prompt
+            rewind, prompt, pilot = told.rewind, told.prompt, told.pilot
             if n is not None and n > rewind[0] and said.rewind is not None:
                 rewind = (n, said.rewind)
             if n is not None and n > prompt[0] and said.prompt is not None:
                 prompt = (n, said.prompt)
+            if n is not None and n > pilot[0] and said.pilot is not None:
+                pilot = (n, said.pilot)
             self._store(
                 Told(
                     held,
@@ -162,6 +171,7 @@ class Mailbox:
                     max(told.acknowledged, said.ack or 0),
                     rewind,
                     prompt,
+                    pilot,
                     time.monotonic(),
                 )
             )
@@ -187,12 +197,14 @@ class Mailbox:
     def _load(self) -> Told:
         values = _HEAD.unpack(self._memory[: _HEAD.size])
         contact, held, (paused, stopped, truth, state_n, ack) = values[0], values[1:9], values[9:14]
-        rewind_n, rewind_to, prompt_n, length = values[14:]
-        words = self._memory[_HEAD.size : _HEAD.size + length].decode()
-        return Told(held, paused, stopped, truth, state_n, ack, (rewind_n, rewind_to), (prompt_n, words), contact)
+        rewind_n, rewind_to, prompt_n, length, pilot_n, pilot_length = values[14:]
+        end = _HEAD.size + length
+        words, pilot = self._memory[_HEAD.size : end].decode(), self._memory[end : end + pilot_length].decode()
+        wishes = (rewind_n, rewind_to), (prompt_n, words), (pilot_n, pilot)
+        return Told(held, paused, stopped, truth, state_n, ack, *wishes, contact)
 
     def _store(self, told: Told) -> None:
-        words = told.prompt[1].encode(errors="ignore")[:MAX_PROMPT_BYTES].decode(errors="ignore").encode()
+        words, pilot = _cut(told.prompt[1], MAX_PROMPT_BYTES), _cut(told.pilot[1], MAX_PILOT_BYTES)
         head = _HEAD.pack(
             told.contact,
             *told.held,
@@ -204,8 +216,15 @@ class Mailbox:
             *told.rewind,
             told.prompt[0],
             len(words),
+            told.pilot[0],
+            len(pilot),
         )
-        self._memory[: len(head) + len(words)] = head + words
+        self._memory[: len(head) + len(words) + len(pilot)] = head + words + pilot
+
+
+def _cut(text: str, most: int) -> bytes:
+    """A text in so many bytes, with no part of a letter."""
+    return text.encode(errors="ignore")[:most].decode(errors="ignore").encode()
 
 
 def _no_room(error: Exception) -> NoRoomError:

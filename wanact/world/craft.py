@@ -77,6 +77,13 @@ class SimulatedCraft:
     def __init__(self, world: simulator.World, pose: Pose):
         self.drone = simulator.Drone(world, pose)
 
+    @classmethod
+    def of(cls, drone: simulator.Drone) -> SimulatedCraft:
+        """The craft that this drone is."""
+        craft = cls.__new__(cls)
+        craft.drone = drone
+        return craft
+
     @property
     def world(self) -> simulator.World:
         return self.drone.world
@@ -170,10 +177,28 @@ class ReckonedCraft:
     def __init__(self, pose: Pose = (0.0, 0.0, 30.0, 0.0, -0.14)):
         self.pose, self.velocity = pose, np.zeros(4)
 
+    def step(self, command: np.ndarray) -> list[Pose]:
+        """Fly one latent frame by its sticks, with the simulator's inertia; the poses of its pixel frames.
+
+        Args:
+            command: ahead, right, yaw right and pitch up, [4], in the units of a track.
+        """
+        poses, wanted = [], np.asarray(command, np.float64) / FULL
+        for _ in range(TEMPORAL_STRIDE):
+            speed = self.velocity + simulator.RESPONSE * (wanted - self.velocity)
+            self._move(speed / TEMPORAL_STRIDE)
+            self.velocity = speed
+            poses.append(self.pose)
+        return poses
+
     def fly(self, axes: np.ndarray) -> None:
-        x, y, altitude, yaw, pitch = self.pose
+        """One latent frame of which is known how it was moved, in full deflections."""
         self.velocity = np.asarray(axes, np.float64)
-        ahead, right, turn, tilt = self.velocity * FULL
+        self._move(self.velocity)
+
+    def _move(self, axes: np.ndarray) -> None:
+        x, y, altitude, yaw, pitch = self.pose
+        ahead, right, turn, tilt = axes * FULL
         low, high = np.radians(simulator.PITCH_LIMITS_DEG)
         middle = yaw + np.radians(turn) / 2
         x += PATH_UNITS * (ahead * np.cos(middle) - right * np.sin(middle))

@@ -26,6 +26,7 @@ FIELD_OF_VIEW_DEG = 75.0
 PITCH_LIMITS_DEG = (-38.0, 16.0)
 BERTH = 7.0  # what the drone keeps from landmarks
 OUT_OF_REACH = 80.0  # beyond it and twice its size no landmark keeps a step off; looking at all of a city takes long
+RESPONSE = 0.6  # of the way to its stick's speed that the drone makes in a pixel frame
 CEILING = 120.0  # above the water, for the places where a flight begins
 
 Pose = tuple[float, float, float, float, float]  # x, y, altitude, yaw, pitch in world units and radians
@@ -232,7 +233,7 @@ class Drone:
         world = self.world
         x, y, altitude, yaw, pitch = self.pose
         low, high = np.radians(PITCH_LIMITS_DEG)
-        velocity = self.velocity + 0.6 * (command / TEMPORAL_STRIDE - self.velocity)
+        velocity = self.velocity + RESPONSE * (command / TEMPORAL_STRIDE - self.velocity)
         velocity = np.where((np.abs(velocity) < 1e-4) & (command == 0), 0, velocity)  # rest is rest
         ahead, right = velocity[:2] * PATH_UNITS
         yaw += np.radians(velocity[2])

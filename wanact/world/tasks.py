@@ -16,6 +16,7 @@ from wanact.errors import UserError
 from wanact.world.craft import NUM_RAYS, RAY_REACH, Craft, Pose
 
 SCALE = 50.0  # world units that count as one in an observation
+SPACING = 48.0  # world units between two gates
 GATE_RADIUS = 8.0
 GATE_HEIGHT = 16.0  # above and below the middle: no stick changes the height, hills do
 CRASH_PENALTY = 1.0
@@ -60,13 +61,24 @@ class Gates:
         return cls.along(craft, _winding(rng, 42))
 
     @classmethod
-    def along(cls, craft: Craft, axes: np.ndarray, spacing: float = 48.0) -> Gates | None:
-        """Gates along the flight of these sticks, [N, 4] in full deflections; None if there is no room for one."""
+    def winding(cls, craft: Craft, rng: np.random.Generator) -> Gates | None:
+        """Gates along a random flight from here, as far as nothing is touched; None if that is not far."""
+        return cls.along(craft, _winding(rng, 42), cut=True)
+
+    @classmethod
+    def along(cls, craft: Craft, axes: np.ndarray, spacing: float = SPACING, cut: bool = False) -> Gates | None:
+        """Gates along the flight of these sticks, [N, 4] in full deflections; None if there is no room for one.
+
+        Args:
+            cut: where the flight touches something, it ends there; without it there are no gates then.
+        """
         ghost, gates, flown = craft.ghost(), [], 0.0
         for command in axes:
             before = ghost.pose
             ghost.fly(command)
             if ghost.touched:
+                if cut:
+                    break
                 return None
             dx, dy = ghost.pose[0] - before[0], ghost.pose[1] - before[1]
             flown += float(np.hypot(dx, dy))
@@ -74,6 +86,21 @@ class Gates:
                 flown = 0.0
                 gates.append(Aim(*ghost.pose[:3], float(np.arctan2(dy, dx))))
         return cls(gates, num_steps=int(1.5 * len(axes))) if gates else None
+
+    @classmethod
+    def through(cls, craft: Craft, rings: Sequence[Aim], spacing: float = SPACING) -> Gates | None:
+        """Gates along a smooth way from here through rings that stand far apart; None without a ring.
+
+        Each ring is a gate; those between hang on a curve that has the rings' headings, at their heights.
+        """
+        x, y, altitude, yaw, _ = craft.pose
+        here, gates = Aim(x, y, altitude, yaw), []
+        for ring in rings:
+            far = float(np.hypot(ring.x - here.x, ring.y - here.y))
+            count = max(1, round(far / spacing))
+            gates += [_between(here, ring, number / count, far) for number in range(1, count)] + [ring]
+            here = ring
+        return cls(gates, num_steps=8 * len(gates)) if gates else None
 
     def aims(self, pose: Pose) -> tuple[Aim, Aim]:
         last = len(self.gates) - 1
@@ -286,6 +313,17 @@ def hand_written(observation: np.ndarray) -> np.ndarray:
     ahead = max(float(first[0]), 8.0)
     turn = np.degrees(np.arctan2(first[1], ahead)) / 3
     return np.clip(np.array((0.9, 0.9 * 1.3 * first[1] / ahead, 0.5 * turn, 0.0)), -1, 1)
+
+
+def _between(here: Aim, there: Aim, share: float, far: float) -> Aim:
+    """A place on the cubic curve between two that has their headings."""
+    ends = np.array((here[:2], there[:2]))
+    ways = far * np.array([(np.cos(aim.yaw), np.sin(aim.yaw)) for aim in (here, there)])
+    t, rest = share, 1 - share
+    place = rest**2 * (1 + 2 * t) * ends[0] + t**2 * (3 - 2 * t) * ends[1] + t * rest * (rest * ways[0] - t * ways[1])
+    way = 6 * t * rest * (ends[1] - ends[0]) + rest * (1 - 3 * t) * ways[0] + t * (3 * t - 2) * ways[1]
+    altitude = rest * here.altitude + t * there.altitude
+    return Aim(float(place[0]), float(place[1]), altitude, float(np.arctan2(way[1], way[0])))
 
 
 def _winding(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -5,25 +5,22 @@ Nothing of a simulator but what is imported here is known to the page.
 
 from __future__ import annotations
 
-import copy
 import functools
 import threading
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from wanact.actions import NUM_CHANNELS, ActionTrack
-from wanact.shapes import TEMPORAL_STRIDE
+from wanact.actions import ActionTrack
 from wanact.world import simulator
+from wanact.world.followed_flight import FlightInAWorld
 
 Pose = simulator.Pose  # x, y, altitude, yaw, pitch in world units and radians
 WORLD_SIZE = float(simulator.WORLD_SIZE)
 MAX_PIXELS = 384 * 640  # of a picture: what is larger is drawn smaller, and shown larger
 KEPT_WORLDS = 4  # of 31 MB
 
-_RESTING = np.full(NUM_CHANNELS, -1.0)  # no action is like it
 _making = threading.Lock()  # two that want a world make it once
 
 
@@ -69,7 +66,7 @@ def first_frame(start: Start, height: int, width: int) -> tuple[np.ndarray, str]
     return simulator.render(flight.world, flight.pose, height, width), flight.world.caption
 
 
-class TrueFlight:
+class TrueFlight(FlightInAWorld):
     """A flight as the simulator flies it, with inertia, height and berth as in training. Safe to share between threads.
 
     Args:
@@ -86,41 +83,7 @@ class TrueFlight:
         if pose is None:
             rng = np.random.default_rng([start.world, start.take])
             pose = simulator.fly_poses(self.world, rng, 1, ActionTrack.zeros(0))[0]
-        self.pose = pose
-        self._actions: list[np.ndarray] = []
-        self._drones = [simulator.Drone(self.world, pose)]  # after each latent frame
-        self._poses: list[Pose] = [pose]  # of each frame
-        self._lock = threading.Lock()
-
-    def follow(self, magnitude: np.ndarray, rests: Collection[int] = frozenset()) -> list[Pose]:
-        """Fly what was flown, from the first action in which it differs from what was flown here.
-
-        Args:
-            magnitude: all actions from the beginning, [N, 8].
-            rests: latent frames, from 1, in which time stands still.
-
-        Returns:
-            Where the drone is in the four frames of latent frame N, and in the frame before them.
-        """
-        actions = [_RESTING if n in rests else action for n, action in enumerate(magnitude, 1)]
-        with self._lock:
-            same = 0
-            for flown, action in zip(self._actions, actions, strict=False):
-                if not np.array_equal(flown, action):
-                    break
-                same += 1
-            if same < len(actions):
-                del self._actions[same:], self._drones[same + 1 :], self._poses[1 + TEMPORAL_STRIDE * same :]
-            for action in actions[same:]:
-                drone = copy.copy(self._drones[-1])
-                if action is _RESTING:
-                    self._poses += [drone.pose] * TEMPORAL_STRIDE
-                else:
-                    self._poses += drone.step(ActionTrack(action[None]).axes[0].astype(float))
-                self._drones.append(drone)
-                self._actions.append(action)
-            last = TEMPORAL_STRIDE * len(actions)
-            return self._poses[max(0, last - TEMPORAL_STRIDE) : last + 1]
+        super().__init__(simulator.Drone(self.world, pose))
 
     def draw(self, pose: Pose, height: int, width: int) -> np.ndarray:
         """What the drone sees there, uint8 [h, w, 3], of the shape that is asked for, and smaller if that is large."""

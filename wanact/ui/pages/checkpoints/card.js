@@ -1,6 +1,7 @@
 import {connect, placeOf} from '../../web/events.js';
 import {gliding} from '../../web/motion.js';
 import {drawFace, drawSeries} from './face.js';
+import {drawPilot} from './pilot_face.js';
 
 export function mount({element, props, trigger, watch}) {
   const {hear} = connect(element);
@@ -24,6 +25,7 @@ export function mount({element, props, trigger, watch}) {
     root.dataset.quick = value.card?.quick ? 'true' : 'false';
     root.setAttribute('aria-busy', busy ? 'true' : 'false');
     root.hidden = !value.id && placeOf(element) === 'compare'; // there, a lane asks for it
+    find('h2').textContent = value.is_pilot ? 'Pilot’s card' : 'Control card';
     find('.title').textContent = value.title || '';
     find('.note').textContent = value.note || (value.id ? '' : 'Select a checkpoint to see how well it obeys.');
     const bar = find('.bar');
@@ -40,7 +42,8 @@ export function mount({element, props, trigger, watch}) {
         ? 'Quick re-measure (1–2 min, less exact)'
         : 'Quick measure (1–2 min, a rough estimate)';
     find('[data-do=full]').hidden = busy || !value.has_full;
-    find('.face').replaceChildren(...(value.card ? drawFace(value.card, tell) : []));
+    const face = value.pilot ? drawPilot(value.pilot) : value.card ? drawFace(value.card, tell) : [];
+    find('.face').replaceChildren(...face);
     find('.series').replaceChildren(...(value.series ? drawSeries(value.series, value.step, tell) : []));
     tell(null);
   }

@@ -16,9 +16,11 @@ from wanact.control_card.card import ControlCard, card_path, keep_card, load_car
 from wanact.control_card.face import face_of, series_of
 from wanact.control_card.fly import measure_card
 from wanact.errors import UserError
+from wanact.files import CheckpointError
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.request import RequestError
 from wanact.flying.turns import Place
+from wanact.runs.evaluations import MODEL, SIMULATOR, read_evaluation
 from wanact.runs.index import Entry
 from wanact.runs.ref import BASE, CheckpointRef
 from wanact.ui import visitor
@@ -64,6 +66,8 @@ class CardDesk:
         """What the panel shows of a checkpoint: its card and the curves of its run, where they were measured."""
         if not checkpoint_id:
             return {}
+        if (state := self._show_pilot(checkpoint_id)) is not None:
+            return state
         try:
             choice = self.engine.find(checkpoint_id)
         except UserError as error:
@@ -76,6 +80,24 @@ class CardDesk:
             )
             return state | self._series(choice)
         return state | _face(card) | self._series(choice)
+
+    def _show_pilot(self, checkpoint_id: str) -> dict[str, Any] | None:
+        """What the panel shows of a pilot: its success in each task; None if it is none."""
+        try:
+            entry = self.engine.index.find(checkpoint_id)
+        except UserError:
+            return None  # an upload, the base, or nothing
+        if not entry.is_pilot:
+            return None
+        state: dict[str, Any] = {"id": entry.id, "title": _title(entry), "can_measure": False, "is_pilot": True}
+        try:
+            figures = pilot_figures(entry)
+        except CheckpointError as error:
+            return state | {"note": sentence(self.engine.index.plain(str(error)))}
+        if not figures:
+            command = f"python -m train pilot evaluate {entry.run}@{entry.step}"
+            return state | {"note": f"This pilot was not measured yet; {command} does it."}
+        return state | {"pilot": figures, "note": ""}
 
     def find_card(self, choice: CheckpointRef) -> ControlCard | None:
         """The card that lies beside the run, None if none was measured."""
@@ -135,6 +157,28 @@ class CardDesk:
             return {}
         cards = load_cards(choice.run_dir)
         return {"series": series_of(cards), "step": choice.step} if len(cards) > 1 else {}
+
+
+def pilot_figures(entry: Entry) -> list[dict[str, Any]]:
+    """What was measured of a pilot, for the panel: where, over how many episodes, and by task each pilot's figures.
+
+    Raises:
+        CheckpointError: if a file of figures is damaged.
+    """
+    found = ((where, read_evaluation(entry.run_dir, where, entry.step)) for where in (SIMULATOR, MODEL))
+    return [
+        {
+            "where": where,
+            "episodes": evaluation.episodes,
+            "worlds": evaluation.worlds,
+            "tasks": {
+                task: {name: one.model_dump(by_alias=True) for name, one in pilots.items()}
+                for task, pilots in evaluation.tasks.items()
+            },
+        }
+        for where, evaluation in found
+        if evaluation is not None
+    ]
 
 
 def measure_quickly(engine: Engine, choice: CheckpointRef) -> Iterator[tuple[int, int] | ControlCard]:

@@ -57,6 +57,49 @@ export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}
     if (value) list.append(build('dt', {}, name), build('dd', {}, value));
   }
 
+  function pilotAct(item) {
+    const flies = ['verified', 'whole'].includes(item.state);
+    const words = {
+      type: 'button',
+      class: 'go',
+      'data-act': 'pilot',
+      disabled: !flies,
+      onclick: () => act('pilot', item),
+    };
+    return build('button', words, 'Let it fly');
+  }
+  function modelActs(item, more, flyable, picked) {
+    return [
+      build(
+        'button',
+        {type: 'button', class: 'go', 'data-act': 'fly', disabled: !flyable, onclick: () => act('fly', item)},
+        'Plan a clip',
+      ),
+      build(
+        'button',
+        {
+          type: 'button',
+          'data-act': 'live',
+          disabled: !flyable || !more?.live,
+          title: more && !more.live ? 'Live flight needs a causal checkpoint' : '',
+          onclick: () => act('live', item),
+        },
+        'Fly',
+      ),
+      build(
+        'button',
+        {
+          type: 'button',
+          'data-act': 'compare',
+          'aria-pressed': picked ? 'true' : 'false',
+          disabled: !flyable && !picked,
+          onclick: () => act('mark', item),
+        },
+        picked ? 'Remove from comparison' : 'Add to comparison',
+      ),
+    ];
+  }
+
   function draw(item, more) {
     const uploaded = item.id.startsWith('upload/');
     const flyable = !['damaged', 'weightless'].includes(item.state);
@@ -68,6 +111,8 @@ export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}
         `${item.card.quick ? 'about ' : ''}${Math.round(100 * (item.control ?? 0))}% of ${item.card.of}` +
           (item.card.quick ? ' (a quick measurement)' : ''),
       );
+    if (item.success != null)
+      fact(facts, 'Success', `${Math.round(100 * item.success)}% of the last episodes of its training`);
     fact(facts, 'Loss', item.loss === null ? '' : item.loss.toFixed(5));
     fact(
       facts,
@@ -98,33 +143,7 @@ export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}
     const note = noteOf(item);
     const acts = build('div', {class: 'acts'});
     acts.append(
-      build(
-        'button',
-        {type: 'button', class: 'go', 'data-act': 'fly', disabled: !flyable, onclick: () => act('fly', item)},
-        'Plan a clip',
-      ),
-      build(
-        'button',
-        {
-          type: 'button',
-          'data-act': 'live',
-          disabled: !flyable || !more?.live,
-          title: more && !more.live ? 'Live flight needs a causal checkpoint' : '',
-          onclick: () => act('live', item),
-        },
-        'Fly',
-      ),
-      build(
-        'button',
-        {
-          type: 'button',
-          'data-act': 'compare',
-          'aria-pressed': picked ? 'true' : 'false',
-          disabled: !flyable && !picked,
-          onclick: () => act('mark', item),
-        },
-        picked ? 'Remove from comparison' : 'Add to comparison',
-      ),
+      ...(item.isPilot ? [pilotAct(item)] : modelActs(item, more, flyable, picked)),
       build(
         'button',
         {

@@ -19,9 +19,10 @@ from pydantic import BaseModel
 
 from wanact.control_card.card import ControlCard
 from wanact.errors import UserError, last_name
-from wanact.files import CheckpointError, otherwise, visible
+from wanact.files import CheckpointError, otherwise, read_json, visible
+from wanact.models import pilot
 from wanact.runs.index import Entry, Run
-from wanact.runs.log import read_curve
+from wanact.runs.log import OF_PILOTS, read_curve
 from wanact.runs.notes import NoteError, read_notes, write_note
 from wanact.runs.ref import base_of
 from wanact.ui.engine import Engine
@@ -130,7 +131,8 @@ class Shelf:
             "run": [number for number, _ in rows],
             "name": [entry.name for _, entry in rows],
             "step": [entry.step for _, entry in rows],
-            "loss": [entry.loss for _, entry in rows],
+            "loss": [None if entry.is_pilot else entry.loss for _, entry in rows],
+            "success": {str(index): success_of(entry) for index, (_, entry) in enumerate(rows) if entry.is_pilot},
             "saved": [_seconds(entry.saved_at) for _, entry in rows],
             "bytes": [entry.num_bytes for _, entry in rows],
             "state": [STATES.index(entry.state) for _, entry in rows],
@@ -158,11 +160,19 @@ class Shelf:
         return answer | {"version": digest.hexdigest()[:16]}
 
     def read_curves(self, message: ShelfMessage) -> dict[str, Any]:
-        """Loss and learning rate of the named runs, of a dozen at most, and their steps' frames if they were drawn."""
+        """Loss and learning rate of the named runs, of a dozen at most, and their steps' frames if they were drawn.
+
+        Of runs of pilots success and return, which stand for themselves.
+        """
         wanted = set(message.runs[:MAX_CURVES])
         runs = [run for run in self.engine.index.runs() if run.name in wanted and not run.problem]
-        lapses = {run.name: lapse for run in runs if (lapse := self.lapse.recall(run)) is not None}
-        return {"curves": {run.name: read_curve(run.path) for run in runs}, "lapses": lapses}
+        models = [run for run in runs if not run.is_pilot]
+        lapses = {run.name: lapse for run in models if (lapse := self.lapse.recall(run)) is not None}
+        return {
+            "curves": {run.name: read_curve(run.path) for run in models},
+            "pilots": {run.name: read_curve(run.path, OF_PILOTS) for run in runs if run.is_pilot},
+            "lapses": lapses,
+        }
 
     # ---- one checkpoint ------------------------------------------------------------------------------------
 
@@ -178,7 +188,7 @@ class Shelf:
                 "files": [],
                 "summary": f"{num_files} files, kept for you for an hour",
             }
-        config = self._config(found)
+        config = {"stage": "pilot"} | _read_json(found.path / pilot.CONFIG) if found.is_pilot else self._config(found)
         metadata = {key: value for key, value in found.metadata.items() if key not in ("files", "manifest_sha256")}
         files = found.metadata.get("files", {})
         base = config.get("base_fingerprint")
@@ -267,6 +277,20 @@ def card_figures(card: ControlCard) -> dict[str, Any]:
     return shown | {"of": card.of_what, "quick": card.is_quick}
 
 
+def success_of(entry: Entry) -> float | None:
+    """Share of the last episodes of a pilot's training that were done, as its checkpoint says."""
+    share = entry.metadata.get("success")
+    is_share = isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1
+    return float(share) if is_share else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except (CheckpointError, OSError):
+        return {}
+
+
 def describe_upload(upload: Upload) -> dict[str, Any]:
     """An upload as a row of its visitor's list."""
     return {"id": upload.id, "label": upload.label, "bytes": upload.num_bytes, "injection": injection_of(upload.config)}
@@ -290,7 +314,8 @@ def _describe(run: Run) -> dict[str, Any]:
         "problem": run.problem,
         "base": base_named(run.config),
         "injection": injection_of(run.config),
-        "stage": str(run.config.get("stage") or "")[:20],
+        "stage": "pilot" if run.is_pilot else str(run.config.get("stage") or "")[:20],
+        "pilot": run.is_pilot,
     }
 
 

@@ -4,6 +4,7 @@ import {goTo, readTray, TRAY_LETTERS, TRAY_MAX, writeTray} from '../compare/tray
 import {makeDetail} from './checkpoint_detail.js';
 import {makeCurve} from './curve.js';
 import {makeFilm} from './film.js';
+import {makePilotCurve} from './pilot_curve.js';
 import {makeRows} from './rows.js';
 
 export function mount({element, props, trigger, server}) {
@@ -27,6 +28,7 @@ export function mount({element, props, trigger, server}) {
   let followed = null; // the step that takes the selection's place, because that was the latest
   let tray = readTray();
   let curves = {};
+  let pilotCurves = {};
   let uploads = [];
   let ownNotes = {};
   try {
@@ -74,7 +76,9 @@ export function mount({element, props, trigger, server}) {
       const run = runs[number];
       const step = columns.step[i];
       const marks = [
-        ...(best.has(i) ? [{kind: 'best', text: columns.by[i] === 'control' ? 'best' : 'lowest loss'}] : []),
+        ...(best.has(i)
+          ? [{kind: 'best', text: run.pilot || columns.by[i] === 'control' ? 'best' : 'lowest loss'}]
+          : []),
         ...(latest.has(i) && step !== null ? [{kind: 'latest', text: 'latest'}] : []),
       ];
       const card = columns.cards[i] || null;
@@ -95,6 +99,8 @@ export function mount({element, props, trigger, server}) {
         problem: columns.problems[i] || '',
         note: columns.notes[i] || null,
         marks,
+        isPilot: run.pilot,
+        success: columns.success[i] ?? null,
         injection: run.injection,
         title: step === null ? run.name : `${run.name} · step ${step.toLocaleString('en')}`,
       };
@@ -109,6 +115,8 @@ export function mount({element, props, trigger, server}) {
     const now = items.find(item => item.run === was.run && isMarked(item, 'latest'));
     if (now && now.id !== was.id) followed = now.id;
   }
+  // A pilot flies inside a model and is none: nothing can be drawn with it, nor is it beside a model.
+  const isFlown = item => !item.isPilot && !['damaged', 'weightless'].includes(item.state);
   const isMarked = (item, kind) => item.marks.some(mark => mark.kind === kind);
   function index() {
     items = [
@@ -150,7 +158,7 @@ export function mount({element, props, trigger, server}) {
     followed = null;
   }
   function firstChoice() {
-    const newest = items.filter(item => item.saved).sort((a, b) => b.saved - a.saved)[0];
+    const newest = items.filter(item => item.saved && !item.isPilot).sort((a, b) => b.saved - a.saved)[0];
     return (items.find(item => item.run === newest?.run && isMarked(item, 'best')) || newest || items[0])?.id || null;
   }
   function say(text) {
@@ -228,6 +236,7 @@ export function mount({element, props, trigger, server}) {
     const answer = await ask('read_curves', {runs: names});
     if (answer.problem) return;
     curves = answer.curves;
+    pilotCurves = answer.pilots;
     drawCurve();
     for (const [run, lapse] of Object.entries(answer.lapses)) film.recall(run, lapse);
   }
@@ -238,7 +247,7 @@ export function mount({element, props, trigger, server}) {
         .map((run, number) => ({name: run.name, colour: colour(number), curve: curves[run.name]}))
         .filter(one => one.curve && shown.has(one.name)),
       points: items
-        .filter(item => item.step !== null && shown.has(item.run))
+        .filter(item => item.step !== null && shown.has(item.run) && !item.isPilot)
         .map(item => ({
           id: item.id,
           run: item.run,
@@ -253,12 +262,34 @@ export function mount({element, props, trigger, server}) {
           label: labelOf(item),
         })),
     });
+    drawPilots(shown);
+  }
+  function drawPilots(shown) {
+    const series = runs
+      .map((run, number) => ({name: run.name, colour: colour(number), curve: pilotCurves[run.name]}))
+      .filter(one => one.curve && shown.has(one.name));
+    find('.pilots').hidden = !series.length;
+    pilotCurve.show({
+      series,
+      points: items
+        .filter(item => item.isPilot && item.step !== null && shown.has(item.run))
+        .map(item => ({
+          id: item.id,
+          run: item.run,
+          step: item.step,
+          success: item.success,
+          colour: colour(item.number),
+          best: isMarked(item, 'best'),
+          label: labelOf(item),
+        })),
+    });
   }
 
   function labelOf(item) {
     const words = [
       item.title,
       item.loss === null ? '' : `loss ${item.loss.toFixed(4)}`,
+      item.success == null ? '' : `${percent(item.success)} of the last episodes done`,
       ...item.marks.map(mark => mark.text),
       item.state === 'damaged' ? 'damaged' : '',
     ];
@@ -276,7 +307,8 @@ export function mount({element, props, trigger, server}) {
     if (only === 'carded' && !item.card) return false;
     if (only === 'starred' && !note.star) return false;
     if (only === 'noted' && !note.note) return false;
-    if (only === 'flyable' && ['damaged', 'weightless'].includes(item.state)) return false;
+    if (only === 'flyable' && !isFlown(item)) return false;
+    if (only === 'pilots' && !item.isPilot) return false;
     if (only === 'damaged' && item.state !== 'damaged') return false;
     if (!query) return true;
     const text = [
@@ -345,7 +377,7 @@ export function mount({element, props, trigger, server}) {
       type: 'checkbox',
       checked: picked >= 0,
       tabIndex: -1,
-      disabled: picked < 0 && ['damaged', 'weightless'].includes(item.state),
+      disabled: picked < 0 && !isFlown(item),
     });
     box.setAttribute('aria-label', `Compare ${item.title}`);
     cell('c-pick', box);
@@ -372,7 +404,8 @@ export function mount({element, props, trigger, server}) {
     cell('c-gain', decimal(item.gain));
     cell('c-sharpness', decimal(item.sharpness));
     row.classList.toggle('carded', !!item.card);
-    cell('c-loss', item.loss === null ? '–' : item.loss.toFixed(4));
+    const success = item.success == null ? '–' : `${percent(item.success)} done`;
+    cell('c-loss', item.isPilot ? success : item.loss === null ? '–' : item.loss.toFixed(4));
     cell('c-saved', clock(item.saved));
     const state = document.createElement('span');
     state.className = 'state ' + item.state;
@@ -388,7 +421,7 @@ export function mount({element, props, trigger, server}) {
     selected = id;
     markPicked();
     rows.bring(id);
-    film.choose(runs[byId.get(id).number]?.name ?? null);
+    film.choose(byId.get(id).isPilot ? null : (runs[byId.get(id).number]?.name ?? null));
     detail.show(byId.get(id));
     props.value = id;
     trigger('input');
@@ -398,8 +431,8 @@ export function mount({element, props, trigger, server}) {
     const item = byId.get(id);
     if (!item) return;
     if (tray.some(one => one.id === id)) tray = tray.filter(one => one.id !== id);
-    else if (['damaged', 'weightless'].includes(item.state))
-      return tell(`${item.title} cannot be flown, so it cannot be compared.`);
+    else if (item.isPilot) return tell(`${item.title} is a pilot; on Compare it can fly a lane.`);
+    else if (!isFlown(item)) return tell(`${item.title} cannot be flown, so it cannot be compared.`);
     else if (tray.length === TRAY_MAX) return tell('Four can be compared; take one out first.');
     else tray = [...tray, {id, label: item.title}];
     writeTray(tray);
@@ -417,6 +450,7 @@ export function mount({element, props, trigger, server}) {
       tray.map(one => one.id),
       selected,
     );
+    pilotCurve.mark(selected);
     rows.redraw();
     const bar = find('.tray');
     const build = (name, text, more) => Object.assign(document.createElement(name), {textContent: text, ...more});
@@ -458,6 +492,9 @@ export function mount({element, props, trigger, server}) {
       leave('checkpoint-' + what, {id: item.id, label: item.title});
       announceToAll('choose-checkpoint', {place: what});
       goTo(what);
+    } else if (what === 'pilot') {
+      leave('live-pilot', item.id);
+      goTo('live');
     } else if (what === 'mark') mark(item.id);
     else if (what === 'verified') {
       if (more.problem) item.problem = more.problem;
@@ -487,6 +524,7 @@ export function mount({element, props, trigger, server}) {
         parts.map(part => ({...part, url: part.picture, colour: colour(byId.get(part.id)?.number ?? 0)})),
       ),
   });
+  const pilotCurve = makePilotCurve(find('.pilots .plot'), {onPick: id => select(id, true)});
   hear('lapse', ({state}) => film.take(state));
   const rows = makeRows(find('.grid'), {fill, onSelect: id => select(id, true), onMark: mark});
   const detail = makeDetail(find('.detail'), {

@@ -91,6 +91,10 @@ class Beside:
                               "pose": [round(value, 4) for value in course.pose]}  # fmt: skip
         return told
 
+    def rings(self) -> list[tuple[float, float, float, float]]:
+        """The rings of the course that are still ahead."""
+        return [] if self.race is None else self.race.course.centres[self.race.next :]
+
     def begin(self, latent_frame: int) -> dict[str, Any] | None:
         """Pictures of a latent frame are about to be sent, so that it stands: the message that goes before them."""
         if self.race is None:

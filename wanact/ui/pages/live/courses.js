@@ -90,9 +90,11 @@ export function mount({element, props, trigger, server, watch}) {
     finished = message;
     const {name} = cards.get(message.course).course;
     const time = `${name} in ${message.seconds.toFixed(2)} s`;
-    find('.won').textContent = message.place
-      ? `Finished ${time}: place ${message.place} on this server.`
-      : `Finished ${time}. The table has faster ones.`;
+    find('.won').textContent = message.by
+      ? `Finished ${time}. A pilot flew a part of it, so it is entered in no table.`
+      : message.place
+        ? `Finished ${time}: place ${message.place} on this server.`
+        : `Finished ${time}. The table has faster ones.`;
     find('.row').hidden = !message.place;
     refuse('');
     form.hidden = false;

@@ -15,7 +15,10 @@ One call of `fly` is one flight. It yields small messages (dicts with a `kind`) 
                                            how far the model's picture is from it, 0 to 100
     course   {t, poses, next, seconds, ..} in a course, before the pictures of latent frame t: where the drone is in its
                                            four frames, which ring is next, the time so far
-    finished {course, seconds, place}      all rings are behind; place in the table of best times, 0 for none
+    finished {course, seconds, place}      all rings are behind; place in the table of best times, 0 for none; with
+                                           `by` where a pilot flew a part of it, which is entered in no table
+    pilot    {pilot, problem, ...}         who was asked to fly is at the sticks ("" for nobody), or why not; from then
+                                           on frames say whether it flew them (`by`) and what it flies to (`task`)
     end      {reason, message}             landed; the flight can be gone on with
     failed   {message}                     nothing was flown
 """
@@ -60,7 +63,8 @@ from wanact.ui.gpu import is_lent
 from wanact.ui.mailbox import Mailbox, Told, new_flight
 from wanact.ui.pages.fly.desk import fitted_frame, read_prompt, say_what_is_cut, sentence
 from wanact.ui.pages.live.beside import Beside, start_of
-from wanact.ui.pages.live.flight import Hangar, LiveFlight, action_of
+from wanact.ui.pages.live.flight import Hangar, LiveFlight
+from wanact.ui.pages.live.sticks import Sticks
 from wanact.ui.turns import Line, Ticket
 from wanact.world import courses, true_flight
 from wanact.world.courses import Course, Race
@@ -160,16 +164,13 @@ class _OnItsWay:
 
 
 class _Keys:
-    """What is held when a latent frame begins to be drawn, and until it has been drawn."""
+    """What is held when a latent frame begins to be drawn, and until it has been drawn; a pilot's sticks where a pilot
+    has them."""
 
-    def __init__(self, mailbox: Mailbox):
-        self._mailbox = mailbox
+    def __init__(self, mailbox: Mailbox, sticks: Sticks):
+        self._mailbox, self._sticks = mailbox, sticks
         self.told = mailbox.read()
-
-    @property
-    def action(self) -> np.ndarray:
-        """Magnitudes [8]."""
-        return action_of(self.told.held)
+        self.action = sticks.action(self.told)  # magnitudes [8]
 
     @property
     def down(self) -> tuple[bool, ...]:
@@ -182,6 +183,7 @@ class _Keys:
         if _down(told) == self.down:
             return None
         self.told = told
+        self.action = self._sticks.taken_over(told)
         return self.action
 
 
@@ -327,8 +329,10 @@ class LiveDesk:
                 flight = yield from self._take_off(flight_id, turn, before, asked, choice, image, prompt, seed, mailbox)
                 beside = self._beside(flight, course)
                 leaving.callback(beside.close)
+                sticks = Sticks(self.engine, flight, beside.start, beside.rings)
+                leaving.callback(sticks.close)
                 yield self._start(flight_id, flight) | beside.opening()
-                yield from self._fly(flight_id, ticket, turn, flight, mailbox, beside)
+                yield from self._fly(flight_id, ticket, turn, flight, mailbox, beside, sticks)
             except UserError as error:
                 yield _failed(flight_id, sentence(self.engine.index.plain(str(error))))
             except MemoryError:
@@ -476,7 +480,7 @@ class LiveDesk:
                     raise RequestError("you have left; take over again whenever you like")
                 share = round(number / max(1, len(record.track)), 3)
                 yield {"kind": "catching", "share": share, "flight": flight_id}
-        return LiveFlight(stream, choice, pictures=pictures)
+        return LiveFlight(stream, choice, pictures=pictures, pilots=record.pilots)
 
     def _new_flight(self, image: Image.Image, prompt: str, choice: CheckpointRef, seed: Any) -> LiveFlight:
         pipe = self.engine.pipe
@@ -490,7 +494,14 @@ class LiveDesk:
             yield {"kind": "state", "state": "busy", "flight": flight_id}
 
     def _fly(
-        self, flight_id: str, ticket: Ticket, turn: Place, flight: LiveFlight, mailbox: Mailbox, beside: Beside
+        self,
+        flight_id: str,
+        ticket: Ticket,
+        turn: Place,
+        flight: LiveFlight,
+        mailbox: Mailbox,
+        beside: Beside,
+        sticks: Sticks,
     ) -> Iterator[dict[str, Any]]:
         limits, fps = self.limits, float(self.engine.defaults["fps"])
         began = time.monotonic()
@@ -508,7 +519,10 @@ class LiveDesk:
                 return
             if wished:
                 yield from self._grant(flight_id, turn, flight, told, wishes, beside)
+                sticks.follow()
                 continue
+            if (answer := sticks.hear(told)) is not None:
+                yield answer | {"flight": flight_id}
             # Not beside the first picture, which somebody waits for; if others are at work, with the next latent frame.
             if newest.num_sent and not flight.is_committed:
                 _with_turn(turn, flight.commit)
@@ -530,7 +544,7 @@ class LiveDesk:
             clock.start_step()
             asked = time.perf_counter()
             yield from self._have_turn(flight_id, turn)
-            keys, start = _Keys(mailbox), time.perf_counter()  # the newest keys, however long the wait was
+            keys, start = _Keys(mailbox, sticks), time.perf_counter()  # the newest keys, however long the wait was
             try:
                 flight.draw(keys.action, keys.newer)
             finally:
@@ -547,6 +561,7 @@ class LiveDesk:
                 "attitude": _degrees(flight, flight.stream.num_frames),
                 "left": self._seconds_left(beat - began),
                 "lost": flight.is_lost,
+                **sticks.drawn(),
             }
             newest = _OnItsWay(base, newest.end, start, waited=start - asked)
             flight.show()
@@ -563,10 +578,12 @@ class LiveDesk:
                 beside.end(newest.base["t"], pictures[-1], told.truth)
         yield from (message | {"flight": flight_id} for message in beside.messages())
         if (finish := beside.finish()) is not None:
-            yield {"kind": "finished", "flight": flight_id, **self._finished(flight_id, *finish)}
+            yield {"kind": "finished", "flight": flight_id, **self._finished(flight_id, flight, *finish)}
 
-    def _finished(self, flight_id: str, course: str, seconds: float) -> dict[str, Any]:
-        """Note a time, so that it can be entered; what the page is told of it."""
+    def _finished(self, flight_id: str, flight: LiveFlight, course: str, seconds: float) -> dict[str, Any]:
+        """Note a time, so that it can be entered; what the page is told of it. A pilot's is entered nowhere."""
+        if flight.pilots:
+            return {"course": course, "seconds": seconds, "place": 0, "by": True}
         try:
             self.finishes.note(flight_id, course, seconds)
             place = self.best.place(course, seconds)
@@ -659,7 +676,9 @@ class LiveDesk:
             with self.engine.pipe.lock:  # not in the middle of a step
                 record = flight.record()
             write_text(path, record.to_json())
-            return path, f"{len(record.track)} actions; it flies again to the same frames"
+            number = len(flight.pilots)
+            whose = f", {number:,} of them a pilot's" if number else ""
+            return path, f"{len(record.track)} actions{whose}; it flies again to the same frames"
         if what in FILMS:
             path = folder / f"{name}.{what}"
             return path, f"the last {flight.write_film(path, fps):.1f} s, with the keys"

@@ -7,10 +7,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from wanact.actions import FULL_DEFLECTION, NUM_CHANNELS, OPPOSITE
 from wanact.files import write_text
 from wanact.flying.placement import release_memory
-from wanact.flying.record import FlightRecord
+from wanact.flying.record import FlightRecord, stretches
 from wanact.flying.stream import WanActStream
 from wanact.media.likeness import Sight
 from wanact.media.video import decode_jpeg, encode_jpeg, write_mp4
@@ -69,6 +70,7 @@ class LiveFlight:
         choice: the checkpoint, as the page names it.
         before: the flight that this one was forked from.
         pictures: of a flight that was flown again, all of them after the first, as JPEG.
+        pilots: of such a flight, who flew, by latent frame, where a pilot did.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class LiveFlight:
         choice: CheckpointRef,
         before: LiveFlight | None = None,
         pictures: Sequence[bytes] = (),
+        pilots: Mapping[int, tuple[str, str]] = MappingProxyType({}),
     ):
         self.stream = stream
         self.choice = choice
@@ -89,6 +92,7 @@ class LiveFlight:
         self.attitudes = [Attitude()]
         for action in stream.track.magnitude:
             self.attitudes.append(self.attitudes[-1].after(action))
+        self.pilots = dict(before.pilots if before else pilots)  # who flew, by latent frame, where a pilot did
         self._num_bytes = _size(self.pictures)
         self._first_sight = before._first_sight if before else Sight.of(np.asarray(stream.image))
         self._second = max(1, round(stream.pipe.defaults["fps"] / TEMPORAL_STRIDE))  # in latent frames
@@ -117,6 +121,10 @@ class LiveFlight:
         assert pieces is not None, "`draw` comes before `show`"
         self._coming += [self._background.submit(self._make, pieces) for _ in range(2)]
 
+    def note_pilot(self, pilot_id: str, task: str) -> None:
+        """The newest latent frame was flown by a pilot."""
+        self.pilots[self.stream.num_frames] = (pilot_id, task)
+
     def take_back(self) -> bool:
         """Roll the newest latent frame back, if none of its pictures has been taken; once, so that the flight goes on.
 
@@ -130,6 +138,7 @@ class LiveFlight:
             piece.cancel()
         self._coming.clear()
         self.attitudes.pop()
+        self.pilots.pop(newest, None)
         self._drawn_anew = newest
         return True
 
@@ -217,6 +226,7 @@ class LiveFlight:
         self._dissolved_s = 0
         del self.pictures[max(0, TEMPORAL_STRIDE * target - self.num_forgotten) :]
         del self.attitudes[target + 1 :]
+        self.pilots = {number: who for number, who in self.pilots.items() if number <= target}
         self._num_bytes = _size(self.pictures)
 
     def fork(self, latent_frame: int | None = None) -> LiveFlight:
@@ -248,8 +258,8 @@ class LiveFlight:
 
     def record(self) -> FlightRecord:
         """The flight as a record that flies it again."""
-        choice = self.choice
-        return FlightRecord.from_stream(self.stream, choice.to_json())
+        record = FlightRecord.from_stream(self.stream, self.choice.to_json())
+        return replace(record, piloted=stretches(self.pilots))
 
     def shown(self, first: int = 0, last: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Frames as they were shown, uint8 [H, W, 3], each with what is held in it, bool [8].

@@ -48,6 +48,9 @@ class LiveStage(Component):
         def watch(message: dict) -> dict[str, Any]:
             return desk.watch(message)
 
+        def pilots(_message: Any) -> dict[str, Any]:
+            return {"pilots": desk.engine.list_pilots()}
+
         width, height = desk.engine.defaults["width"], desk.engine.defaults["height"]
         samples, _ = load_samples()
         super().__init__(
@@ -57,7 +60,7 @@ class LiveStage(Component):
             ratio=width / height,
             fps=desk.engine.defaults["fps"],
             known=list(known_samples(samples)) if desk.engine.truth is not None else None,
-            server_functions=[control, watch],
+            server_functions=[control, watch, pilots],
             **kwargs,
         )
 

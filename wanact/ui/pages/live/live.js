@@ -1,10 +1,11 @@
 import {sharedAddress, wantedFlight} from '../../web/address.js';
 import {blobOf} from '../../web/blob.js';
 import {CHANNELS, channelIcon, OPPOSITE} from '../../web/channels.js';
-import {connect} from '../../web/events.js';
+import {collect, connect} from '../../web/events.js';
 import {Gamepads} from '../../web/gamepad.js';
 import {holdKeys} from '../../web/keys.js';
 import {holdStick, LOOK, MOVE} from '../../web/sticks.js';
+import {Autopilot} from './autopilot.js';
 import {Course} from './course.js';
 import {Ground} from './ground.js';
 import {Handoff} from './handoff.js';
@@ -181,6 +182,14 @@ export function mount({element, props, trigger, server, watch}) {
     find('.stick.' + channel.group).append(cap);
     return lamp;
   });
+  const autopilot = new Autopilot(root, {
+    lamps,
+    onAsk: wanted => post({pilot: wanted}),
+    restore: () =>
+      lamps.forEach((lamp, i) => {
+        lamp.classList.toggle('on', held[i] > 0);
+      }),
+  });
   const keyboard = holdKeys(root, (_, pressed) => {
     keys = pressed;
     changed();
@@ -251,6 +260,8 @@ export function mount({element, props, trigger, server, watch}) {
       if (began && shown) handoff.begin(shown.image, actionOf(held), shown.a, sequence);
     }
   }
+  // What the picture is moved by until frames obey it: the visitor's keys, or the sticks that a pilot holds now.
+  const hands = () => (autopilot.flies && !held.some(value => value > 0) ? shown.a : actionOf(held));
   const actionOf = values => values.map((value, i) => value * FULL[i]);
 
   // ---- the server's messages ------------------------------------------------------------------------------------
@@ -287,7 +298,10 @@ export function mount({element, props, trigger, server, watch}) {
       );
     else if (message.kind === 'truth') truth.take(message);
     else if (message.kind === 'course') course.take(message);
-    else if (message.kind === 'finished') finish(message);
+    else if (message.kind === 'pilot') {
+      autopilot.answer(message);
+      if (message.problem) warn(message.problem);
+    } else if (message.kind === 'finished') finish(message);
     else if (message.kind === 'rewound' || message.kind === 'prompt') granted(message);
     else if (message.kind === 'end') land(message.message, message.reason);
     else if (message.kind === 'failed' && (flight || asked)) fail(message.message);
@@ -309,6 +323,7 @@ export function mount({element, props, trigger, server, watch}) {
     branch.known = message.known;
     truth.clear();
     course.start(message.course, message.width / message.height);
+    autopilot.start(message.width / message.height);
     if (branch.film.end !== message.t) branch.film = new Film(first, message.t);
     else branch.film.cut(message.t);
     while (branches.length > 6)
@@ -331,8 +346,10 @@ export function mount({element, props, trigger, server, watch}) {
     listBranches();
     root.focus({preventScroll: true});
     tellKeys();
+    if (autopilot.asked) post({pilot: autopilot.asked});
   }
   function take(message) {
+    autopilot.take(message);
     for (const blob of player.take(message)) branch.film.add(blob);
     branch.earliest = message.earliest;
     if (message.ms) card.take(message.ms);
@@ -365,6 +382,7 @@ export function mount({element, props, trigger, server, watch}) {
     branch.film.cut(message.t);
     truth.cut(message.t);
     course.spoil();
+    autopilot.clear();
     showLost(false);
     attitude = message.attitude;
     numbers.pending = [];
@@ -382,6 +400,7 @@ export function mount({element, props, trigger, server, watch}) {
     standUp();
     timewarp.rest();
     course.land();
+    autopilot.land();
     tell(why === 'landed' ? '' : message);
     if (branch) show('landed');
     else show('idle');
@@ -398,6 +417,7 @@ export function mount({element, props, trigger, server, watch}) {
     warn(message);
     if (branch?.pending) branch = branches.find(one => one.id) || null;
     course.land();
+    autopilot.land();
     show(branch ? 'landed' : order.shared ? 'shared' : 'failed');
   }
   hear('live-failed', () => {
@@ -664,6 +684,19 @@ export function mount({element, props, trigger, server, watch}) {
     if (branch?.id && shown) remember(canvas.toDataURL('image/jpeg', 0.8));
   });
   ground.takeKeys(() => state === 'idle' && !branch);
+  // Who can be asked to fly; looked up again when this page comes into sight, as a training adds pilots.
+  async function listPilots() {
+    const found = await server.pilots({}).catch(() => null);
+    if (!found?.pilots) return;
+    autopilot.wanted = collect('live-pilot') || autopilot.wanted;
+    const before = autopilot.asked;
+    autopilot.list(found.pilots);
+    if (flight && autopilot.asked !== before) post({pilot: autopilot.asked});
+  }
+  hear('place', ({place}) => {
+    if (place === 'live') listPilots();
+  });
+  listPilots();
   // A link to a shared flight: it plays here, and can be taken over wherever it is.
   async function watchShared(id) {
     const found = await server.watch({id}).catch(() => null);
@@ -705,6 +738,7 @@ export function mount({element, props, trigger, server, watch}) {
     const begun = performance.now();
     warper.draw(shown.image, timewarp.offset);
     course.draw(state === 'flying' ? timewarp.offset : null);
+    autopilot.draw(Boolean(course.course));
     drawing += 0.1 * (performance.now() - begun - drawing);
     lastDrawn = now;
   }
@@ -726,13 +760,7 @@ export function mount({element, props, trigger, server, watch}) {
     if (state !== 'flying' || !shown) return;
     changed();
     const frame = player.next(now, shown.n);
-    timewarp.advance(
-      seconds,
-      silent ? REST : actionOf(held),
-      silent ? REST : shown.a,
-      player.period,
-      card.latency / 1000,
-    );
+    timewarp.advance(seconds, silent ? REST : hands(), silent ? REST : shown.a, player.period, card.latency / 1000);
     const still = isStill(timewarp.offset);
     // Where drawing is slow, as without a graphics card, the model needs that time more than the prediction does.
     const rests = !frame && now - lastDrawn < Math.min(50, 8 * drawing) && !(numbers.pixel && !still);
@@ -746,6 +774,11 @@ export function mount({element, props, trigger, server, watch}) {
   function arrive(frame) {
     const now = performance.now();
     course.see(frame);
+    autopilot.see(frame);
+    if (autopilot.flies && !ground.steered) {
+      ground.steered = true;
+      ground.invite(state, !!branch);
+    }
     setShown(frame);
     if (frame.k === 3) truth.show(frame.t);
     attitude = frame.attitude;
@@ -801,7 +834,8 @@ export function mount({element, props, trigger, server, watch}) {
     if (fps !== null)
       pill.textContent = `${fps.toFixed(0)} fps` + (card.latest.length ? ` · ${Math.round(card.latency)} ms` : '');
     find('.heading').textContent = String(Math.round(((attitude[0] % 360) + 360) % 360) % 360).padStart(3, '0') + '°';
-    find('.speed').textContent = Math.round(100 * Math.hypot(held[0] - held[1], held[3] - held[2])) + '%';
+    const flown = hands().map((value, i) => value / FULL[i]);
+    find('.speed').textContent = Math.round(100 * Math.hypot(flown[0] - flown[1], flown[3] - flown[2])) + '%';
     card.show();
   }, 250);
   root.wanact = {
@@ -823,6 +857,7 @@ export function mount({element, props, trigger, server, watch}) {
     get numbers() {
       return numbers;
     },
+    autopilot,
     player,
     timewarp,
     handoff,
