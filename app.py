@@ -22,6 +22,7 @@ from wanact.flying.placement_options import add_arguments, options_of
 from wanact.ui.address import require_free
 
 ROOT = Path(__file__).resolve().parent
+PILOTS = ROOT / "assets" / "pilots"  # come with the app, whatever runs are named
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -134,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(note, flush=True)
         edits = Edits.new() if _may_edit(args) else Edits()
         shares = Shares(Path(expanded(args.shared))) if args.shared else None
-        demo = build_page(Engine(pipe, runs, edits=edits, truth=fly_sample, shares=shares, data=data))
+        engine = Engine(pipe, [*runs, PILOTS], edits=edits, truth=fly_sample, shares=shares, data=data)
+        demo = build_page(engine)
         _, url, _ = demo.launch(
             server_name=args.host,
             server_port=args.port,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wanact.actions import ActionTrack
+from wanact.actions import NUM_CHANNELS, ActionTrack
 from wanact.errors import UserError
 from wanact.files import CheckpointError, read_json
 from wanact.models import pilot as networks
@@ -190,6 +190,14 @@ class Autopilot:
             sticks = np.clip(self.pilot.fly(tasks.observe(moment.task, moment.craft, step)), -1, 1)
             sticks = self._with_level_gaze(sticks, moment)
         return ActionTrack.from_axes(sticks[None] * FULL).magnitude[0]
+
+    def fly(self, count: int) -> ActionTrack:
+        """The track of so many actions that it flies from the beginning, with nobody else at the sticks."""
+        actions = np.zeros((0, NUM_CHANNELS), np.float32)
+        for _ in range(count):
+            self.follow(actions)
+            actions = np.concatenate([actions, self.action()[None]])
+        return ActionTrack(actions)
 
     def _with_level_gaze(self, sticks: np.ndarray, moment: Moment) -> np.ndarray:
         """No task asks for looking up or down, so what a pilot does with that stick is chance: look ahead for it."""

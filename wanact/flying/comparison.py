@@ -47,6 +47,7 @@ class Lane:
         guidance: 1 to 12.
         scale: of every action's magnitude, 0 to 4.
         prompt: up to 2,000 characters.
+        pilot: who flies instead of the flight's track, and what, as "id:task".
 
     Raises:
         ValidationError: if one of them is out of range; `parse` says it in a sentence.
@@ -57,6 +58,7 @@ class Lane:
     guidance: Annotated[float, number(1, MAX_GUIDANCE)] | None = None
     scale: Annotated[float, number(0, MAX_SCALE)] = 1.0
     prompt: Annotated[str, text(MAX_PROMPT_CHARACTERS)] | None = None
+    pilot: Annotated[str, text(_MAX_ID_CHARACTERS, shortest=1)] | None = None
 
     @classmethod
     def parse(cls, source: Any) -> Lane:
@@ -68,8 +70,8 @@ class Lane:
         if isinstance(source, str):
             return cls.make(source)
         if not isinstance(source, dict) or "checkpoint" not in source:
-            raise ComparisonError("A lane has a checkpoint, and may have seed, guidance, scale and prompt.")
-        settings = ("seed", "guidance", "scale", "prompt")
+            raise ComparisonError("A lane has a checkpoint, and may have seed, guidance, scale, prompt and pilot.")
+        settings = ("seed", "guidance", "scale", "prompt", "pilot")
         known = {key: source[key] for key in settings if source.get(key) not in (None, "")}
         if isinstance(prompt := known.get("prompt"), str) and len(prompt) <= MAX_PROMPT_CHARACTERS:
             known["prompt"] = clean_prompt(prompt)
@@ -91,7 +93,7 @@ class Lane:
         return {key: value for key, value in content.items() if (key, value) != ("scale", 1.0)}
 
     def flight(self, record: FlightRecord) -> FlightRecord:
-        """The flight as this lane flies it."""
+        """The flight as this lane flies it; of a pilot's lane, `record` has the track that the pilot flies."""
         changes: dict[str, Any] = {"checkpoint": {"id": self.checkpoint}}
         if self.seed is not None:
             changes["seed"] = self.seed
@@ -145,10 +147,11 @@ class Comparison:
 
 
 def check_lanes(lanes: Sequence[Lane]) -> None:
-    """Raise ComparisonError unless two to four lanes are given, of which at most one is the truth."""
+    """Raise ComparisonError unless two to four lanes are given, of which at most one is the truth of a track."""
     if not MIN_LANES <= len(lanes) <= MAX_LANES:
         raise ComparisonError(f"{len(lanes)} lanes are chosen; {MIN_LANES} to {MAX_LANES} are compared.")
-    if sum(lane.checkpoint == TRUTH for lane in lanes) > 1:
+    flown = [lane.pilot for lane in lanes if lane.checkpoint == TRUTH]
+    if len(flown) != len(set(flown)):
         raise ComparisonError("The simulator's truth is the same in every lane; one of them is enough.")
 
 

@@ -25,9 +25,10 @@ from wanact.actions import ActionTrack
 from wanact.control_card.clip import measure_clip
 from wanact.errors import UserError
 from wanact.files import CheckpointError, number, read_model, whole, write_text
+from wanact.flying.autopilot import HAND_WRITTEN, WRITTEN, Autopilot
 from wanact.flying.comparison import MAX_LANES, TRUTH, Comparison, ComparisonError, Lane, Link, is_comparison
 from wanact.flying.pipeline import Cancelled
-from wanact.flying.record import GRID, MAX_SEED, FlightRecord, image_sha256
+from wanact.flying.record import GRID, MAX_SEED, FlightRecord, Piloted, image_sha256
 from wanact.flying.request import RequestError
 from wanact.media.animation import write_animation
 from wanact.media.likeness import gmsd, psnr_db, ssim
@@ -46,6 +47,8 @@ from wanact.ui.pages.fly.desk import (
     sentence,
 )
 from wanact.ui.samples import Sample, load_samples
+from wanact.world.followed_flight import ReckonedFlight
+from wanact.world.true_flight import Start, TrueFlight
 
 LETTERS = "ABCD"
 
@@ -134,7 +137,7 @@ class CompareDesk:
         listing = self.flights.list_checkpoints()
         best = listing["default"]
         lanes = [best, self.engine.best_before(best), *([TRUTH] if self.engine.truth is not None else [])]
-        return listing | {"lanes": [{"checkpoint": lane} for lane in lanes]}
+        return listing | {"lanes": [{"checkpoint": lane} for lane in lanes], "pilots": self.engine.list_pilots()}
 
     # ---- flying --------------------------------------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class CompareDesk:
             prompt: what the scene is.
             plan: actions of shape (steps, 2, 8), or a flight record.
             lanes: two to four of {"checkpoint": id, "base" or "truth"; "seed", "guidance", "scale", "prompt" if they
-                differ from the others}.
+                differ from the others; "pilot" as "id:task", where a pilot flies instead of the plan}.
             seed: 0 to 2147483647, of every lane that has none of its own.
             negative_prompt: what to avoid in the scene.
             steps: denoising steps.
@@ -262,7 +265,7 @@ class CompareDesk:
             first_frame=_picture_url(flight.image),
         )
         yield state
-        truth: np.ndarray | None = None
+        truths: list[_Lane] = []
         tiled: np.ndarray | None = None
         # The truth first: the others are measured against it.
         for lane in sorted(lanes, key=lambda lane: lane.lane.checkpoint != TRUTH):
@@ -270,8 +273,8 @@ class CompareDesk:
             try:
                 yield from self._fly_lane(lane, flight, state)
                 if lane.lane.checkpoint == TRUTH:
-                    truth = lane.frames
-                self._finish(lane, truth, folder, flight.fps)
+                    truths.append(lane)
+                self._finish(lane, _truth_of(lane, truths), folder, flight.fps)
             except Cancelled:
                 raise
             except UserError as error:
@@ -291,8 +294,9 @@ class CompareDesk:
         return LaneState(letter=LETTERS[index], label=self._label(lane), checkpoint=lane.checkpoint)
 
     def _label(self, lane: Lane) -> str:
+        pilot = f"flown by {self._pilot_name(lane.pilot)}" if lane.pilot else ""
         if lane.checkpoint == TRUTH:
-            return "the simulator's truth"
+            return " · ".join(filter(None, ("the simulator's truth", pilot)))
         try:
             choice = self.engine.find(lane.checkpoint)
             name = choice.label if choice.step is None else f"{choice.run} · step {choice.step:,}"
@@ -303,16 +307,41 @@ class CompareDesk:
             f"guidance {lane.guidance:g}" if lane.guidance is not None else "",
             f"{lane.scale:g} × the controls" if lane.scale != 1 else "",
             f"“{lane.prompt[:40]}”" if lane.prompt is not None else "",
+            pilot,
         ]
         return " · ".join([name, *filter(None, parts)])
 
+    def _pilot_name(self, wanted: str) -> str:
+        pilot_id, _, task = wanted.rpartition(":")
+        name = WRITTEN.name if pilot_id == HAND_WRITTEN else pilot_id.replace("/step-", " · step ")
+        return f"{name[:60]}: {task[:20]}"
+
+    def _flown_by_a_pilot(self, wanted: str, flight: FlightRecord) -> FlightRecord:
+        """The flight with the track that a pilot flies from its first frame.
+
+        Raises:
+            CheckpointError, AutopilotError: if there is no such pilot, or it has not learnt that.
+        """
+        pilot_id, _, task = wanted.rpartition(":")
+        pilot, sample = self.engine.pilot(pilot_id), self.sample_of(flight)
+        start = None if sample is None or self.engine.truth is None else Start.of_sample(sample)
+        follows = ReckonedFlight() if start is None else TrueFlight(start)
+        flown = flight.with_track(Autopilot(pilot, task, follows, flight.seed).fly(len(flight.track)))
+        if flight.kind != "live":
+            return flown
+        return replace(flown, piloted=(Piloted(1, len(flight.track), pilot_id, task),) if len(flight.track) else ())
+
     def _fly_lane(self, lane: _Lane, flight: FlightRecord, state: CompareState) -> Iterator[CompareState]:
         started, told = time.monotonic(), 0.0
+        if lane.lane.pilot is not None:
+            lane.state.message = "The pilot flies"
+            yield _light(state)
+            flight = self._flown_by_a_pilot(lane.lane.pilot, flight)
         lane.record = lane.lane.flight(flight)
         if lane.lane.checkpoint == TRUTH:
             lane.state.message = "The simulator flies the plan"
             yield _light(state)
-            lane.frames = self._truth(flight)
+            lane.frames = self._truth(lane.record)
             return
         choice = self.engine.find(lane.lane.checkpoint)
         lane.record = replace(
@@ -491,6 +520,13 @@ def compare_seconds(one: Callable[[ClipForm], int]) -> Callable[[CompareForm], i
         return min(LONGEST, max(1, min(count, MAX_LANES)) * one(form))
 
     return seconds
+
+
+def _truth_of(lane: _Lane, truths: list[_Lane]) -> np.ndarray | None:
+    """What the simulator saw on a lane's track; a pilot flies another than the plan."""
+    assert lane.record is not None
+    track = lane.record.track
+    return next((one.frames for one in truths if one.record is not None and one.record.track == track), None)
 
 
 def _picture_url(picture: Image.Image) -> str:

@@ -12,6 +12,7 @@ export function mount({element, props, trigger, server, watch}) {
   let own = JSON.stringify(props.value);
   let touched = false; // until then the lanes follow what is best
   const unfolded = new Set();
+  const TASKS = {gates: 'through gates', course: 'a held course', circle: 'round a landmark'};
 
   const lanesNow = () => (Array.isArray(props.value) ? props.value : []);
   function commit(lanes, redraw) {
@@ -37,9 +38,15 @@ export function mount({element, props, trigger, server, watch}) {
       lane.guidance != null && `guidance ${lane.guidance}`,
       lane.scale != null && `${lane.scale} × controls`,
       lane.prompt && `“${lane.prompt.slice(0, 30)}”`,
+      lane.pilot && `flown by ${nameOf(lane.pilot)}`,
     ]
       .filter(Boolean)
       .join(', ');
+  }
+  function nameOf(wanted) {
+    const [id, task] = [wanted.slice(0, wanted.lastIndexOf(':')), wanted.slice(wanted.lastIndexOf(':') + 1)];
+    const pilot = (listing.pilots || []).find(one => one.id === id);
+    return `${pilot?.label || `${id} (not here)`}, ${TASKS[task] || task}`;
   }
   function summarise() {
     lanesNow().forEach((lane, i) => {
@@ -82,7 +89,7 @@ export function mount({element, props, trigger, server, watch}) {
           ),
         );
         box.append(letter, select, out);
-        if (lane.checkpoint !== TRUTH.id) box.append(settings(lane, i));
+        box.append(settings(lane, i));
         return box;
       }),
     );
@@ -95,12 +102,15 @@ export function mount({element, props, trigger, server, watch}) {
     details.open = unfolded.has(i);
     details.addEventListener('toggle', () => (details.open ? unfolded.add(i) : unfolded.delete(i)));
     grid.className = 'settings';
-    for (const [key, name, kind] of [
-      ['seed', 'Seed', {min: 0, max: 2147483647, step: 1}],
-      ['guidance', 'Guidance', {min: 1, max: 12, step: 0.1}],
-      ['scale', 'Controls ×', {min: 0, max: props.largest_scale, step: 0.1}],
-      ['prompt', 'Prompt', null],
-    ]) {
+    grid.append(flownBy(lane, i));
+    for (const [key, name, kind] of lane.checkpoint === TRUTH.id
+      ? []
+      : [
+          ['seed', 'Seed', {min: 0, max: 2147483647, step: 1}],
+          ['guidance', 'Guidance', {min: 1, max: 12, step: 0.1}],
+          ['scale', 'Controls ×', {min: 0, max: props.largest_scale, step: 0.1}],
+          ['prompt', 'Prompt', null],
+        ]) {
       const field = document.createElement('label');
       const input = document.createElement('input');
       if (kind) Object.assign(input, {type: 'number', ...kind});
@@ -123,6 +133,30 @@ export function mount({element, props, trigger, server, watch}) {
     }
     details.append(summary, grid);
     return details;
+  }
+  // Who flies the lane: the plan, or a pilot, who flies as long from the same first frame.
+  function flownBy(lane, i) {
+    const field = document.createElement('label');
+    const select = document.createElement('select');
+    field.className = 'wide';
+    const groups = (listing.pilots || []).map(pilot => {
+      const group = document.createElement('optgroup');
+      group.label = pilot.label;
+      group.append(...pilot.tasks.map(task => new Option(nameOf(`${pilot.id}:${task}`), `${pilot.id}:${task}`)));
+      return group;
+    });
+    select.append(new Option('the plan, as other lanes', ''), ...groups);
+    if (lane.pilot && ![...select.options].some(option => option.value === lane.pilot))
+      select.append(new Option(nameOf(lane.pilot), lane.pilot));
+    select.value = lane.pilot || '';
+    select.addEventListener('change', () => {
+      const lanes = lanesNow().map(one => ({...one}));
+      if (select.value) lanes[i].pilot = select.value;
+      else delete lanes[i].pilot;
+      commit(lanes, false);
+    });
+    field.append('Flown by', select);
+    return field;
   }
   add.addEventListener('click', () => {
     const lanes = lanesNow();

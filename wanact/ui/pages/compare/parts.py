@@ -43,7 +43,10 @@ class Lanes(Component):
 
     schema = {
         "type": "array",
-        "items": {"type": "object", "description": "checkpoint, and seed, guidance, scale, prompt where they differ"},
+        "items": {
+            "type": "object",
+            "description": "checkpoint, and seed, guidance, scale, prompt, pilot where they differ",
+        },
         "description": 'two to four lanes, as [{"checkpoint": "full/step-000000942"}, {"checkpoint": "base"}]',
     }
     example: Any = [{"checkpoint": "base"}, {"checkpoint": "base", "seed": 1}]
