@@ -60,7 +60,7 @@ def test_a_pilots_curve_is_its_success_and_return(tmp_path):
     [
         (lambda e: e["tasks"]["gates"]["trained"].update(success=1.5), "success is 1.5, expected a number from 0 to 1"),
         (lambda e: e["tasks"]["gates"]["trained"].update(success="all"), "success"),
-        (lambda e: e["tasks"]["gates"]["trained"].pop("return"), "“return” is missing"),
+        (lambda e: e["tasks"]["gates"]["trained"].pop("return"), "return” is missing"),
         (lambda e: e.update(episodes=0), "episodes is 0"),
         (lambda e: e.update(tasks=[]), "tasks"),
     ],

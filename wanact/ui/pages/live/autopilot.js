@@ -117,7 +117,7 @@ export class Autopilot {
     this.pill.textContent = 'The autopilot is at the sticks';
     this.knows.textContent = message.knows
       ? 'The pilot is told by the simulator where the drone is; it does not see the picture.'
-      : 'Nobody knows what lies here: the pilot reckons its way from its sticks, and its gates hang in the air.';
+      : 'Nobody knows what lies here: the pilot reckons its way from its sticks, and what it flies to hangs in the air.';
     this.knows.hidden = false;
   }
 

@@ -68,7 +68,7 @@ class Sticks:
                 return self._answer()
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, "pilot")
-            self._coming = self._thread.submit(self._call, self._wanted)
+            self._coming = self._thread.submit(self._call, self._wanted, *self._flown())
         if self._coming is None or not self._coming.done():
             return None
         coming, self._coming = self._coming, None
@@ -108,8 +108,7 @@ class Sticks:
         """The flight has gone on, or back."""
         if self._pilot is None:
             return
-        stream = self._flight.stream
-        self._moment = self._pilot.follow(stream.track.magnitude, set(stream.held))
+        self._moment = self._pilot.follow(*self._flown())
 
     def close(self) -> None:
         """The flight has landed."""
@@ -121,14 +120,18 @@ class Sticks:
             return False
         return time.monotonic() - self._touched_at >= HANDS_OFF_S
 
-    def _call(self, wanted: str) -> Autopilot:
+    def _flown(self) -> tuple[np.ndarray, set[int]]:
+        """All actions [N, 8], and which of them were rests."""
+        stream = self._flight.stream
+        return stream.track.magnitude, set(stream.held)
+
+    def _call(self, wanted: str, magnitude: np.ndarray, rests: set[int]) -> Autopilot:
         """Beside the flight, because a world takes seconds to make, and a long flight to be followed."""
         pilot_id, _, task = wanted.rpartition(":")
-        stream = self._flight.stream
         pilot = self._engine.pilot(pilot_id)
         follows: FollowedFlight = ReckonedFlight() if self._start is None else TrueFlight(self._start)
-        autopilot = Autopilot(pilot, task, follows, stream.seed, self._rings)
-        follows.follow(stream.track.magnitude, set(stream.held))
+        autopilot = Autopilot(pilot, task, follows, self._flight.stream.seed, self._rings)
+        follows.follow(magnitude, rests)
         return autopilot
 
     def _answer(self, problem: str = "") -> dict[str, Any]:
