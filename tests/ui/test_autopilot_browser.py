@@ -47,7 +47,7 @@ def visit(browser, desk):
 def test_it_flies_until_a_key_is_held_and_again_after_and_its_record_replays(visit, desk, tmp_path):
     page = visit()
     groups = page.eval_on_selector_all(f"{PILOT} optgroup", "groups => groups.map(group => group.label)")
-    assert groups == ["pilot · step 200", "pilot · step 100", "written by hand"]
+    assert groups == ["pilot · step 200", "pilot · step 100", "a pilot written by hand"]
     page.select_option(PILOT, "hand_written:gates")  # before take-off: it flies from the first frame that it can
     flight = take_off(page)
     page.wait_for_function(f"{AUTO}.startsWith('Autopilot: gate 1 of')")

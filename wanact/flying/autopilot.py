@@ -54,7 +54,7 @@ class Pilot:
     fly: Fly
 
 
-WRITTEN = Pilot(HAND_WRITTEN, "written by hand", tasks.NAMES, tasks.hand_written)
+WRITTEN = Pilot(HAND_WRITTEN, "a pilot written by hand", tasks.NAMES, tasks.hand_written)
 
 
 def tasks_of(checkpoint: Path) -> tuple[str, ...]:
