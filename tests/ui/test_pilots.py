@@ -35,7 +35,9 @@ def test_pilots_stand_beside_the_runs_and_have_a_curve_of_their_own(own):
         ("pilot", True, "pilot"),
     ]
     columns = listing["columns"]
-    assert columns["success"] == {"2": 0.25, "3": 0.5} and columns["loss"][2:] == [None, None]
+    explored = {"share": 0.25, "of": "the last episodes of its training, which explore"}
+    assert columns["success"] == {"2": explored, "3": {"share": 0.9, "of": "50 held-out episodes"}}
+    assert columns["loss"][2:] == [None, None]
     curves = shelf.read_curves(ShelfMessage(runs=["drone", "pilot"]))
     assert set(curves["curves"]) == {"drone"} and curves["pilots"]["pilot"]["success"][-1] == 0.5
     shown = shelf.show_checkpoint(ShelfMessage(id=PILOT))

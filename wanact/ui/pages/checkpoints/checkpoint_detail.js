@@ -111,8 +111,7 @@ export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}
         `${item.card.quick ? 'about ' : ''}${Math.round(100 * (item.control ?? 0))}% of ${item.card.of}` +
           (item.card.quick ? ' (a quick measurement)' : ''),
       );
-    if (item.success != null)
-      fact(facts, 'Success', `${Math.round(100 * item.success)}% of the last episodes of its training`);
+    if (item.success != null) fact(facts, 'Success', `${Math.round(100 * item.success)}% of ${item.successOf}`);
     fact(facts, 'Loss', item.loss === null ? '' : item.loss.toFixed(5));
     fact(
       facts,

@@ -21,6 +21,7 @@ from wanact.control_card.card import ControlCard
 from wanact.errors import UserError, last_name
 from wanact.files import CheckpointError, otherwise, read_json, visible
 from wanact.models import pilot
+from wanact.runs.evaluations import SIMULATOR, read_evaluation
 from wanact.runs.index import Entry, Run
 from wanact.runs.log import OF_PILOTS, read_curve
 from wanact.runs.notes import NoteError, read_notes, write_note
@@ -277,11 +278,19 @@ def card_figures(card: ControlCard) -> dict[str, Any]:
     return shown | {"of": card.of_what, "quick": card.is_quick}
 
 
-def success_of(entry: Entry) -> float | None:
-    """Share of the last episodes of a pilot's training that were done, as its checkpoint says."""
+def success_of(entry: Entry) -> dict[str, Any] | None:
+    """The share of episodes that a pilot has done, and of which: those it was measured in, else its training's last."""
+    try:
+        measured = read_evaluation(entry.run_dir, SIMULATOR, entry.step)
+    except CheckpointError:
+        measured = None
+    own = [pilots["trained"].success for pilots in measured.tasks.values() if "trained" in pilots] if measured else []
+    if measured is not None and own:
+        tasks = f" of each of {len(own)} tasks" if len(own) > 1 else ""
+        return {"share": sum(own) / len(own), "of": f"{measured.episodes} held-out episodes{tasks}"}
     share = entry.metadata.get("success")
     is_share = isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1
-    return float(share) if is_share else None
+    return {"share": float(share), "of": "the last episodes of its training, which explore"} if is_share else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

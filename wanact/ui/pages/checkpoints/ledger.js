@@ -100,7 +100,8 @@ export function mount({element, props, trigger, server}) {
         note: columns.notes[i] || null,
         marks,
         isPilot: run.pilot,
-        success: columns.success[i] ?? null,
+        success: columns.success[i]?.share ?? null,
+        successOf: columns.success[i]?.of ?? '',
         injection: run.injection,
         title: step === null ? run.name : `${run.name} · step ${step.toLocaleString('en')}`,
       };
@@ -289,7 +290,7 @@ export function mount({element, props, trigger, server}) {
     const words = [
       item.title,
       item.loss === null ? '' : `loss ${item.loss.toFixed(4)}`,
-      item.success == null ? '' : `${percent(item.success)} of the last episodes done`,
+      item.success == null ? '' : `${percent(item.success)} of ${item.successOf} done`,
       ...item.marks.map(mark => mark.text),
       item.state === 'damaged' ? 'damaged' : '',
     ];
