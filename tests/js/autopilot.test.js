@@ -10,6 +10,7 @@ test('the sticks stand where the action leads', () => {
 test('the pill says who flies, and to what', () => {
   const task = {by: true, asks: true, next: 2, of: 6, done: 7};
   assert.equal(wordsOf('gates', task), 'Autopilot: gate 2 of 6 · 7 flown');
+  assert.equal(wordsOf('gates', task, true), 'Autopilot flies the rings');
   assert.equal(wordsOf('circle', {...task, done: 0}), 'Autopilot circles');
   assert.equal(wordsOf('gates', {...task, asks: false}), 'Autopilot looks for room');
   assert.equal(wordsOf('gates', {...task, by: false}), 'You fly; the autopilot waits');

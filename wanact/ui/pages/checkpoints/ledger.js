@@ -406,7 +406,9 @@ export function mount({element, props, trigger, server}) {
     cell('c-sharpness', decimal(item.sharpness));
     row.classList.toggle('carded', !!item.card);
     const success = item.success == null ? '–' : `${percent(item.success)} done`;
-    cell('c-loss', item.isPilot ? success : item.loss === null ? '–' : item.loss.toFixed(4));
+    const loss = cell('c-loss', item.isPilot ? success : item.loss === null ? '–' : item.loss.toFixed(4));
+    loss.classList.toggle('of-pilot', item.isPilot);
+    if (item.successOf) loss.title = `of ${item.successOf}`;
     cell('c-saved', clock(item.saved));
     const state = document.createElement('span');
     state.className = 'state ' + item.state;

@@ -45,7 +45,11 @@ export function drawPilot(measured) {
     build(
       'section',
       'panel',
-      build('h3', '', `${WHERE[one.where]}: ${one.episodes} episodes of each task`),
+      build(
+        'h3',
+        '',
+        `${WHERE[one.where]}: ${one.episodes} episodes${Object.keys(one.tasks).length > 1 ? ' of each task' : ''}`,
+      ),
       build('p', 'remark', TRUTH[one.where](one.worlds)),
       build(
         'div',

@@ -15,10 +15,11 @@ export function sticksOf(action) {
   return {move: [share[3] - share[2], share[1] - share[0]], look: [share[5] - share[4], share[7] - share[6]]};
 }
 
-// What the pill says of a task, {by, next, of, done, asks}, that the pilot was asked for.
-export function wordsOf(asked, task) {
+// What the pill says of a task, {by, next, of, done, asks}, that the pilot was asked for. A course counts its own rings.
+export function wordsOf(asked, task, isCourse = false) {
   if (!task.by) return 'You fly; the autopilot waits';
   if (!task.asks) return 'Autopilot looks for room';
+  if (asked === 'gates' && isCourse) return 'Autopilot flies the rings';
   if (asked === 'gates') return `Autopilot: gate ${task.next} of ${task.of} · ${task.done} flown`;
   return `Autopilot ${DOES[asked]}` + (task.done ? ` · ${task.done} done` : '');
 }
@@ -83,9 +84,10 @@ export class Autopilot {
     this.knows.hidden = true;
   }
 
-  start(ratio) {
+  start(ratio, isCourse) {
     this.land();
     this.inFlight = true;
+    this.isCourse = isCourse;
     this.ratio = ratio;
     const height = Math.round(WIDTH / ratio);
     this.overlay.setAttribute('viewBox', `${-WIDTH / 2} ${-height / 2} ${WIDTH} ${height}`);
@@ -139,7 +141,7 @@ export class Autopilot {
     this.pose = moment.poses[frame.k] || this.pose;
     if (this.shown === moment) return;
     this.shown = moment;
-    const text = wordsOf(this.at.asked, moment);
+    const text = wordsOf(this.at.asked, moment, this.isCourse);
     if (this.pill.textContent !== text) this.pill.textContent = text;
     if (moment.by) this.hold(frame.a);
     else this.letGo();
@@ -175,8 +177,8 @@ export class Autopilot {
   }
 
   // Over the picture as it is drawn now; in a course its own rings are there already.
-  draw(isCourse) {
-    const rings = this.pose && this.shown && !isCourse ? this.shown.rings : [];
+  draw() {
+    const rings = this.pose && this.shown && !this.isCourse ? this.shown.rings : [];
     this.overlay.toggleAttribute('hidden', !rings.length);
     while (this.overlay.childElementCount < 2 * rings.length) {
       const path = document.createElementNS(SVG, 'path');

@@ -323,7 +323,7 @@ export function mount({element, props, trigger, server, watch}) {
     branch.known = message.known;
     truth.clear();
     course.start(message.course, message.width / message.height);
-    autopilot.start(message.width / message.height);
+    autopilot.start(message.width / message.height, Boolean(message.course));
     if (branch.film.end !== message.t) branch.film = new Film(first, message.t);
     else branch.film.cut(message.t);
     while (branches.length > 6)
@@ -738,7 +738,7 @@ export function mount({element, props, trigger, server, watch}) {
     const begun = performance.now();
     warper.draw(shown.image, timewarp.offset);
     course.draw(state === 'flying' ? timewarp.offset : null);
-    autopilot.draw(Boolean(course.course));
+    autopilot.draw();
     drawing += 0.1 * (performance.now() - begun - drawing);
     lastDrawn = now;
   }
