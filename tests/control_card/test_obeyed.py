@@ -1,7 +1,6 @@
 import re
 
 import numpy as np
-import pytest
 
 from tests.conftest import BUNDLED_RUN, ROOT, bundled_step
 from tests.control_card.test_card import START, Camera, scenery  # noqa: F401  the fixture is shared

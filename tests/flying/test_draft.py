@@ -112,7 +112,9 @@ def test_the_camera_stops_where_the_worlds_does(drafter):
     for _ in range(30):
         place = drafter.moved(place, scaled(channel_track("pitch_down", 1)))
     assert place[:, 3].tolist() == [-38.0, -38.0]
-    moved, still = (places_of(drafter, track, -38.0) for track in (channel_track("pitch_down", 1), ActionTrack.zeros(1)))
+    moved, still = (
+        places_of(drafter, track, -38.0) for track in (channel_track("pitch_down", 1), ActionTrack.zeros(1))
+    )
     torch.testing.assert_close(moved, still)
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.conftest import BUNDLED_RUN, ROOT, bundled_step
+from tests.conftest import BUNDLED_RUN, bundled_step
 from tests.ui.visits import serving
 from wanact.actions import channel_track
 from wanact.bench.live_browser import ARGUMENTS

@@ -15,8 +15,8 @@ from wanact.media.footage import read_video
 from wanact.world import landmarks, simulator
 from wanact.world.exact_flow import inside, ray_depths
 from wanact.world.palettes import BIOMES, TIMES, WEATHERS
-from wanact.world.terrain import sample
 from wanact.world.poses import pose_matrix
+from wanact.world.terrain import sample
 
 
 @pytest.fixture(scope="module")

@@ -205,13 +205,6 @@ def words_and_actions(
     return prompt, *_track(record.get("action"), num_frames, needs_action, start)
 
 
-def with_known_names(record: dict[str, Any]) -> dict[str, Any]:
-    """A single record with the names that are read, as `read_records` gives those of a table."""
-    known = {_known_name(name): value for name, value in record.items()}
-    other = next((name for name in PROMPTS if known.get(name)), None)
-    return known | ({"prompt": known[other]} if other and not known.get("prompt") else {})
-
-
 def _track(action: Any, num_frames: int, needed: bool, start: int) -> tuple[ActionTrack | None, Mended]:
     if not needed:
         return None, Mended()

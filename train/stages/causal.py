@@ -664,7 +664,11 @@ class CausalStage(ActionStage):
     def _settings(self) -> CausalSettings:
         own, sampler = self.settings, self.usual_sampler
         steps = own.student_steps or own.flight_steps or self.defaults["num_inference_steps"]
-        draft = None if own.draft_noise is None else DraftSettings(own.draft_noise, sees=own.draft_sees, trust=own.draft_trust)
+        draft = (
+            None
+            if own.draft_noise is None
+            else DraftSettings(own.draft_noise, sees=own.draft_sees, trust=own.draft_trust)
+        )
         if own.distribution_matching:
             steps, sampler = own.flight_steps or MATCHING_STEPS, "consistency"
         elif own.student_steps:

@@ -31,6 +31,7 @@ from train.loop.config import ConfigError, TrainConfig
 from train.loop.seeding import derive_seed
 from train.stages.clips import ClipEncoder, DrawnClips, Place, PromptEncoder, Share, Work, mirrored
 from wanact.actions import read_track
+from wanact.data import tables
 from wanact.media.footage import ANIMATIONS
 
 MOVIES = {"mp4", "mov", "mkv", "webm", "avi", "m4v", "mpg", "mpeg", "ts", *(end.lstrip(".") for end in ANIMATIONS)}
@@ -129,7 +130,7 @@ class StreamedClips(DrawnClips[Clip]):
         return self._encoded(number, sample, bool(is_mirrored), self._making.encoder)
 
     def _stored(self, number: int, sample: Sample) -> Clip:
-        fields = csv.with_known_names(sample.fields)
+        fields = tables.with_known_names(sample.fields)
         if fields.get("made") != self._digest:
             raise csv.DataError(other_latents(self.source.address, self.source.made, self._made))
         try:
@@ -170,7 +171,7 @@ def row_of(
     with tempfile.TemporaryDirectory(prefix="clip-") as folder:
         file = Path(folder) / f"{Path(sample.key).name}.{ending}"
         file.write_bytes(content)
-        record = csv.with_known_names(sample.fields) | {"video": str(file)}
+        record = tables.with_known_names(sample.fields) | {"video": str(file)}
         start = csv.windows(record, Path(), shape[0], fps, None)[0]
         row = csv.parse_row(record, number, Path(), shape[0], needs_actions, start=start)
         yield row, hashlib.sha256(content).hexdigest()

@@ -187,6 +187,13 @@ def _with_known_columns(
     return records
 
 
+def with_known_names(record: dict[str, Any]) -> dict[str, Any]:
+    """A single record with the names that are read, as `read_records` gives those of a table."""
+    known = {_known_name(name): value for name, value in record.items()}
+    other = next((name for name in PROMPTS if known.get(name)), None)
+    return known | ({"prompt": known[other]} if other and not known.get("prompt") else {})
+
+
 def _known_name(name: Any) -> str:
     stripped = str(name).strip()
     return stripped.lower() if stripped.lower() in KNOWN else stripped

@@ -29,7 +29,7 @@ class Album:
         return len(self._places)
 
     def keep(self, picture: Tensor, place: Tensor) -> None:
-        """Take a picture [B, 3, H, W] in [-1, 1] from a place [B, 4]; the oldest but the first goes where it is full."""
+        """Take a picture [B, 3, H, W] in [-1, 1] from a place [B, 4]; a full one drops its oldest but the first."""
         if len(self) == MOST:
             del self._pictures[1], self._places[1]
         self._pictures.append(((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))

@@ -6,10 +6,10 @@ draft, all of it where the draft knows nothing because it lay outside of the las
 what is really there (a flow whose ends are coupled: Albergo et al. 2023, arXiv:2310.03725; pictures moved by a camera
 and mended by a video model: ViewCrafter, Yu et al. 2024, arXiv:2409.02048).
 
-Turns are exact: a pinhole camera turns every pixel alike. How far what is seen moves by a step ahead or sideways depends
-on how near it is. A network may see that (`wanact.models.nearness`), and then it is known too what comes out from behind
-something; without one it is taken from how far below the horizon something lies, which is right over open ground and
-wrong for what stands on it. That, and what comes into view, is the other network's part.
+Turns are exact: a pinhole camera turns every pixel alike. How far what is seen moves by a step ahead or sideways
+depends on how near it is. A network may see that (`wanact.models.nearness`), and then it is known, too, what comes out
+from behind something; without one it is taken from how far below the horizon something lies, which is right over open
+ground and wrong for what stands on it. That, and what comes into view, is the other network's part.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ FINE_NODES = 80  # the same where it is seen how near everything is
 LOOKS = 4  # at the last picture, until it is found what a pixel shows
 REACH = 9  # nodes across, within which what is nearest is looked at first: it hides what is behind it
 EDGE = 9  # pixels, over which what is known goes over into what is drawn
+FARTHER = 4.0  # how much what is far counts more where something hidden is filled
 OFF = 1.5  # pixels that a place may miss the one it comes from: beyond it was hidden
 
 
@@ -63,7 +64,12 @@ class DraftSettings:
     trust: float = 0.0
 
     def __post_init__(self) -> None:
-        bounds = {"noise": (0.0, 1.0), "trust": (0.0, 1.0), "field_of_view_deg": (10.0, 150.0), "pitch_deg": (-80.0, 80.0)}
+        bounds = {
+            "noise": (0.0, 1.0),
+            "trust": (0.0, 1.0),
+            "field_of_view_deg": (10.0, 150.0),
+            "pitch_deg": (-80.0, 80.0),
+        }
         for name, (least, most) in bounds.items():
             value = getattr(self, name)
             if type(value) not in (int, float) or not least <= value <= most:
@@ -129,7 +135,7 @@ class Drafter:
         if not vae_ops.frames_stand_alone(vae):
             raise UserError(f"latent frames of {type(vae).__name__} depend on those before them: none can be drafted")
         if settings.sees and eye is None:
-            raise UserError(f"this run's drafts see how near things are, and the model directory has no {FOLDER}/ for it")
+            raise UserError(f"this run's drafts see how near things are; the model directory has no {FOLDER}/ for it")
         self.vae, self.settings, self.eye = vae, settings, eye if settings.sees else None
         self._factor = torch.tensor([1 / scale if scale else 0.0 for scale in magnitude_scale])
 
@@ -191,16 +197,20 @@ class Drafter:
 
     def _seen(self, picture: Tensor, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """A picture from a place [B, 4] as it looks from others [B, n, 4]: video [B, 3, n, H, W], and what of it lay
-        outside of the picture or was hidden there, bool [B, n, H, W]."""
-        grid, hidden = self._places(picture, place, targets)
+        outside of the picture, bool [B, n, H, W]. What was hidden in it is filled from around."""
+        grid, hidden, near = self._places(picture, place, targets)
         count = targets.shape[1]
         seen = F.grid_sample(picture.repeat_interleave(count, dim=0), grid, "bicubic", "border", align_corners=False)
-        unseen = ((grid.abs().amax(-1) > 1) | hidden).unflatten(0, (len(picture), count))
+        outside = grid.abs().amax(-1) > 1
+        if hidden is not None and near is not None:
+            seen = _filled(seen, hidden[:, None] & ~outside[:, None], near)
+        unseen = outside.unflatten(0, (len(picture), count))
         return seen.clamp(-1, 1).unflatten(0, (len(picture), count)).transpose(1, 2), unseen
 
-    def _places(self, picture: Tensor, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _places(self, picture: Tensor, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Where each pixel seen from the targets [B, n, 4] lies in a picture [B, 3, H, W] that was taken at a place
-        [B, 4], as `grid_sample` takes it, [Bn, H, W, 2], and whether it was hidden there, bool [Bn, H, W]."""
+        [B, 4], as `grid_sample` takes it, [Bn, H, W, 2]; and where it is looked for, whether it was hidden there, bool
+        [Bn, H, W], and how near it is, [Bn, 1, H, W]."""
         height, width = picture.shape[2:]
         device = picture.device
         way, yaw = way_to(place, targets), targets[..., 2] - place[:, None, 2]
@@ -212,18 +222,20 @@ class Drafter:
         view = View(width, height, self.settings.field_of_view_deg)
         ray = view.rays(*node, targets[..., 3]).turned(-yaw)
         found = view.places(ray.moved(-way, usual_nearness(ray.elevation())), before)
-        lost = torch.zeros(1, device=device)
+        met = found[:, :, :0]
         if looks:
-            found, lost = self._look(picture, view, ray, found, way, yaw, before, targets[..., 3])
+            found, met = self._look(picture, view, ray, found, way, yaw, before, targets[..., 3])
         between = [apart * (count - 1) + 1 for count in found.shape[3:]]
 
         def spread(values: Tensor) -> Tensor:
             values = F.interpolate(values.flatten(0, 1), between, mode="bilinear", align_corners=True)
-            return values[..., :height, :width].permute(0, 2, 3, 1)
+            return values[..., :height, :width]
 
-        grid = spread(found)
-        hidden = (spread(lost) > 0.5)[..., 0] if looks else torch.zeros(grid.shape[:3], dtype=torch.bool, device=device)
-        return grid, hidden
+        grid = spread(found).permute(0, 2, 3, 1)
+        if not looks:
+            return grid, None, None
+        hidden, near = spread(met).split(1, dim=1)
+        return grid, hidden[:, 0] > 0.5, near
 
     def _look(
         self,
@@ -236,7 +248,8 @@ class Drafter:
         before: Tensor,
         after: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Where what the rays meet lies in the picture [B, n, 2, h, w], and whether it was hidden, [B, n, 1, h, w].
+        """Where what the rays meet lies in the picture [B, n, 2, h, w]; whether it was hidden there, and how near it
+        is, [B, n, 2, h, w].
 
         Each place of the picture is known to go somewhere; which one comes to a ray is looked for, from the nearest
         around. Where none does, it was hidden.
@@ -264,4 +277,20 @@ class Drafter:
             met = found[:, :, :1]
         size = place.new_tensor([width, height]).view(2, 1, 1) / 2
         miss = ((found[:, :, 1:] - target) * size).square().sum(2, keepdim=True).sqrt()
-        return place, (miss > OFF).float()
+        return place, torch.cat([(miss > OFF).float(), met], dim=2)
+
+
+def _filled(pictures: Tensor, hidden: Tensor, near: Tensor) -> Tensor:
+    """Pictures [B, 3, H, W] in which what was hidden [B, 1, H, W] takes the colours around it, of what is far above
+    all: what comes out from behind something lies behind it."""
+    if not hidden.any():
+        return pictures
+    hides = F.max_pool2d(hidden.float(), 3, stride=1, padding=1)  # and the mixed pixels at its rim
+    weight = (1 - hides) * torch.exp(-FARTHER * near.clamp_max(20)).clamp_min(1e-4)
+    filled, left = pictures, hides > 0
+    for reach in (9, 17, 33):
+        around = F.avg_pool2d(torch.cat([pictures * weight, weight], dim=1), reach, 1, reach // 2)
+        enough = around[:, 3:] > 1e-6
+        filled = torch.where(left & enough, around[:, :3] / around[:, 3:].clamp_min(1e-6), filled)
+        left = left & ~enough
+    return filled

@@ -56,7 +56,7 @@ class NearnessConfig:
         object.__setattr__(self, "channels", tuple(self.channels))
         good = [type(c) is int and 4 <= c <= MAX_CHANNELS and c % 4 == 0 for c in self.channels]
         if not all(good) or not 2 <= len(good) <= 6:
-            raise UserError(f"channels={str(self.channels)[:60]} must be two to six multiples of 4 up to {MAX_CHANNELS}")
+            raise UserError(f"channels={str(self.channels)[:60]} must be 2 to 6 multiples of 4 up to {MAX_CHANNELS}")
 
 
 class NearnessNetwork(nn.Module):

@@ -70,8 +70,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "text_encoder": {"vocab_size": 256384, "d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64},
     },
-    # The bundled world, at 192x320: patches of 2x2 latents as in the 5B, 60 tokens a latent frame. It predicts velocities,
-    # too: a network that predicts clean latents learns coarse things a little sooner and fine ones far later.
+    # The bundled world, at 192x320: patches of 2x2 latents as in the 5B, 60 tokens a latent frame. It predicts
+    # velocities, too: one that predicts clean latents learns coarse things a little sooner and fine ones far later.
     "nano": {
         "transformer": {
             "num_attention_heads": 6,

@@ -14,8 +14,8 @@ import numpy as np
 from wanact.actions import FULL_DEFLECTION
 from wanact.shapes import TEMPORAL_STRIDE
 from wanact.world import landmarks, simulator
-from wanact.world.terrain import WORLD_SIZE, sample
 from wanact.world.poses import PATH_UNITS
+from wanact.world.terrain import WORLD_SIZE, sample
 
 FULL = np.array(FULL_DEFLECTION)[1::2]  # of the four axes: ahead, right, yaw right, pitch up
 RAY_REACH = 160.0  # world units; what is farther counts as this far

@@ -16,9 +16,9 @@ from wanact.actions import FULL_DEFLECTION, ActionTrack
 from wanact.shapes import TEMPORAL_STRIDE, num_actions
 from wanact.world import landmarks
 from wanact.world.palettes import BIOMES, TIMES
+from wanact.world.poses import PATH_UNITS, actions_from_poses, pose_matrix
 from wanact.world.terrain import MAP_SIZE, TEXEL, WORLD_SIZE, sample
 from wanact.world.worlds import World, make_world
-from wanact.world.poses import PATH_UNITS, actions_from_poses, pose_matrix
 
 __all__ = ["WORLD_SIZE", "Clip", "Drone", "World", "actions_from_poses", "fly", "make_world", "render"]
 

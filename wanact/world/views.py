@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wanact.world.simulator import FIELD_OF_VIEW_DEG, fly_poses, make_world, render_with_depth
 from wanact.world.poses import PATH_UNITS
+from wanact.world.simulator import FIELD_OF_VIEW_DEG, fly_poses, make_world, render_with_depth
 
 VIEWS_APART = 5  # frames of a flight from one view to the next
 FLIGHT = 81  # frames

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pytest
 
 from tests.flying.test_stream import write_causal_run
 from train.__main__ import main
