@@ -155,6 +155,7 @@ PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit
 EXTRAS = {
     *("spaces", "playwright", "flash_attn", "torchao", "wandb", "trackio", "tensorboard"),
     *("h5py", "pycolmap", "pyulog", "pymavlink", "srt"),  # of wanact[footage], each read by one importer
+    *("datasets", "pyarrow"),  # of wanact[shards]: what `datasets:NAME` is streamed with
     *("gymnasium", "stable_baselines3"),  # of requirements-pilot.txt
 }
 
