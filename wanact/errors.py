@@ -28,7 +28,7 @@ def unsupported_system() -> str | None:
     return "WanAct runs on Linux and macOS; on Windows run it in WSL 2 (wsl --install, then as on Linux)"
 
 
-def in_words(error: UserError | OSError) -> str:
+def in_words(error: ValueError | OSError) -> str:
     """What a person is told: our own sentence, or what the file system says, and of which file."""
     if isinstance(error, UserError) or not isinstance(error, OSError) or not error.strerror:
         return str(error) or type(error).__name__

@@ -37,9 +37,18 @@ FILES = ("latents.safetensors", "latents")  # names of a column that holds laten
 class Source(Protocol):
     """Samples by number."""
 
-    address: str
-    lanes: int  # files that are best read from the front at once; 0 where any sample costs the same
-    made: Mapping[str, Any]  # what latents were made from, {} of clips
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def lanes(self) -> int:
+        """Files that are best read from the front at once; 0 where any sample costs the same."""
+        ...
+
+    @property
+    def made(self) -> Mapping[str, Any]:
+        """What latents were made from, {} of clips."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -94,7 +103,7 @@ def stream_order(counts: Sequence[int], lanes: int, block: int, generator: torch
     Args:
         counts: rows of each file.
     """
-    begins = np.concatenate([[0], np.cumsum(counts)])
+    begins = [0, *np.cumsum(counts).tolist()]
     files = torch.randperm(len(counts), generator=generator).tolist()
     hands = [
         np.concatenate([np.arange(begins[f], begins[f + 1]) for f in files[lane::lanes]] or [np.zeros(0, np.int64)])
@@ -147,7 +156,7 @@ class StreamedDataset:
         datasets.disable_progress_bars()
         try:
             builder = datasets.load_dataset_builder(self._name)
-            rows = builder.as_streaming_dataset(split=self._split)
+            rows: Any = builder.as_streaming_dataset(split=self._split)
         except Exception as error:  # of the library, of the Hub and of each format
             words = " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"{self.address} cannot be streamed: {words}") from error
@@ -271,7 +280,8 @@ class StreamedDataset:
             address = str(Path(self._name) / name)
 
         def read() -> bytes:
-            with fsspec.open(address, "rb") as file:
+            opened: Any = fsspec.open(address, "rb")
+            with opened as file:
                 return file.read()
 
         try:

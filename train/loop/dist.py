@@ -242,7 +242,7 @@ def like(value: Tensor, reference: Tensor) -> Tensor:
             reference.shape, reference.device_mesh, reference.placements
         )
         own = tuple(slice(offset, offset + size) for offset, size in zip(offsets, shape, strict=True))
-        placed.to_local().copy_(value[own])
+        local(placed).copy_(value[own])
     return placed
 
 

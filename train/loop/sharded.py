@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import _TYPES  # pyright: ignore[reportPrivateUsage]
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint._hf_utils import CUSTOM_METADATA_KEY, SAVED_OFFSETS_KEY
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from train.loop.dist import local
 from wanact.files import CheckpointError
@@ -52,7 +53,7 @@ def save(tensors: Mapping[str, Tensor], folder: Path, group: Any) -> None:
     )
     state = dict(map(_stored, tensors.items()))
     try:
-        dcp.save(state, storage_writer=writer, process_group=group)
+        save_parts(state, storage_writer=writer, process_group=group)
     except CheckpointException as error:  # a BaseException, of which `except Exception` knows nothing
         process, first = next(iter(error.failures.items()))
         raise OSError(f"process {process} could not write its part: {first[0]}") from error
@@ -68,7 +69,7 @@ def load(tensors: Mapping[str, Tensor], checkpoint: Path, group: Any = None) -> 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed.*", category=UserWarning)
         try:
-            dcp.load(
+            load_parts(
                 state,
                 storage_reader=HuggingFaceStorageReader(str(checkpoint / FOLDER)),
                 process_group=group,

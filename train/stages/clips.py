@@ -247,10 +247,10 @@ class View(Sequence[Any]):
 class ByPrompt:
     """What a function says of each prompt."""
 
-    def __init__(self, function: Callable[[str], Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
 
-    def __getitem__(self, prompt: str) -> Any:
+    def __getitem__(self, prompt: Any) -> Any:
         return self._function(prompt)
 
 

@@ -101,7 +101,11 @@ def _seconds(text: str) -> float:
 
 def _look(data: DataSet, quiet: bool) -> None:
     with tqdm(total=len(data), initial=data.num_seen, unit="clip", desc="looking", disable=quiet, leave=False) as bar:
-        data.look(lambda done, _: bar.update(done - bar.n))
+
+        def tell(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
+        data.look(tell)
 
 
 def _tell(data: DataSet, found: list[Verdict], path: Path) -> None:

@@ -278,7 +278,11 @@ def has_actions(record: Mapping[str, Any]) -> bool:
 
 
 def _fixed(action: Any, fix: Fix) -> Callable[[], ActionTrack]:
-    return lambda: fix.of(action() if callable(action) else read_track(action)[0])
+    def fixed() -> ActionTrack:
+        read: Any = action() if callable(action) else read_track(action)[0]
+        return fix.of(read)
+
+    return fixed
 
 
 def of(table: Path) -> Marks:

@@ -170,12 +170,13 @@ class Drafter:
             place: of the camera in the last picture, [B, 4].
             album: pictures from earlier on, for what the last one does not show.
         """
-        cells = [size // SPATIAL_STRIDE for size in picture.shape[2:]]
+        height, width = picture.shape[2:]
+        cells = (height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
         targets = self._on_the_way(place, magnitude, TEMPORAL_STRIDE)
         video, unseen = self._seen(picture, place, targets)
         if album is not None and unseen.any():
             open_ = F.adaptive_avg_pool2d(unseen.float().mean(1, keepdim=True), cells)[:, 0]
-            found = album.find(targets[:, -1], open_, View(*picture.shape[:1:-1], self.settings.field_of_view_deg))
+            found = album.find(targets[:, -1], open_, View(width, height, self.settings.field_of_view_deg))
             if found is not None:
                 kept, kept_place, fits = found
                 more, still_unseen = self._seen(kept, kept_place, targets)
@@ -218,9 +219,9 @@ class Drafter:
         before = place[:, None, 3].expand_as(yaw)
         # Places change slowly across a picture: a few are reckoned, the rest lies between.
         apart = max(1, width // (FINE_NODES if looks else NODES))
-        node = [torch.arange(0, size + apart, apart, device=device) + 0.5 for size in (width, height)]
+        x, y = (torch.arange(0, size + apart, apart, device=device) + 0.5 for size in (width, height))
         view = View(width, height, self.settings.field_of_view_deg)
-        ray = view.rays(*node, targets[..., 3]).turned(-yaw)
+        ray = view.rays(x, y, targets[..., 3]).turned(-yaw)
         found = view.places(ray.moved(-way, usual_nearness(ray.elevation())), before)
         met = found[:, :, :0]
         if looks:
@@ -256,8 +257,8 @@ class Drafter:
         """
         assert self.eye is not None, "who looks has one"
         height, width = picture.shape[2:]
-        at = [torch.arange(0, size, 2, device=place.device) + 1.0 for size in (width, height)]
-        source = view.rays(*at, before[:, :1])
+        x, y = (torch.arange(0, size, 2, device=place.device) + 1.0 for size in (width, height))
+        source = view.rays(x, y, before[:, :1])
         near = self.eye(picture.to(next(self.eye.parameters()).dtype), source.elevation()).float()
         gone = source.moved(way, near)
         comes = near / gone.length()  # how near it is from there

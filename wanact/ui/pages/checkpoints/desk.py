@@ -288,7 +288,7 @@ def success_of(entry: Entry) -> dict[str, Any] | None:
     if measured is not None and own:
         tasks = f" of each of {len(own)} tasks" if len(own) > 1 else ""
         return {"share": sum(own) / len(own), "of": f"{measured.episodes} held-out episodes{tasks}"}
-    share = entry.metadata.get("success")
+    share: Any = entry.metadata.get("success")
     is_share = isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1
     return {"share": float(share), "of": "the last episodes of its training, which explore"} if is_share else None
 
