@@ -35,6 +35,7 @@ FINE_NODES = 80  # the same where it is seen how near everything is
 LOOKS = 4  # at the last picture, until it is found what a pixel shows
 REACH = 9  # nodes across, within which what is nearest is looked at first: it hides what is behind it
 EDGE = 9  # pixels, over which what is known goes over into what is drawn
+FILL_FROM = (4, 8, 16)  # pixels, from how far around that is filled: the nearest where something is known
 FARTHER = 4.0  # how much what is far counts more where something hidden is filled
 OFF = 1.5  # pixels that a place may miss the one it comes from: beyond it was hidden
 
@@ -289,8 +290,10 @@ def _filled(pictures: Tensor, hidden: Tensor, near: Tensor) -> Tensor:
     hides = F.max_pool2d(hidden.float(), 3, stride=1, padding=1)  # and the mixed pixels at its rim
     weight = (1 - hides) * torch.exp(-FARTHER * near.clamp_max(20)).clamp_min(1e-4)
     filled, left = pictures, hides > 0
-    for reach in (9, 17, 33):
-        around = F.avg_pool2d(torch.cat([pictures * weight, weight], dim=1), reach, 1, reach // 2)
+    colours = torch.cat([pictures * weight, weight], dim=1)
+    for reach in FILL_FROM:
+        around = F.avg_pool2d(F.avg_pool2d(colours, reach), 3, stride=1, padding=1)
+        around = F.interpolate(around, pictures.shape[2:], mode="bilinear", align_corners=False)
         enough = around[:, 3:] > 1e-6
         filled = torch.where(left & enough, around[:, :3] / around[:, 3:].clamp_min(1e-6), filled)
         left = left & ~enough
