@@ -10,15 +10,17 @@ from PIL import Image
 
 from tests import tiny_model
 from wanact.models.lapped import AutoencoderLapped
+from wanact.models.nearness import NearnessConfig, NearnessNetwork
 from wanact.weights import model_dir
 
 
 @pytest.fixture(scope="session")
 def lapped_dir(tmp_path_factory) -> Path:
-    """The tiny model directory with a lapped autoencoder. Shared: copy it before changing it."""
+    """The tiny model directory, its autoencoder a lapped one, and a network of nearness. Shared: copy it to change it."""
     path = tiny_model.save_model_dir(tmp_path_factory.mktemp("lapped") / "model")
     components = model_dir.load_components(path)
     components.vae = AutoencoderLapped(width=8, depth=1)
+    components.nearness = NearnessNetwork(NearnessConfig((4, 8)))
     return model_dir.save_components(components, path)
 
 

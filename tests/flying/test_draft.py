@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from wanact.flying.rollout import CausalSettings
 from wanact.flying.stream import WanActStream
 from wanact.models import vae as vae_ops
 from wanact.models.lapped import AutoencoderLapped
-from wanact.models.nearness import LOWEST_DEG, NEARNESS, STEP_DEG
+from wanact.models.nearness import FOLDER, LOWEST_DEG, NEARNESS, STEP_DEG
 from wanact.runs.ref import RUN_CONFIG
+from wanact.weights.layouts import METADATA, ModelDirError
 from wanact.world.poses import PATH_UNITS, pose_matrix
 
 SCALE = [100.0] * 4 + [1.0] * 4
@@ -142,16 +144,22 @@ def test_settings_are_what_a_run_says_of_them():
 # Flights
 
 
-@pytest.fixture
-def drafting_run(tmp_path):
-    run = write_causal_run(tmp_path / "run")
+def write_drafting_run(folder, **draft):
+    run = write_causal_run(folder)
     config = json.loads((run / RUN_CONFIG).read_text())
-    config["causal"] |= {"sampler": "euler", "draft": {"noise": 0}}  # clips and live flights draw other noise
+    config["causal"] |= {"sampler": "euler", "draft": {"noise": 0} | draft}  # clips and live flights draw other noise
     (run / RUN_CONFIG).write_text(json.dumps(config))
     return run
 
 
-def test_a_clip_and_a_live_flight_begin_from_the_same_drafts(lapped_dir, drafting_run, ramp):
+@pytest.fixture
+def drafting_run(tmp_path):
+    return write_drafting_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("draft", [{}, {"trust": 0.85}, {"trust": 0.85, "sees": True}])
+def test_a_clip_and_a_live_flight_begin_from_the_same_drafts(lapped_dir, tmp_path, draft, ramp):
+    drafting_run = write_drafting_run(tmp_path / "run", **draft)
     pipe = WanActPipeline.from_model_dir(lapped_dir)
     pipe.load_controller(drafting_run)
     track = channel_track("forward", 3)  # into the picture: nothing comes into view that is noise
@@ -161,6 +169,39 @@ def test_a_clip_and_a_live_flight_begin_from_the_same_drafts(lapped_dir, draftin
     assert np.abs(clip[1:].astype(int) - live[1:]).max() <= 1
     pipe.load_controller(None)
     assert pipe.drafter() is None
+
+
+def test_what_is_known_stays_whatever_the_network_makes_of_it(lapped_dir, tmp_path, ramp):
+    pipe, track, apart = WanActPipeline.from_model_dir(lapped_dir), channel_track("forward", 3), {}
+    for trust in (0, 1):
+        pipe.load_controller(write_drafting_run(tmp_path / str(trust), noise=0.5, trust=trust))
+        one, other = (pipe("hills", ramp, track, num_frames=13, seed=seed) for seed in (4, 5))
+        apart[trust] = np.abs(one[1:].astype(int) - other[1:]).max()
+    assert apart[1] <= 1 < apart[0]
+
+
+def test_a_model_directory_may_say_that_its_base_is_causal_and_without_actions_it_stays(lapped_dir, tmp_path, ramp):
+    folder = tmp_path / "model"
+    shutil.copytree(lapped_dir, folder)
+    metadata = json.loads((folder / METADATA).read_text())
+    metadata["causal"] = CausalSettings(3, 2, draft=DraftSettings(0.1, trust=1.0)).said()
+    (folder / METADATA).write_text(json.dumps(metadata))
+    pipe = WanActPipeline.from_model_dir(folder)
+    assert pipe.base_causal is not None and pipe.base_causal.window == 3
+    clip = pipe("hills", ramp, None, num_frames=13, seed=4).astype(int)
+    assert np.abs(clip[1:] - clip[1]).mean() < 1
+    metadata["causal"] = {"window": -1}
+    (folder / METADATA).write_text(json.dumps(metadata))
+    with pytest.raises(ModelDirError, match=METADATA):
+        WanActPipeline.from_model_dir(folder)
+
+
+def test_drafts_that_see_need_a_network_that_does(lapped_dir, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(lapped_dir, folder, ignore=shutil.ignore_patterns(FOLDER))
+    pipe = WanActPipeline.from_model_dir(folder)
+    with pytest.raises(CheckpointError, match=f"no {FOLDER}/"):
+        pipe.load_controller(write_drafting_run(tmp_path / "run", sees=True))
 
 
 def test_a_flight_that_is_taken_up_again_knows_how_far_its_camera_has_turned(lapped_dir, drafting_run, ramp):

@@ -47,6 +47,7 @@ from wanact.models import vae as vae_ops
 from wanact.models.components import PARTS
 from wanact.models.controller import WanActionController, controller_of
 from wanact.models.kv_cache import KVCache
+from wanact.models.nearness import FOLDER as NEARNESS
 from wanact.models.overlay import Overlay, OverlayError
 from wanact.models.transformer import Actions, PreparedText
 from wanact.runs import store
@@ -786,6 +787,11 @@ class WanActPipeline:
             raise CheckpointError(
                 f"{whose} draws its latent frames from drafts, and those of this model's "
                 f"{type(self.components.vae).__name__} depend on one another; fly it with the model it was trained on"
+            )
+        if causal is not None and causal.draft is not None and causal.draft.sees and self.components.nearness is None:
+            raise CheckpointError(
+                f"{whose} draws its latent frames from drafts that see how near things are, and the model directory "
+                f"has no {NEARNESS}/; fly it with the model it was trained on"
             )
         return causal
 
