@@ -108,8 +108,8 @@ def test_random_weights_of_a_known_size_are_timed(tmp_path):
 
 
 def test_one_layer_runs_at_the_size_of_a_clip(tmp_path, capsys):
-    main(["block", "--preset", "nano", "--size", "96x160", "--frames", "81", "--json", str(tmp_path / "block.json")])
+    main(["block", "--preset", "nano", "--size", "192x320", "--frames", "81", "--json", str(tmp_path / "block.json")])
     result = json.loads((tmp_path / "block.json").read_text())
-    assert result["tokens"] == 21 * 60 and result["velocity_shape"] == [1, 48, 21, 6, 10]
+    assert result["tokens"] == 21 * 60 and result["velocity_shape"] == [1, 48, 21, 12, 20]
     assert result["modulation_per_token_mb"] == pytest.approx(result["modulation_mb"] * 60), "60 tokens a frame"
     assert "peak memory" in capsys.readouterr().out

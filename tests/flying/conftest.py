@@ -16,7 +16,7 @@ from wanact.weights import model_dir
 
 @pytest.fixture(scope="session")
 def lapped_dir(tmp_path_factory) -> Path:
-    """The tiny model directory, its autoencoder a lapped one, and a network of nearness. Shared: copy it to change it."""
+    """The tiny model directory with a lapped autoencoder and a network of nearness. Shared: copy it to change it."""
     path = tiny_model.save_model_dir(tmp_path_factory.mktemp("lapped") / "model")
     components = model_dir.load_components(path)
     components.vae = AutoencoderLapped(width=8, depth=1)

@@ -191,7 +191,7 @@ class DataDesk:
             "verdicts": verdicts,
             "histograms": histograms(axes),
             "together": together(axes),
-            "flags": FLAGS,
+            "flags": list(FLAGS),
             "columns": columns,
         }
         told = json.dumps([answer["looked"], answer["marks"], verdicts, columns])
