@@ -12,9 +12,13 @@ from train.loop.config import ConfigError
 from train.loop.seeding import Draw
 from wanact.actions import PRESETS, ActionTrack
 from wanact.files import read_json
+from wanact.flying.draft import DraftSettings
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.stream import WanActStream
+from wanact.models.lapped import AutoencoderLapped
+from wanact.models.nearness import NearnessConfig, NearnessNetwork
 from wanact.runs.ref import RUN_CONFIG
+from wanact.weights.model_dir import load_components, save_components
 
 
 @pytest.fixture
@@ -87,7 +91,8 @@ def test_the_networks_own_history_begins_at_the_truth_and_leaves_no_gradient(run
     stage = run("causal", tmp_path, "--max_steps", "1", "--own_history", "1").stage
     batch = stage.load([Draw(i, i, 0, 0, "test") for i in range(2)])
     context = stage._context(batch)
-    history, sigma, source = stage._history(batch, context)
+    history, sigma, source, shows = stage._history(batch, context)
+    assert shows is None, "all of what is drawn is seen"
     assert torch.equal(source, batch["noise"])
     assert_close(history[:, :, :1], batch["latents"][:, :, :1])
     assert not history.requires_grad and (sigma == 0).all()
@@ -139,4 +144,48 @@ def test_it_samples_resumes_and_says_how_it_is_flown(run, tmp_path):
 )
 def test_settings_that_cannot_be_used_are_refused(flags, message, run, tmp_path):
     with pytest.raises(ConfigError, match=message):
+        run("causal", tmp_path, "--max_steps", "1", *flags)
+
+
+# Drafts
+
+
+@pytest.fixture
+def lapped_model(model, tmp_path):
+    components = load_components(model)
+    components.vae, components.nearness = AutoencoderLapped(width=8, depth=1), NearnessNetwork(NearnessConfig((4, 8)))
+    return save_components(components, tmp_path / "lapped")
+
+
+@pytest.mark.parametrize("own", ["0", "1"])
+def test_what_stays_of_a_draft_is_not_learned_and_the_run_flies(run, lapped_model, tmp_path, own):
+    flags = ("--draft_noise", "0.1", "--draft_sees", "true", "--draft_trust", "0.9", "--own_history", own)
+    stage = run("causal", tmp_path / "run", "--max_steps", "1", "--model_dir", str(lapped_model), *flags).stage
+    batch = stage.load([Draw(i, i, 0, 0, "test") for i in range(2)])
+    assert batch["place"].shape == (2, 4)
+    history, _, source, shows = stage._history(batch, stage._context(batch))
+    assert shows.shape == (*history[:, :1].shape,) and (shows[:, :, 0] == 1).all()
+    assert 0.1 - 1e-6 <= float(shows[:, :, 1:].min()) <= float(shows[:, :, 1:].max()) <= 1
+    assert not torch.equal(source[:, :, 1:], batch["noise"][:, :, 1:])
+    weighed = stage.loss(batch, "main").loss
+    stage.settings.draft_trust = 0.0
+    stage.drafter = stage._make_drafter()
+    assert (weighed < stage.loss(batch, "main").loss).all(), "errors that nobody sees count little"
+    pipe = WanActPipeline.from_model_dir(lapped_model)
+    pipe.load_controller(tmp_path / "run")
+    assert pipe.causal is not None and pipe.causal.draft == DraftSettings(0.1, sees=True, trust=0.9)
+    image, track = Image.new("RGB", (48, 48), (90, 120, 60)), PRESETS["Forward"](2)
+    assert pipe("a drone flies", image, track, num_frames=9, seed=1).shape[0] == 9
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--draft_sees", "true"], "--draft_sees has no effect without --draft_noise"),
+        (["--draft_trust", "0.5"], "--draft_trust has no effect without --draft_noise"),
+        (["--draft_noise", "0.1", "--draft_trust", "1"], "below 1"),
+    ],
+)
+def test_drafts_that_cannot_be_are_refused(run, tmp_path, flags, sentence):
+    with pytest.raises(ConfigError, match=sentence):
         run("causal", tmp_path, "--max_steps", "1", *flags)
