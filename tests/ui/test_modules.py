@@ -155,5 +155,6 @@ def test_the_page_works_under_the_path_of_a_proxy(browser, engine):
         page.wait_for_selector("#lanes .lane >> nth=1")
         loaded = page.evaluate("performance.getEntriesByType('resource').map(entry => new URL(entry.name).pathname)")
         modules = {path for path in loaded if "/modules/" in path}
-        assert modules == {f"/drone/modules/{VERSION}/{path}" for path in MODULES}
+        shown = {path for path in MODULES if not path.startswith("pages/data/")}  # there is no data set to look at
+        assert modules == {f"/drone/modules/{VERSION}/{path}" for path in shown}
         visits.end()

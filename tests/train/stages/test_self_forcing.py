@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from tests.train.conftest import CONTROLLER
 from tests.train.processes import run_processes
+from train.loop import sharded
 from train.loop.config import ConfigError
 from train.loop.seeding import Draw
 from train.stages import stage_class
@@ -344,8 +345,11 @@ def test_two_processes_roll_out_and_match_as_one_does(arguments, runs, tmp_path,
         first, second = ([row[name] for row in rows if name in row] for rows in both)
         assert first == pytest.approx(second, abs=1e-5), name
     folders = [tmp_path / name / "checkpoints" / store.step_name(2) for name in ("one", "two")]
-    for file in ("trainable_full.safetensors", "ema.safetensors"):
-        whole, shared = (load_weights(folder / file) for folder in folders)
+    for file, kind in (("trainable_full.safetensors", sharded.WEIGHTS), ("ema.safetensors", sharded.EMA)):
+        whole, shared = (
+            sharded.read(folder, kind) if sharded.is_sharded(folder) else load_weights(folder / file)
+            for folder in folders
+        )
         assert_close(shared, whole, rtol=0, atol=1e-5)
 
 
