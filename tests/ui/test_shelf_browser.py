@@ -413,9 +413,9 @@ def test_control_stands_on_the_steps_of_the_loss_with_values_under_the_pointer(p
         place = page.locator(f'#ledger circle[data-id="drone/step-{step:09d}"]')
         x = place.evaluate_all("all => all.map(one => +one.getAttribute('cx'))")
         assert len(x) == 2 and x[0] == x[1], "the loss above, its control below"
-    box = page.locator("#ledger .curves .plot svg").bounding_box()
+    box = page.locator("#ledger .curves .plot svg[role=group]").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2 - 20, box["y"] + 12)
-    words = page.locator("#ledger .curves .bubble")
+    words = page.locator("#ledger .curves .bubble >> nth=0")
     assert words.is_visible()
     assert re.search(r"step \d+\ndrone: loss [\d.]+, smoothed [\d.]+, rate", words.text_content())
     before = page.get_attribute("#ledger path.line", "d")
