@@ -70,4 +70,4 @@ def test_what_a_page_draws_is_plain_and_a_damaged_card_is_none(full):
         if name != "idm":
             assert face_of(replace(full, measures=full.measures | {name: {"by_channel": "x"}})) is None, name
     series = series_of([full, replace(full, checkpoint={"run": "base", "step": None})])
-    assert [point[0] for point in series[0]["points"]] == [0, 300]
+    assert [point[0] for point in series[0]["points"]] == [0, bundled_step()]
