@@ -230,7 +230,7 @@ def test_the_fixed_first_frames_are_there():
     starts = fixed_first_frames()
     assert len(starts) == 12 and len({start.world for start in starts}) == 12
     for start in starts:
-        assert start.image.size == (160, 96) and start.prompt and start.reference is not None
+        assert start.image.size == (320, 192) and start.prompt and start.reference is not None
         assert min(start.reference["picture"]) > 0 and min(start.reference["camera"]) > 0
         assert start.reference["camera"][4:] == [FULL[2]] * 4
     with pytest.raises(ValueError, match="first_frames=13 must be 1 to 12"):
