@@ -100,7 +100,7 @@ def windows(
     """
     if isinstance(record, RowError) or not isinstance(record.get("video"), str):
         return [0]
-    begin, end = (_seconds(record, name) for name in ("start", "end"))
+    begin, end = (tables.seconds_of(record, name) for name in ("start", "end"))
     first = shapes.TEMPORAL_STRIDE * round((begin or 0.0) * fps / shapes.TEMPORAL_STRIDE)
     if end is not None and end <= (begin or 0.0):
         raise RowError(f"end {end:g} s must be after start {begin or 0:g} s")
@@ -135,19 +135,6 @@ def _between_cuts(
     if not starts:
         raise RowError(f"is split at {len(stops)} cuts, and no part of it has the {num_frames} frames of a clip")
     return starts
-
-
-def _seconds(record: dict[str, Any], name: str) -> float | None:
-    value = record.get(name)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise RowError(f"{name} is {value!r}, expected seconds from the beginning of the video")
-    return seconds
 
 
 def parse_row(

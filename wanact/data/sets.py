@@ -417,7 +417,7 @@ def _clip(number: int, key: str | None, record: dict[str, Any] | RowError, base:
     prompt = record.get("prompt")
     axes, problem, start, end = None, "", 0.0, None
     try:
-        start, end = (_seconds(record, name) for name in ("start", "end"))
+        start, end = (tables.seconds_of(record, name) for name in ("start", "end"))
         if marks.has_actions(record):
             axes = read_track(record["action"])[0].axes.astype(np.float64)
     except (RowError, ActionError) as error:
@@ -430,19 +430,6 @@ def _clip(number: int, key: str | None, record: dict[str, Any] | RowError, base:
     if record.get("estimated"):
         clip = Clip(number, key, video, clip.prompt, clip.axes, problem, clip.start, end, True)
     return clip
-
-
-def _seconds(record: dict[str, Any], name: str) -> float | None:
-    value = record.get(name)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise RowError(f"{name} is {value!r}, expected seconds from the beginning of the video")
-    return seconds
 
 
 def _stat(path: Path) -> tuple[int, int] | None:

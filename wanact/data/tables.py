@@ -6,6 +6,7 @@ import csv
 import difflib
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -185,6 +186,24 @@ def _with_known_columns(
     if unread:
         warnings.warn(f"{path}: not read: column {', '.join(unread)}", stacklevel=4)
     return records
+
+
+def seconds_of(record: dict[str, Any], name: str) -> float | None:
+    """What a column of a row says, in seconds from the beginning of the video; None if it says nothing.
+
+    Raises:
+        RowError: if that is no such time.
+    """
+    value = record.get(name)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise RowError(f"{name} is {value!r}, expected seconds from the beginning of the video")
+    return seconds
 
 
 def with_known_names(record: dict[str, Any]) -> dict[str, Any]:

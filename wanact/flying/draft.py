@@ -138,6 +138,7 @@ class Drafter:
         if settings.sees and eye is None:
             raise UserError(f"this run's drafts see how near things are; the model directory has no {FOLDER}/ for it")
         self.vae, self.settings, self.eye = vae, settings, eye if settings.sees else None
+        self._dtype = next(vae.parameters()).dtype
         self._factor = torch.tensor([1 / scale if scale else 0.0 for scale in magnitude_scale])
 
     def start(self, count: int, device: torch.device | str) -> Tensor:
@@ -158,8 +159,7 @@ class Drafter:
 
     def picture(self, latent: Tensor) -> Tensor:
         """The last picture of latent frames [B, C, 1, h, w], [B, 3, H, W] in [-1, 1]."""
-        dtype = next(self.vae.parameters()).dtype
-        return vae_ops.last_picture(self.vae, latent.to(dtype)).float()
+        return vae_ops.last_picture(self.vae, latent.to(self._dtype)).float()
 
     @torch.no_grad()
     def __call__(self, picture: Tensor, magnitude: Tensor, place: Tensor, album: Album | None = None) -> Draft:
@@ -190,7 +190,7 @@ class Drafter:
         edge = F.max_pool2d(unseen[:, -1:].float(), EDGE, stride=1, padding=EDGE // 2)
         edge = F.avg_pool2d(edge, EDGE, stride=1, padding=EDGE // 2, count_include_pad=False)
         return Draft(
-            vae_ops.encode_alone(self.vae, video.to(next(self.vae.parameters()).dtype)).float(),
+            vae_ops.encode_alone(self.vae, video.to(self._dtype)).float(),
             settings.noise + (1 - settings.noise) * unknown,
             video[:, :, -1],
             settings.trust * (1 - edge),
@@ -200,19 +200,20 @@ class Drafter:
     def _seen(self, picture: Tensor, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """A picture from a place [B, 4] as it looks from others [B, n, 4]: video [B, 3, n, H, W], and what of it lay
         outside of the picture, bool [B, n, H, W]. What was hidden in it is filled from around."""
-        grid, hidden, near = self._places(picture, place, targets)
+        grid, met = self._places(picture, place, targets)
         count = targets.shape[1]
         seen = F.grid_sample(picture.repeat_interleave(count, dim=0), grid, "bicubic", "border", align_corners=False)
         outside = grid.abs().amax(-1) > 1
-        if hidden is not None and near is not None:
-            seen = _filled(seen, hidden[:, None] & ~outside[:, None], near)
+        if met is not None:
+            hidden, near = met.split(1, dim=1)
+            seen = _filled(seen, (hidden > 0.5) & ~outside[:, None], near)
         unseen = outside.unflatten(0, (len(picture), count))
         return seen.clamp(-1, 1).unflatten(0, (len(picture), count)).transpose(1, 2), unseen
 
-    def _places(self, picture: Tensor, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _places(self, picture: Tensor, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Where each pixel seen from the targets [B, n, 4] lies in a picture [B, 3, H, W] that was taken at a place
-        [B, 4], as `grid_sample` takes it, [Bn, H, W, 2]; and where it is looked for, whether it was hidden there, bool
-        [Bn, H, W], and how near it is, [Bn, 1, H, W]."""
+        [B, 4], as `grid_sample` takes it, [Bn, H, W, 2]; and where it is looked for, how much it was hidden there, and
+        how near it is, [Bn, 2, H, W]."""
         height, width = picture.shape[2:]
         device = picture.device
         way, yaw = way_to(place, targets), targets[..., 2] - place[:, None, 2]
@@ -224,7 +225,7 @@ class Drafter:
         view = View(width, height, self.settings.field_of_view_deg)
         ray = view.rays(x, y, targets[..., 3]).turned(-yaw)
         found = view.places(ray.moved(-way, usual_nearness(ray.elevation())), before)
-        met = found[:, :, :0]
+        met = None
         if looks:
             found, met = self._look(picture, view, ray, found, way, yaw, before, targets[..., 3])
         between = [apart * (count - 1) + 1 for count in found.shape[3:]]
@@ -233,11 +234,7 @@ class Drafter:
             values = F.interpolate(values.flatten(0, 1), between, mode="bilinear", align_corners=True)
             return values[..., :height, :width]
 
-        grid = spread(found).permute(0, 2, 3, 1)
-        if not looks:
-            return grid, None, None
-        hidden, near = spread(met).split(1, dim=1)
-        return grid, hidden[:, 0] > 0.5, near
+        return spread(found).permute(0, 2, 3, 1), None if met is None else spread(met)
 
     def _look(
         self,

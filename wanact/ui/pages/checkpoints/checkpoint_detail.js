@@ -1,15 +1,7 @@
+import {build} from '../../web/build.js';
+
 // Everything about one checkpoint, drawn into a panel; what it needs from the server it asks for itself.
 export function makeDetail(panel, {ask, act, isPicked, others, noteOf, keepNote}) {
-  const build = (name, attributes, ...children) => {
-    const node = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes || {})) {
-      if (key.startsWith('on')) node.addEventListener(key.slice(2), value);
-      else if (value === true) node.setAttribute(key, '');
-      else if (value !== false && value != null) node.setAttribute(key, value);
-    }
-    node.append(...children);
-    return node;
-  };
   const megabytes = bytes =>
     bytes >= 2 ** 30
       ? (bytes / 2 ** 30).toFixed(2) + ' GB'

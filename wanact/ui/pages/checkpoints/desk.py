@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import inspect
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ from wanact.runs.log import OF_PILOTS, read_curve
 from wanact.runs.notes import NoteError, read_notes, write_note
 from wanact.runs.ref import base_of
 from wanact.ui.engine import Engine
+from wanact.ui.pages.answers import answering
 from wanact.ui.pages.checkpoints.lapse import LapseDesk
 from wanact.ui.pages.fly.desk import sentence
 from wanact.ui.quota import NO_ROOM
@@ -74,37 +75,20 @@ class Shelf:
 
     def server_functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         """What the page's script may call; each takes one message and answers {"problem": sentence} if it cannot."""
-        return [
-            self._answering(function)
-            for function in (
-                self.list_shelf,
-                self.read_curves,
-                self.show_checkpoint,
-                self.compare_settings,
-                self.keep_note,
-                self.verify_checkpoint,
-                self.find_uploads,
-            )
-        ]
+        functions = (
+            self.list_shelf,
+            self.read_curves,
+            self.show_checkpoint,
+            self.compare_settings,
+            self.keep_note,
+            self.verify_checkpoint,
+            self.find_uploads,
+        )
+        read = partial(ShelfMessage.model_validate, strict=True)
+        return [answering(function, read, self._may_edit, "checkpoints") for function in functions]
 
-    def _answering(self, function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-        """The function with its errors as {"problem": sentence}, whatever the message is; of an owner where it asks."""
-        asks_who = "may_edit" in inspect.signature(function).parameters
-
-        def answer(message: Any, request: gr.Request | None = None) -> dict[str, Any]:
-            try:
-                said = ShelfMessage.model_validate(message if isinstance(message, dict) else {}, strict=True)
-                return function(said, may_edit=self.engine.edits.allow(request)) if asks_who else function(said)
-            except UserError as error:
-                return {"problem": sentence(error)}
-            except OSError as error:
-                return {"problem": sentence(error.strerror or "the disk did not answer")}
-            except Exception:
-                logger.exception("the checkpoints page")
-                return {"problem": "Something went wrong on the server; nothing was changed."}
-
-        answer.__name__ = function.__name__
-        return answer
+    def _may_edit(self, request: gr.Request | None) -> bool:
+        return self.engine.edits.allow(request)
 
     # ---- the list ------------------------------------------------------------------------------------------
 

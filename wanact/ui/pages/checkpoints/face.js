@@ -2,7 +2,7 @@ import {makePlot} from './plot.js';
 
 // A control card as HTML and SVG: what it shows comes from the server (wanact/control_card/face.py), every number is
 // text or under the pointer, and the colours are the page's own, so that it is dark where the page is.
-const build = (name, className, ...content) => {
+export const build = (name, className, ...content) => {
   const node = document.createElement(name);
   if (className) node.className = className;
   node.append(...content);

@@ -1,3 +1,5 @@
+import {build} from './face.js';
+
 // A pilot's card: how often it does what it is asked, beside the pilot written by hand and one by chance.
 const WHERE = {sim: 'In the simulator', world: 'Inside the world model'};
 const TRUTH = {
@@ -7,12 +9,6 @@ const TRUTH = {
 const WHO = {trained: 'this pilot', hand_written: 'written by hand', random: 'by chance'};
 const TASKS = {gates: 'Gates', course: 'Hold a course', circle: 'Circle a landmark'};
 
-const build = (name, className, ...content) => {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  node.append(...content);
-  return node;
-};
 const percent = share => `${Math.round(100 * share)}%`;
 export const judged = share => (share >= 0.8 ? 'good' : share >= 0.4 ? 'fair' : 'poor');
 

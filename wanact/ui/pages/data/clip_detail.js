@@ -1,3 +1,4 @@
+import {build} from '../../web/build.js';
 import {channelLamps} from '../../web/channels.js';
 import {wantsStillness} from '../../web/motion.js';
 import {svgNode} from '../checkpoints/plot.js';
@@ -16,16 +17,6 @@ const PLAY = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M7 4l13 8-13 
 const PAUSE = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M6 4h4v16H6zM14 4h4v16h-4z"/></svg>';
 
 export function makeClip(panel, {sheetOf, act, mayFly}) {
-  const build = (name, attributes, ...children) => {
-    const node = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes || {})) {
-      if (key.startsWith('on')) node.addEventListener(key.slice(2), value);
-      else if (value === true) node.setAttribute(key, '');
-      else if (value !== false && value != null) node.setAttribute(key, value);
-    }
-    node.append(...children);
-    return node;
-  };
   let clip = null;
   let sheet = null;
   let frame = 0;

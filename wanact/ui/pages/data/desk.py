@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import inspect
 import itertools
 import json
 import logging
@@ -39,6 +38,7 @@ from wanact.media.footage import frames_of, read_video
 from wanact.media.video import fit_image
 from wanact.shapes import TEMPORAL_STRIDE, num_pixel_frames
 from wanact.ui.engine import Engine
+from wanact.ui.pages.answers import answering
 from wanact.ui.pages.fly.desk import sentence
 
 FLAGS = ("against", "cut", "copy", "blurred", "dark", "bright", "unreadable", "estimated", "unmoved", "wordless")
@@ -98,26 +98,10 @@ class DataDesk:
             *(self.open_data, self.watch_data, self.show_data_clip, self.fly_data_clip),
             *(self.mark_data_clip, self.apply_verdict, self.forget_fixes),
         )
-        return [self._answering(function) for function in functions]
+        return [answering(f, DataMessage.model_validate, self._may_edit, "data") for f in functions]
 
-    def _answering(self, function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-        """The function with its errors as {"problem": sentence}; told whether an owner asks, where it wants to know."""
-        asks_who = "may_edit" in inspect.signature(function).parameters
-
-        def answer(message: Any, request: gr.Request | None = None) -> dict[str, Any]:
-            try:
-                said = DataMessage.model_validate(message if isinstance(message, dict) else {})
-                return function(said, may_edit=self.engine.edits.allow(request)) if asks_who else function(said)
-            except UserError as error:
-                return {"problem": sentence(error)}
-            except OSError as error:
-                return {"problem": sentence(error.strerror or "the disk did not answer")}
-            except Exception:
-                logger.exception("the data page")
-                return {"problem": "Something went wrong on the server; nothing was changed."}
-
-        answer.__name__ = function.__name__
-        return answer
+    def _may_edit(self, request: gr.Request | None) -> bool:
+        return self.engine.edits.allow(request)
 
     # ---- the set ---------------------------------------------------------------------------------------------
 

@@ -271,33 +271,20 @@ export function mount({element, props, trigger, server}) {
     find('.channels-charts').replaceChildren(...data.histograms.map((row, i) => channelChart(row, i)));
     find('.matrix').replaceChildren(togetherTable(data.together));
     const used = items.filter(item => !item.out);
-    find('.clips-charts').replaceChildren(
+    const charts = [
+      ['Length, s', 'seconds', 1],
+      ['Speed', 'speed', 3],
+      ['Turning, degrees', 'turn', 2],
+      ['Sharpness', 'sharp', 2],
+      ['Brightness', 'light', 2],
+    ];
+    const chart = ([title, name, digits]) =>
       clipChart(
-        'Length, s',
-        used.map(item => item.seconds),
-        1,
-      ),
-      clipChart(
-        'Speed',
-        used.map(item => item.speed),
-        3,
-      ),
-      clipChart(
-        'Turning, degrees',
-        used.map(item => item.turn),
-        2,
-      ),
-      clipChart(
-        'Sharpness',
-        used.map(item => item.sharp),
-        2,
-      ),
-      clipChart(
-        'Brightness',
-        used.map(item => item.light),
-        2,
-      ),
-    );
+        title,
+        used.map(item => item[name]),
+        digits,
+      );
+    find('.clips-charts').replaceChildren(...charts.map(chart));
   }
 
   // ---- put together ---------------------------------------------------------------------------------------------------
