@@ -61,6 +61,17 @@ def test_a_session_and_an_address_have_a_share(queue):
     places._let_in("live", "another", "b")
 
 
+def test_a_job_that_is_tidied_after_its_answer_was_read_takes_no_place(queue):
+    places = Places(queue)
+    jobs = [Event("live", "one") for _ in range(SESSION_PLACES)]
+    queue.active_jobs = [jobs, None]
+    queue.pending_event_ids_session["one"] = {event._id for event in jobs}
+    with pytest.raises(Exception, match="You have asked for 3 of these already"):
+        places._let_in("live", "one", "a")
+    queue.pending_event_ids_session["one"].remove(jobs[0]._id)
+    places._let_in("live", "one", "a")
+
+
 def test_the_first_of_everybody_comes_before_the_second_of_anybody(queue):
     places = Places(queue)
     events = [Event("model", f"s{n}", address) for n, address in enumerate("aaabbc")]
@@ -95,7 +106,7 @@ def test_what_is_not_collected_is_given_up_and_what_is_stays(queue):
     for session, looks in (("gone", 10), ("here", 9), ("old answers", 60), ("new answers", 10)):
         letters = queue.pending_messages_per_session[session] = Letters()
         letters._looks = looks
-        queue.pending_event_ids_session[session] = {"x"}
+        queue.pending_event_ids_session[session] = {running._id}
     places.forget_uncollected()
     assert queue.event_queue_per_concurrency_id["model"].queue == [heard]
     assert not running.alive and heard.alive and list(queue.event_ids_to_events.values()) == [heard]

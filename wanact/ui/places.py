@@ -129,11 +129,14 @@ class Places:
             raise _refusal(f"{len(held)} requests wait already; try again in a minute.")
 
     def _events(self) -> Iterator[Event]:
-        """Events that wait, and those that are in work and listened to."""
+        """Events that wait, and those that are in work, listened to and not answered yet."""
         for waiting in self._queue.event_queue_per_concurrency_id.values():
             yield from waiting.queue
+        unanswered = self._queue.pending_event_ids_session  # Gradio tidies a job for a while after its answer was read
         for job in self._queue.active_jobs:
-            yield from (event for event in job or () if event.alive)
+            yield from (
+                event for event in job or () if event.alive and event._id in unanswered.get(event.session_hash, ())
+            )
 
     def _go_round(self, kind: str) -> None:
         """Have the first event of every visitor served before the second of any."""

@@ -48,7 +48,8 @@ def test_there_are_36_prompts_that_say_what_they_are_of():
 
 
 def test_a_world_can_be_asked_for_by_biome_and_time():
-    assert simulator.make_world(5, "farmland", "at dusk").caption.count("armland at dusk") == 1
+    caption = simulator.make_world(5, "farmland", "at dusk").caption
+    assert "farmland" in caption and "at dusk" in caption
 
 
 def test_words_command_writes_the_keys_that_are_read_elsewhere(tiny_model_dir, tmp_path, capsys, monkeypatch):
