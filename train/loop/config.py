@@ -124,8 +124,8 @@ class DataConfig:
         if "video" not in keys or keys - {"video", "input_image"}:
             raise ConfigError(f"--data_file_keys {self.data_file_keys!r} must be video or video,input_image")
         for choice in self.num_latent_frames_choices or []:
-            if choice < 2:
-                raise ConfigError(f"--num_latent_frames_choices {choice} must be at least 2: the first is given")
+            if choice < 1:
+                raise ConfigError(f"--num_latent_frames_choices {choice} must be at least 1")
         _positive(self, "dataset_repeat")
         if self.max_rows is not None:
             _positive(self, "max_rows")
@@ -570,6 +570,11 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.optim.optimizer == "muon" and config.shard.fsdp:
         raise ConfigError("--optimizer muon needs whole matrices, which --fsdp splits; keep one")
     choices, num_frames = config.data.num_latent_frames_choices, config.data.num_frames
+    if choices and min(choices) == 1 and config.loss.first_frame_dropout < 1:
+        raise ConfigError(
+            "--num_latent_frames_choices 1 must be at least 2: the first is given, unless --first_frame_dropout 1 has "
+            "every one drawn from its prompt"
+        )
     if choices and num_frames and max(choices) > shapes.num_latent_frames(num_frames):
         raise ConfigError(
             f"--num_latent_frames_choices {max(choices)} is more than the {shapes.num_latent_frames(num_frames)} "

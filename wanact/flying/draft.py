@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +38,7 @@ REACH = 9  # nodes across, within which what is nearest is looked at first: it h
 EDGE = 9  # pixels, over which what is known goes over into what is drawn
 FILL_FROM = (4, 8, 16)  # pixels, from how far around that is filled: the nearest where something is known
 FARTHER = 4.0  # how much what is far counts more where something hidden is filled
+ENOUGH = 1e-6  # weight of what is known around, to fill from
 OFF = 1.5  # pixels that a place may miss the one it comes from: beyond it was hidden
 
 
@@ -187,7 +189,7 @@ class Drafter:
         unknown = F.avg_pool2d(unseen.float().mean(1, keepdim=True), 8)
         unknown = F.adaptive_max_pool2d(unknown, cells)[:, :, None]
         settings = self.settings
-        edge = F.max_pool2d(unseen[:, -1:].float(), EDGE, stride=1, padding=EDGE // 2)
+        edge = _greatest(unseen[:, -1:].float(), EDGE)
         edge = F.avg_pool2d(edge, EDGE, stride=1, padding=EDGE // 2, count_include_pad=False)
         return Draft(
             vae_ops.encode_alone(self.vae, video.to(self._dtype)).float(),
@@ -269,7 +271,7 @@ class Drafter:
             found = F.grid_sample(values, grid, "bilinear", "border", align_corners=False)
             return found.unflatten(0, place.shape[:2])
 
-        met = look(F.max_pool2d(known[:, :1], REACH, stride=1, padding=REACH // 2), place)
+        met = look(_greatest(known[:, :1], REACH), place)
         for _ in range(LOOKS):
             place = view.places(ray.moved(-way, met[:, :, 0]), before)
             found = look(known, place)
@@ -279,6 +281,13 @@ class Drafter:
         return place, torch.cat([(miss > OFF).float(), met], dim=2)
 
 
+def _greatest(values: Tensor, reach: int) -> Tensor:
+    """The greatest value within a square around each place of [B, C, H, W]: along, then across, a fourth of the work."""
+    for size in ((reach, 1), (1, reach)):
+        values = F.max_pool2d(values, size, stride=1, padding=(size[0] // 2, size[1] // 2))
+    return values
+
+
 def _filled(pictures: Tensor, hidden: Tensor, near: Tensor) -> Tensor:
     """Pictures [B, 3, H, W] in which what was hidden [B, 1, H, W] takes the colours around it, of what is far above
     all: what comes out from behind something lies behind it."""
@@ -286,12 +295,13 @@ def _filled(pictures: Tensor, hidden: Tensor, near: Tensor) -> Tensor:
         return pictures
     hides = F.max_pool2d(hidden.float(), 3, stride=1, padding=1)  # and the mixed pixels at its rim
     weight = (1 - hides) * torch.exp(-FARTHER * near.clamp_max(20)).clamp_min(1e-4)
-    filled, left = pictures, hides > 0
-    colours = torch.cat([pictures * weight, weight], dim=1)
-    for reach in FILL_FROM:
-        around = F.avg_pool2d(F.avg_pool2d(colours, reach), 3, stride=1, padding=1)
-        around = F.interpolate(around, pictures.shape[2:], mode="bilinear", align_corners=False)
-        enough = around[:, 3:] > 1e-6
-        filled = torch.where(left & enough, around[:, :3] / around[:, 3:].clamp_min(1e-6), filled)
-        left = left & ~enough
-    return filled
+    sums, around = [torch.cat([pictures * weight, weight], dim=1)], F.avg_pool2d(pictures, FILL_FROM[-1])
+    for before, reach in pairwise((1, *FILL_FROM)):
+        sums.append(F.avg_pool2d(sums[-1], reach // before))
+    for colours in reversed(sums[1:]):  # from far around to near, as long as something is known there
+        colours = F.avg_pool2d(colours, 3, stride=1, padding=1)
+        nearer = colours[:, :3] / colours[:, 3:].clamp_min(ENOUGH)
+        farther = F.interpolate(around, nearer.shape[2:], mode="bilinear", align_corners=False)
+        around = torch.where(colours[:, 3:] > ENOUGH, nearer, farther)
+    around = F.interpolate(around, pictures.shape[2:], mode="bilinear", align_corners=False)
+    return torch.where(hides > 0, around, pictures)
