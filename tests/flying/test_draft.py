@@ -8,13 +8,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.flying.test_stream import write_causal_run
 from wanact.actions import CHANNELS, ActionTrack, channel_track
 from wanact.errors import UserError
 from wanact.files import CheckpointError
 from wanact.flying import draft
-from wanact.flying.draft import Drafter, DraftSettings
+from wanact.flying.draft import Drafter, DraftSettings, Sight
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.rollout import CausalSettings
 from wanact.flying.stream import WanActStream
@@ -42,7 +43,7 @@ def scaled(track: ActionTrack) -> torch.Tensor:
 def places_of(drafter: Drafter, track: ActionTrack, pitch: float) -> torch.Tensor:
     """Where the pixels of the four frames of a track's only action lie in the picture before, [4, H, W, 2]."""
     place = torch.tensor([[0.3, -0.2, 40.0, pitch]])  # anywhere: only the way from there counts
-    return drafter._places(PICTURE, place, drafter._on_the_way(place, scaled(track), 4))[0]
+    return drafter._places(Sight(PICTURE, place, None), drafter._on_the_way(place, scaled(track), 4))[0]
 
 
 def places_by_matrices(track: ActionTrack, pitch: float) -> np.ndarray:
@@ -126,6 +127,7 @@ def test_the_camera_stops_where_the_worlds_does(drafter):
         ({"noise": -1}, "noise is -1"),
         ({"noise": "much"}, "noise is much"),
         ({"pitch_deg": 200}, "pitch_deg is 200"),
+        ({"mirrors": 1}, "mirrors is 1"),
         ({"pitch_limits_deg": [5]}, "two numbers"),
         ({"pitch_limits_deg": [20, -20]}, "lower one first"),
     ],
@@ -139,6 +141,22 @@ def test_settings_are_what_a_run_says_of_them():
     settings = CausalSettings(5, 2, draft=DraftSettings(0.4))
     assert CausalSettings(**json.loads(json.dumps(settings.said()))) == settings
     assert "draft" not in CausalSettings(5, 2).said()
+
+
+def test_what_nobody_has_seen_is_mirrored_at_the_sides_of_what_was(drafter):
+    wide = Drafter(drafter.vae, DraftSettings(noise=0.1, pitch_deg=0.0, mirrors=True), SCALE)
+    across = torch.linspace(-0.8, 0.8, WIDTH).expand(1, 3, HEIGHT, WIDTH)  # darkest at the left, brightest at the right
+    first = Sight(across, wide.start(1, "cpu"), None)
+    turns = scaled(channel_track("yaw_right", 1))
+    seen = wide(across, turns, wide.start(1, "cpu"), first=first)
+    assert (seen.noise[..., 1:-1, :] == 0.1).all(), "nothing is left to noise alone, but what lies above or below"
+    row = seen.video[0, 0, -1, HEIGHT // 2]
+    assert row.argmax() < WIDTH - 4 and row[-1] < row.max() - 0.02, "it grows darker again beyond the right side"
+    around = wide.start(1, "cpu")
+    around[:, 2] = 150.0  # twice as far as the picture is wide: mirrored twice, it is as it was
+    there = wide(across, torch.zeros(1, 1, 8), around, first=first._replace(place=wide.start(1, "cpu")))
+    again = wide._mirrored(first, around[:, None])[0][0, 0, 0, HEIGHT // 2]
+    torch.testing.assert_close(again[4:-4], there.video[0, 0, -1, HEIGHT // 2][4:-4], atol=0.02, rtol=0)
 
 
 # Flights
@@ -178,6 +196,19 @@ def test_what_is_known_stays_whatever_the_network_makes_of_it(lapped_dir, tmp_pa
         one, other = (pipe("hills", ramp, track, num_frames=13, seed=seed) for seed in (4, 5))
         apart[trust] = np.abs(one[1:].astype(int) - other[1:]).max()
     assert apart[1] <= 1 < apart[0]
+
+
+def test_a_flight_of_many_turns_frays_nothing(lapped_dir, tmp_path):
+    """Ten turns there and back: what was seen first is as it was, although every picture was made from one before."""
+    pixels = np.random.default_rng(0).integers(0, 2, (HEIGHT // 8, WIDTH // 8), np.uint8) * 200 + 20
+    picture = Image.fromarray(pixels).resize((WIDTH, HEIGHT), Image.Resampling.NEAREST).convert("RGB")
+    pipe = WanActPipeline.from_model_dir(lapped_dir)
+    pipe.load_controller(write_drafting_run(tmp_path / "run", trust=1.0, pitch_deg=0.0))
+    stream = WanActStream(pipe, picture, "hills", 4, height=HEIGHT, width=WIDTH)
+    turns = [channel_track(channel, 1).magnitude[0] for channel in ["yaw_right"] * 5 + ["yaw_left"] * 5]
+    last = [stream.step(action) for action in turns][-1][-1].astype(int)
+    middle = slice(WIDTH // 4, -WIDTH // 4)
+    assert np.abs(last - np.asarray(stream.image))[8:-8, middle].mean() < 4
 
 
 def test_a_model_directory_may_say_that_its_base_is_causal_and_without_actions_it_stays(lapped_dir, tmp_path, ramp):

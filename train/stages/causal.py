@@ -102,9 +102,11 @@ class CausalOptions(SelfForcingOptions):
     draft_sees: bool = flag(
         default=False, help="drafts see how near things are, by the model directory's network (stage nearness)"
     )
-
     draft_trust: float = flag(
         default=0.0, help="share of a draft that stays where it knows what is there; the rest is learned the more"
+    )
+    draft_mirrors: bool = flag(
+        default=False, help="drafts mirror what was seen for what comes into view at the sides, instead of noise"
     )
 
     def __post_init__(self) -> None:
@@ -125,7 +127,7 @@ class CausalOptions(SelfForcingOptions):
             raise ConfigError(f"--flight_guidance {self.flight_guidance:g} must be from 1 to {MAX_GUIDANCE:g}")
         if self.draft_noise is not None and not 0 <= self.draft_noise <= 1:
             raise ConfigError(f"--draft_noise {self.draft_noise:g} must be from 0 to 1")
-        for name in ("draft_sees", "draft_trust"):
+        for name in ("draft_sees", "draft_trust", "draft_mirrors"):
             if getattr(self, name) and self.draft_noise is None:
                 raise ConfigError(f"--{name} has no effect without --draft_noise")
         if not 0 <= self.draft_trust < 1:
@@ -667,7 +669,7 @@ class CausalStage(ActionStage):
         draft = (
             None
             if own.draft_noise is None
-            else DraftSettings(own.draft_noise, sees=own.draft_sees, trust=own.draft_trust)
+            else DraftSettings(own.draft_noise, sees=own.draft_sees, trust=own.draft_trust, mirrors=own.draft_mirrors)
         )
         if own.distribution_matching:
             steps, sampler = own.flight_steps or MATCHING_STEPS, "consistency"

@@ -38,6 +38,7 @@ REACH = 9  # nodes across, within which what is nearest is looked at first: it h
 EDGE = 9  # pixels, over which what is known goes over into what is drawn
 FILL_FROM = (4, 8, 16)  # pixels, from how far around that is filled: the nearest where something is known
 FARTHER = 4.0  # how much what is far counts more where something hidden is filled
+LINEAR = 1 / 3  # share of linear interpolation where pictures are moved
 ENOUGH = 1e-6  # weight of what is known around, to fill from
 OFF = 1.5  # pixels that a place may miss the one it comes from: beyond it was hidden
 
@@ -54,6 +55,8 @@ class DraftSettings:
         sees: whether the model directory's network of nearness is looked through, instead of the usual nearness.
         trust: how much of the draft stays as it is where it knows what is there, from 0 to 1: all of it leaves only
             what comes into view to the network.
+        mirrors: whether what comes into view at the sides is begun from an earlier picture, mirrored at its sides as
+            often as it takes, and not from noise: for networks that know no more of it than a blur.
 
     Raises:
         ValueError: for settings that cannot be flown.
@@ -65,6 +68,7 @@ class DraftSettings:
     pitch_limits_deg: tuple[float, float] = (-38.0, 16.0)
     sees: bool = False
     trust: float = 0.0
+    mirrors: bool = False
 
     def __post_init__(self) -> None:
         bounds = {
@@ -77,8 +81,9 @@ class DraftSettings:
             value = getattr(self, name)
             if type(value) not in (int, float) or not least <= value <= most:
                 raise UserError(f"draft: {name} is {str(value)[:20]}, expected a number from {least:g} to {most:g}")
-        if type(self.sees) is not bool:
-            raise UserError(f"draft: sees is {str(self.sees)[:20]}, expected true or false")
+        for name in ("sees", "mirrors"):
+            if type(getattr(self, name)) is not bool:
+                raise UserError(f"draft: {name} is {str(getattr(self, name))[:20]}, expected true or false")
         limits = self.pitch_limits_deg
         is_pair = isinstance(limits, (list, tuple)) and len(limits) == 2
         if not (is_pair and all(type(x) in (int, float) for x in limits)):
@@ -94,16 +99,18 @@ class Draft(NamedTuple):
     Attributes:
         latent: the guess, [B, C, 1, h, w].
         noise: deviation of the noise that belongs on it, [B, 1, 1, h, w].
-        picture: its last picture, [B, 3, H, W] in [-1, 1].
-        stays: share of the picture that stays as it is, [B, 1, H, W].
+        video: its pictures, [B, 3, 4, H, W] in [-1, 1].
+        stays: share of each picture that stays as it is, [B, 1, 4, H, W].
         latent_stays: the same of the latent frame, [B, 1, 1, h, w].
+        held: share of the picture that the anchor showed, [B]; 1 without one.
     """
 
     latent: Tensor
     noise: Tensor
-    picture: Tensor
+    video: Tensor
     stays: Tensor
     latent_stays: Tensor
+    held: Tensor
 
     def under(self, noise: Tensor) -> Tensor:
         """What the latent frame is drawn from: the guess under this standard noise."""
@@ -113,10 +120,65 @@ class Draft(NamedTuple):
         """What was drawn from it, [B, C, 1, h, w], and what stays of it."""
         return torch.lerp(drawn, self.latent, self.latent_stays)
 
-    def shown(self, picture: Tensor) -> Tensor:
-        """The last picture of what was drawn from it, [B, 3, H, W], and what stays of its own. It never went through
-        the autoencoder, which would lose a little each time."""
-        return torch.lerp(picture, self.picture, self.stays)
+    def shown(self, frames: Tensor, first: int = 0) -> Tensor:
+        """Frames of what was drawn from it, [B, 3, n, H, W] from this one on, and what stays of its own. They never
+        went through the autoencoder, which would lose a little each time."""
+        own = slice(first, first + frames.shape[2])
+        return torch.lerp(frames, self.video[:, :, own].to(frames.dtype), self.stays[:, :, own].to(frames.dtype))
+
+
+class Sight(NamedTuple):
+    """A picture [B, 3, H, W] in [-1, 1], the place [B, 4] it was seen from, and how near what it shows is, as the
+    network of nearness saw it, [B, 1, H/2, W/2]; None where nobody looked."""
+
+    picture: Tensor
+    place: Tensor
+    near: Tensor | None
+
+    def renewed(self, other: Sight, where: Tensor) -> Sight:
+        """Another's flights, where [B] they are chosen, among these."""
+
+        def chosen(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(where.view(-1, *[1] * (new.ndim - 1)), new, old)
+
+        near = None if self.near is None or other.near is None else chosen(other.near, self.near)
+        return Sight(chosen(other.picture, self.picture), chosen(other.place, self.place), near)
+
+
+class _Seen(NamedTuple):
+    """A picture as it looks from elsewhere, at n moments.
+
+    Attributes:
+        video: [B, 3, n, H, W].
+        outside, hidden: what the picture did not show, bool [B, n, H, W].
+        near: 1 / distance, [B, n, H, W]; 0 where nobody looked.
+    """
+
+    video: Tensor
+    outside: Tensor
+    hidden: Tensor
+    near: Tensor
+
+    @property
+    def missing(self) -> Tensor:
+        return self.outside | self.hidden
+
+    def filled_from(self, other: _Seen, where: Tensor | None = None) -> _Seen:
+        """With what another picture shows of what is missing, or of what is missing there. What neither shows was
+        hidden if it lay inside of either."""
+        fills = self.missing & ~other.missing
+        fills = fills if where is None else fills & where
+        return _Seen(
+            torch.where(fills[:, None], other.video, self.video),
+            self.outside & ~fills & (other.outside if where is None else True),
+            (self.hidden & ~fills) | ((self.outside & other.hidden) if where is None else False),
+            torch.where(fills, other.near, self.near),
+        )
+
+    def painted(self) -> Tensor:
+        """The video, with what was hidden filled from around."""
+        flat = (x.flatten(0, 1) for x in (self.video.transpose(1, 2), self.hidden[:, :, None], self.near[:, :, None]))
+        return _filled(*flat).unflatten(0, self.outside.shape[:2]).transpose(1, 2)
 
 
 class Drafter:
@@ -163,8 +225,27 @@ class Drafter:
         """The last picture of latent frames [B, C, 1, h, w], [B, 3, H, W] in [-1, 1]."""
         return vae_ops.last_picture(self.vae, latent.to(self._dtype)).float()
 
+    def sight(self, picture: Tensor, place: Tensor) -> Sight:
+        """A picture [B, 3, H, W] in [-1, 1] from a place [B, 4], and how near what it shows is."""
+        if self.eye is None:
+            return Sight(picture, place, None)
+        x, y = (torch.arange(0, size, 2, device=picture.device) + 1.0 for size in picture.shape[:1:-1])
+        view = View(picture.shape[3], picture.shape[2], self.settings.field_of_view_deg)
+        elevation = view.rays(x, y, place[:, None, 3]).elevation()
+        with torch.no_grad():
+            near = self.eye(picture.to(next(self.eye.parameters()).dtype), elevation).float()
+        return Sight(picture, place, near)
+
     @torch.no_grad()
-    def __call__(self, picture: Tensor, magnitude: Tensor, place: Tensor, album: Album | None = None) -> Draft:
+    def __call__(
+        self,
+        picture: Tensor,
+        magnitude: Tensor,
+        place: Tensor,
+        album: Album | None = None,
+        anchor: Sight | None = None,
+        first: Sight | None = None,
+    ) -> Draft:
         """The latent frame that follows, as far as the camera tells; float32.
 
         Args:
@@ -172,54 +253,87 @@ class Drafter:
             magnitude: of the action that leads on, scaled, [B or 1, 1, 8].
             place: of the camera in the last picture, [B, 4].
             album: pictures from earlier on, for what the last one does not show.
+            anchor: what is moved first; the last picture is for what it does not show. A picture that is moved again
+                and again frays, and one that is judged anew each time bends.
+            first: a picture of this region, which is mirrored where the settings say so.
         """
         height, width = picture.shape[2:]
         cells = (height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
         targets = self._on_the_way(place, magnitude, TEMPORAL_STRIDE)
-        video, unseen = self._seen(picture, place, targets)
-        if album is not None and unseen.any():
-            open_ = F.adaptive_avg_pool2d(unseen.float().mean(1, keepdim=True), cells)[:, 0]
+        if anchor is None:
+            seen = self._seen(self._sight_for(picture, place, targets), targets)
+            held = torch.ones(len(picture), device=picture.device)
+        else:
+            seen = self._seen(anchor, targets)
+            held = 1 - seen.missing[:, -1].float().mean((1, 2))
+            if seen.missing.any():
+                seen = seen.filled_from(self._seen(self._sight_for(picture, place, targets), targets))
+        if album is not None and seen.outside.any():
+            open_ = F.adaptive_avg_pool2d(seen.outside.float().mean(1, keepdim=True), cells)[:, 0]
             found = album.find(targets[:, -1], open_, View(width, height, self.settings.field_of_view_deg))
             if found is not None:
                 kept, kept_place, fits = found
-                more, still_unseen = self._seen(kept, kept_place, targets)
-                fills = unseen & ~still_unseen & fits[:, None, None, None]
-                video = torch.where(fills[:, None], more, video)
-                unseen = unseen & ~fills
+                more = self._seen(self._sight_for(kept, kept_place, targets), targets)
+                seen = seen.filled_from(more, fits[:, None, None, None] & seen.outside)
+        video, unseen = seen.painted(), seen.outside
+        if self.settings.mirrors and first is not None and unseen.any():
+            mirrored, found = self._mirrored(first, targets)
+            video = torch.lerp(video, mirrored, _faded(unseen)[:, None])
+            unseen = unseen & ~found
         unknown = F.avg_pool2d(unseen.float().mean(1, keepdim=True), 8)
         unknown = F.adaptive_max_pool2d(unknown, cells)[:, :, None]
         settings = self.settings
-        edge = _greatest(unseen[:, -1:].float(), EDGE)
-        edge = F.avg_pool2d(edge, EDGE, stride=1, padding=EDGE // 2, count_include_pad=False)
+        edge = _faded(unseen)[:, None]
         return Draft(
             vae_ops.encode_alone(self.vae, video.to(self._dtype)).float(),
             settings.noise + (1 - settings.noise) * unknown,
-            video[:, :, -1],
+            video,
             settings.trust * (1 - edge),
             settings.trust * (1 - (2 * unknown).clamp(0, 1)),
+            held,
         )
 
-    def _seen(self, picture: Tensor, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """A picture from a place [B, 4] as it looks from others [B, n, 4]: video [B, 3, n, H, W], and what of it lay
-        outside of the picture, bool [B, n, H, W]. What was hidden in it is filled from around."""
-        grid, met = self._places(picture, place, targets)
-        count = targets.shape[1]
-        seen = F.grid_sample(picture.repeat_interleave(count, dim=0), grid, "bicubic", "border", align_corners=False)
-        outside = grid.abs().amax(-1) > 1
-        if met is not None:
-            hidden, near = met.split(1, dim=1)
-            seen = _filled(seen, (hidden > 0.5) & ~outside[:, None], near)
-        unseen = outside.unflatten(0, (len(picture), count))
-        return seen.clamp(-1, 1).unflatten(0, (len(picture), count)).transpose(1, 2), unseen
+    def _sight_for(self, picture: Tensor, place: Tensor, targets: Tensor) -> Sight:
+        """A picture to be moved there: a turn moves near and far alike, and nobody looks how near they are."""
+        return self.sight(picture, place) if way_to(place, targets).any() else Sight(picture, place, None)
 
-    def _places(self, picture: Tensor, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Where each pixel seen from the targets [B, n, 4] lies in a picture [B, 3, H, W] that was taken at a place
-        [B, 4], as `grid_sample` takes it, [Bn, H, W, 2]; and where it is looked for, how much it was hidden there, and
-        how near it is, [Bn, 2, H, W]."""
-        height, width = picture.shape[2:]
-        device = picture.device
+    def _seen(self, sight: Sight, targets: Tensor) -> _Seen:
+        """A picture as it looks from others places [B, n, 4]."""
+        grid, met = self._places(sight, targets)
+        batch, count = targets.shape[:2]
+        seen = _sampled(sight.picture.repeat_interleave(count, dim=0), grid).clamp(-1, 1)
+        outside = (grid.abs().amax(-1) > 1).unflatten(0, (batch, count))
+        hidden, near = torch.zeros_like(outside), outside.new_zeros(outside.shape, dtype=seen.dtype)
+        if met is not None:
+            hidden, near = met.unflatten(0, (batch, count)).unbind(2)
+            hidden = (hidden > 0.5) & ~outside
+        return _Seen(seen.unflatten(0, (batch, count)).transpose(1, 2), outside, hidden, near)
+
+    def _mirrored(self, first: Sight, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What a picture shows in the directions that are seen from the targets [B, n, 4], as if its sides were
+        mirrors: video [B, 3, n, H, W]; and where it shows anything, bool [B, n, H, W]."""
+        (batch, count), (height, width) = targets.shape[:2], first.picture.shape[2:]
+        apart = max(1, width // NODES)
+        x, y = (torch.arange(0, size + apart, apart, device=targets.device) + 0.5 for size in (width, height))
+        view = View(width, height, self.settings.field_of_view_deg)
+        yaw = targets[..., 2] - first.place[:, None, 2]
+        turn, way = torch.deg2rad(yaw), way_to(first.place, targets)
+        cos, sin = torch.cos(turn), torch.sin(turn)  # the way as the camera sees it that has turned
+        way = torch.stack([way[..., 0] * cos + way[..., 1] * sin, way[..., 1] * cos - way[..., 0] * sin], dim=-1)
+        ray = view.rays(x, y, targets[..., 3])
+        ray = ray.moved(-way, usual_nearness(ray.elevation())).folded(yaw, self.settings.field_of_view_deg / 2)
+        place = view.places(ray, first.place[:, None, 3].expand(batch, count))
+        grid = _between(place, apart, height, width).permute(0, 2, 3, 1)
+        video = _sampled(first.picture.repeat_interleave(count, dim=0), grid).clamp(-1, 1)
+        found = (grid[..., 1].abs() <= 1).unflatten(0, (batch, count))
+        return video.unflatten(0, (batch, count)).transpose(1, 2), found
+
+    def _places(self, sight: Sight, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Where each pixel seen from the targets [B, n, 4] lies in a picture, as `grid_sample` takes it,
+        [Bn, H, W, 2]; and where it is looked for, how much it was hidden there, and how near it is, [Bn, 2, H, W]."""
+        place, (height, width), device = sight.place, sight.picture.shape[2:], sight.picture.device
         way, yaw = way_to(place, targets), targets[..., 2] - place[:, None, 2]
-        looks = self.eye is not None and bool(way.any())  # a turn moves near and far alike
+        looks = sight.near is not None and bool(way.any())  # a turn moves near and far alike
         before = place[:, None, 3].expand_as(yaw)
         # Places change slowly across a picture: a few are reckoned, the rest lies between.
         apart = max(1, width // (FINE_NODES if looks else NODES))
@@ -229,18 +343,13 @@ class Drafter:
         found = view.places(ray.moved(-way, usual_nearness(ray.elevation())), before)
         met = None
         if looks:
-            found, met = self._look(picture, view, ray, found, way, yaw, before, targets[..., 3])
-        between = [apart * (count - 1) + 1 for count in found.shape[3:]]
-
-        def spread(values: Tensor) -> Tensor:
-            values = F.interpolate(values.flatten(0, 1), between, mode="bilinear", align_corners=True)
-            return values[..., :height, :width]
-
-        return spread(found).permute(0, 2, 3, 1), None if met is None else spread(met)
+            found, met = self._look(sight, view, ray, found, way, yaw, before, targets[..., 3])
+        met = None if met is None else _between(met, apart, height, width)
+        return _between(found, apart, height, width).permute(0, 2, 3, 1), met
 
     def _look(
         self,
-        picture: Tensor,
+        sight: Sight,
         view: View,
         ray: Ray,
         place: Tensor,
@@ -255,11 +364,10 @@ class Drafter:
         Each place of the picture is known to go somewhere; which one comes to a ray is looked for, from the nearest
         around. Where none does, it was hidden.
         """
-        assert self.eye is not None, "who looks has one"
-        height, width = picture.shape[2:]
+        near, (height, width) = sight.near, sight.picture.shape[2:]
+        assert near is not None, "who looks knows"
         x, y = (torch.arange(0, size, 2, device=place.device) + 1.0 for size in (width, height))
         source = view.rays(x, y, before[:, :1])
-        near = self.eye(picture.to(next(self.eye.parameters()).dtype), source.elevation()).float()
         gone = source.moved(way, near)
         comes = near / gone.length()  # how near it is from there
         leads = view.places(gone.turned(yaw), after)
@@ -281,8 +389,30 @@ class Drafter:
         return place, torch.cat([(miss > OFF).float(), met], dim=2)
 
 
+def _between(nodes: Tensor, apart: int, height: int, width: int) -> Tensor:
+    """Values [B, n, C, h, w] at pixels so far apart, at each pixel, [Bn, C, H, W]."""
+    size = [apart * (count - 1) + 1 for count in nodes.shape[3:]]
+    values = F.interpolate(nodes.flatten(0, 1), size, mode="bilinear", align_corners=True)
+    return values[..., :height, :width]
+
+
+def _faded(places: Tensor) -> Tensor:
+    """How much of a place [B, n, H, W] counts: 1 there, less and less around it."""
+    around = _greatest(places.float(), EDGE)
+    return F.avg_pool2d(around, EDGE, stride=1, padding=EDGE // 2, count_include_pad=False)
+
+
+def _sampled(pictures: Tensor, grid: Tensor) -> Tensor:
+    """Pictures [B, 3, H, W] at places between their pixels. Torch's cubic spline overshoots at edges, more each time
+    that a picture is moved; a third of linear makes it about Catmull and Rom's, which does not."""
+    cubic, linear = (
+        F.grid_sample(pictures, grid, mode, "border", align_corners=False) for mode in ("bicubic", "bilinear")
+    )
+    return torch.lerp(cubic, linear, LINEAR)
+
+
 def _greatest(values: Tensor, reach: int) -> Tensor:
-    """The greatest value within a square around each place of [B, C, H, W]: along, then across, a fourth of the work."""
+    """The greatest value within a square around each place of [B, C, H, W]: along, then across, a fourth of it."""
     for size in ((reach, 1), (1, reach)):
         values = F.max_pool2d(values, size, stride=1, padding=(size[0] // 2, size[1] // 2))
     return values

@@ -24,7 +24,7 @@ from wanact import flow, shapes
 from wanact.actions import NUM_CHANNELS, ActionTrack
 from wanact.errors import UserError
 from wanact.files import CheckpointError, number, read_model, sha256
-from wanact.flying.draft import Drafter
+from wanact.flying.draft import Draft, Drafter
 from wanact.flying.fastest import fastest_dtype
 from wanact.flying.placement import (
     Clip,
@@ -516,9 +516,13 @@ class WanActPipeline:
 
     def encode_image(self, image: Image.Image) -> Tensor:
         """A first frame, already fitted, as the clip's clean first latent frame [1, C, 1, h, w]."""
-        frame = video.to_tensor(np.array(image)[None]).unsqueeze(0)  # [1, 3, 1, H, W]
+        frame = self.picture(image).unsqueeze(2)
         with self.placement.using("vae") as vae:
-            return vae_ops.encode(vae, frame.to(self.device, vae.dtype)).float()
+            return vae_ops.encode(vae, frame.to(vae.dtype)).float()
+
+    def picture(self, image: Image.Image) -> Tensor:
+        """A first frame, already fitted, as the networks see it, [1, 3, H, W] in [-1, 1]."""
+        return video.to_tensor(np.array(image)[None]).unsqueeze(0)[:, :, 0].to(self.device)
 
     def decode(self, latents: Tensor, on_frames: OnFrames | None = None) -> np.ndarray:
         """Normalised latents [1, C, T, h, w] as frames, uint8 [F, H, W, 3]; `on_frames` gets them as they come."""
@@ -651,8 +655,10 @@ class WanActPipeline:
 
         latents = first_latent.repeat(1, 1, request.num_latent_frames, 1, 1)
         latents[:, :, 1:] = 0.0
+        drafter = self.drafter()
+        picture = None if drafter is None or request.image is None else self.picture(request.image)
         if screen is not None:
-            screen.show(first_latent)
+            screen.show(first_latent, known=picture)
         total = request.num_latent_frames - 1
         window = max(1, min(self.causal.window, total))  # there is nothing behind that
         settings = replace(self.causal, window=window)
@@ -671,12 +677,13 @@ class WanActPipeline:
                 settings,
                 prediction=self.prediction,
                 negative=self._read_text(transformer, context[1:]) if settings.guidance_scale > 1 else None,
-                drafter=self.drafter(),
+                drafter=drafter,
+                first_picture=picture,
             )
             for frame, latent in enumerate(rollout.clip(actions, total, draw_noise), start=1):
                 latents[:, :, frame : frame + 1] = latent
                 if screen is not None:
-                    screen.show(latent)
+                    screen.show(latent, rollout.drawn_from)
                 if on_step is not None:
                     on_step(Progress(frame, total, latents.clone()))
         return latents
@@ -833,11 +840,18 @@ class _Screen:
         self.frames: list[np.ndarray] = []
         self.seconds = 0.0
 
-    def show(self, latent: Tensor) -> None:
-        """Decode the next latent frame, normalised [1, C, 1, h, w]."""
+    def show(self, latent: Tensor, drawn_from: Draft | None = None, known: Tensor | None = None) -> None:
+        """Decode the next latent frame, normalised [1, C, 1, h, w].
+
+        Args:
+            drawn_from: its draft; what stays of that is shown as it is.
+            known: its only frame, [1, 3, H, W], which is shown instead.
+        """
         timings: dict[str, float] = {}
         with self._pipe._timed("decode", timings):
             chunk = self._decoder.step(latent.to(self._pipe.device, self._pipe.components.vae.dtype))
+            chunk = chunk if drawn_from is None else drawn_from.shown(chunk)
+            chunk = chunk if known is None else known.unsqueeze(2)
             self.frames.append(video.to_uint8(chunk[0]))
         self.seconds += timings["decode"]
         self._pipe._between_slices()

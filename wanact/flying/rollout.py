@@ -16,14 +16,19 @@ from wanact import flow
 from wanact.actions import NUM_CHANNELS
 from wanact.errors import UserError
 from wanact.flying.album import EVERY, Album
-from wanact.flying.draft import Draft, Drafter, DraftSettings
+from wanact.flying.draft import Draft, Drafter, DraftSettings, Sight
 from wanact.flying.request import MAX_GUIDANCE
+from wanact.flying.viewpoint import way_to
 from wanact.models.controller import WanActionController
 from wanact.models.kv_cache import KVCache
 from wanact.models.transformer import Actions, PreparedText
+from wanact.shapes import TEMPORAL_STRIDE
 
 Sampler = Literal["euler", "consistency", "unipc"]
 MAX_WINDOW = 1024  # latent frames that Wan's rotary table has places for; no model has seen a larger distance
+HELD = 0.7  # of a draft, that an anchor shows: one that shows less is left for the newest picture
+NEARBY = 0.3  # clip paths: one that was seen from farther away is too coarse
+REGION = 0.4  # clip paths, within which the same picture is mirrored for what nobody has seen
 MAX_DRAW_STEPS = 100  # of a latent frame, far more than a causal checkpoint is trained for
 
 
@@ -116,6 +121,7 @@ class CausalRollout:
             and values are those of `text`.
         drafter: drafts latent frames, where the settings say so; then every latent frame needs an action.
         cache: `RolloutCache` where more than one frame is learned from.
+        first_picture: the first frame as it was given, [B, 3, H, W] in [-1, 1], for drafts; decoded if not given.
 
     Attributes:
         place: of the camera after what is committed, [B, 4]; a drafter asks for it.
@@ -134,10 +140,13 @@ class CausalRollout:
         negative: Tensor | PreparedText | None = None,
         drafter: Drafter | None = None,
         cache: type[KVCache] = KVCache,
+        first_picture: Tensor | None = None,
     ):
         self.drafter = drafter
         self.place = None if drafter is None else drafter.start(len(first_latent), first_latent.device)
         self._album = Album()
+        self._anchor: Sight | None = None  # what drafts are moved from
+        self._region: Sight | None = None  # what is mirrored for what nobody has seen
         self._draft: Draft | None = None  # the newest, and what was drawn from it
         self._drawn: Tensor | None = None
         self.transformer = transformer
@@ -153,7 +162,13 @@ class CausalRollout:
         h, w = first_latent.shape[3:]
         self.cache = cache(transformer, (h, w), settings.window, batch_size=len(first_latent))
         self._zero = torch.zeros(1, 1, device=first_latent.device)
+        self._picture = first_picture
         self.commit(first_latent, None)
+
+    @property
+    def drawn_from(self) -> Draft | None:
+        """The draft of the newest latent frame that was drawn: some of it is shown as it is."""
+        return self._draft
 
     def step(self, action: Actions | None, draw_noise: Callable[[], Tensor]) -> Tensor:
         """The next latent frame, drawn and committed; as `draw`."""
@@ -233,8 +248,9 @@ class CausalRollout:
 
     def draft(self, action: Actions | None) -> Draft:
         """What the camera alone tells of the next latent frame."""
-        assert self.drafter is not None and self.place is not None, "who asks looked"
-        self._draft = self.drafter(self._picture, self._magnitude(action), self.place, self._album)
+        assert self.drafter is not None and self.place is not None and self._picture is not None, "who asks looked"
+        magnitude = self._magnitude(action)
+        self._draft = self.drafter(self._picture, magnitude, self.place, self._album, self._anchor, self._region)
         return self._draft
 
     def _sources(self, action: Actions | None, draw_noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -289,10 +305,18 @@ class CausalRollout:
         """See what is remembered, and keep some of it."""
         if self.cache.num_frames > 0:
             self._turn(action)
-        self._picture = drafter.picture(latent)
-        if latent is self._drawn and self._draft is not None:
-            self._picture = self._draft.shown(self._picture)
-        if self.place is not None and self.cache.num_frames % EVERY == 0:
+        assert self.place is not None, "who drafts knows where the camera is"
+        drawn_from = self._draft if latent is self._drawn else None
+        if self.cache.num_frames > 0 or self._picture is None:
+            self._picture = drafter.picture(latent)
+        if drawn_from is not None:
+            self._picture = drawn_from.shown(self._picture[:, :, None], TEMPORAL_STRIDE - 1)[:, :, 0]
+        newest, known = drafter.sight(self._picture, self.place), drawn_from is None
+        self._region = _renewed(self._region, newest, known, REGION)
+        if drawn_from is not None and self._anchor is not None:
+            self._anchor = self._anchor.renewed(newest, drawn_from.held < HELD)
+        self._anchor = _renewed(self._anchor, newest, known, NEARBY)
+        if self.cache.num_frames % EVERY == 0:
             self._album.keep(self._picture, self.place)
 
     def _joined(self, latent: Tensor) -> Tensor:
@@ -339,3 +363,11 @@ class CausalRollout:
             view=self.cache,
         )[0].float()
         return flow.velocity_of(output, latent, timestep.view(-1, 1, 1, 1, 1) / 1000.0, self.prediction)
+
+
+def _renewed(sight: Sight | None, newest: Sight, known: bool, reach: float) -> Sight:
+    """The newest in place of what was seen from farther away than `reach` clip paths, or if it is known to be true."""
+    if sight is None or known:
+        return newest
+    way = way_to(sight.place, newest.place[:, None])[:, 0].square().sum(-1).sqrt()
+    return sight.renewed(newest, way > reach)

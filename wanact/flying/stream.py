@@ -37,6 +37,7 @@ from torch import Tensor
 
 from wanact import shapes
 from wanact.actions import NUM_CHANNELS, ActionError, ActionTrack
+from wanact.flying.draft import Draft
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.request import ClipRequest, RequestError, check_request, clean_prompt
 from wanact.flying.rollout import CausalRollout
@@ -104,10 +105,13 @@ class _Screen:
         screen._before = self
         return screen
 
-    def show(self, latent: Tensor) -> Iterator[np.ndarray]:
+    def show(self, latent: Tensor, drawn_from: Draft | None = None) -> Iterator[np.ndarray]:
         """The frames of the next latent frame: one after half of the time, then three. All have to be taken."""
         self._begin()
+        number = 0
         for piece in self._decoder.pieces(latent.to(self._decoder.vae.dtype)):
+            piece = piece if drawn_from is None else drawn_from.shown(piece, number)
+            number += piece.shape[2]
             frames = video.to_uint8(piece[0])
             self._newest = frames[-1:]
             yield frames
@@ -135,12 +139,14 @@ class _Drawn:
         at_rest: whether it is only shown: nothing of it is remembered.
         screen: shows it: the flight's own on a GPU, where what a decoder remembers is large, and a latent frame is
             decoded before a key could come.
+        drawn_from: its draft, if there is one.
     """
 
     track: ActionTrack
     moment: Moment | None
     at_rest: bool
     screen: _Screen
+    drawn_from: Draft | None = None
 
     @property
     def flown(self) -> Flown:
@@ -281,6 +287,7 @@ class WanActStream:
                 prediction=pipe.prediction,
                 negative=None if self.guidance_scale == 1 else pipe.prepare_prompt(pipe.defaults["negative_prompt"]),
                 drafter=pipe.drafter(),
+                first_picture=pipe.picture(self.image),
             )
             rollout.fly_blind(pipe.model_actions(track) for track in self._tracks_before(len(past)))
             rollout.cache.skip(self._num_committed - len(past))
@@ -324,7 +331,7 @@ class WanActStream:
             self.timings["transformer"] = time.perf_counter() - start + self._commit_s
             self._commit_s = 0.0  # a flight that is taken up anew has nothing to commit
             screen, moment = drawn.screen, drawn.moment
-            return self._timed(screen.stand_still() if moment is None else screen.show(moment.latent))
+            return self._timed(screen.stand_still() if moment is None else screen.show(moment.latent, drawn.drawn_from))
 
     @property
     def is_committed(self) -> bool:
@@ -443,8 +450,9 @@ class WanActStream:
                         lambda noise=noise: torch.randn(self._first.shape, generator=noise).to(self.pipe.device),
                         after_step,
                     )
-                on_cpu = latent.device.type == "cpu"
-                return _Drawn(track, Moment(latent, track, self._prompt), at_rest, screen.after() if on_cpu else screen)
+                screen = screen.after() if latent.device.type == "cpu" else screen
+                moment = Moment(latent, track, self._prompt)
+                return _Drawn(track, moment, at_rest, screen, self._now.rollout.drawn_from)
 
     def _words_of(self, past: Sequence[Moment]) -> set[str]:
         """The words of latent frames, of the first, and of what is seen from now on."""

@@ -35,6 +35,15 @@ class Ray(NamedTuple):
         cos, sin = torch.cos(yaw), torch.sin(yaw)
         return Ray(self.along * cos + self.across * sin, self.across * cos - self.along * sin, self.down)
 
+    def folded(self, yaw: Tensor, side: float) -> Ray:
+        """The same directions in the frame of a camera that has turned left by `yaw` [B, n] degrees, all turns counted,
+        where those beyond `side` degrees to the right or left are mirrored there, as often as it takes."""
+        level = torch.sqrt(self.along**2 + self.across**2)
+        azimuth = torch.rad2deg(torch.atan2(self.across, self.along)) + yaw[..., None, None] + side
+        azimuth = torch.remainder(azimuth, 4 * side)
+        azimuth = torch.deg2rad(torch.where(azimuth > 2 * side, 4 * side - azimuth, azimuth) - side)
+        return Ray(level * torch.cos(azimuth), level * torch.sin(azimuth), self.down.expand_as(level))
+
     def length(self) -> Tensor:
         return torch.sqrt(self.along**2 + self.across**2 + self.down**2)
 

@@ -183,6 +183,7 @@ def test_what_stays_of_a_draft_is_not_learned_and_the_run_flies(run, lapped_mode
     [
         (["--draft_sees", "true"], "--draft_sees has no effect without --draft_noise"),
         (["--draft_trust", "0.5"], "--draft_trust has no effect without --draft_noise"),
+        (["--draft_mirrors", "true"], "--draft_mirrors has no effect without --draft_noise"),
         (["--draft_noise", "0.1", "--draft_trust", "1"], "below 1"),
     ],
 )
