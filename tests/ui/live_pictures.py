@@ -2,7 +2,8 @@
 
 Without --url it serves the page itself, on the bundled world. A film is the page as it was seen: keys are held as
 somebody flies, and its frames are put together with the times at which they were on the screen. `--only phone` films
-the cockpit of a phone that is held sideways, under two thumbs.
+the cockpit of a phone that is held sideways, under two thumbs. `--only minute` films the first minute of somebody new,
+the whole screen from the page's opening on: minute-1440.mp4, and minute-390.mp4 on a phone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from wanact.bench.live_browser import ARGUMENTS, open_live, take_off
 from wanact.media.video import write_mp4
 
 STAGE = "#live-stage"
+LIVE = f"document.querySelector('{STAGE} .live').wanact"
+MINUTE_WIDTH = 960  # of its film on a wide screen
 FILM_FPS, FILM_WIDTH, MAX_BYTES = 12, 640, 4_000_000
 # Key by key: what is held from when to when, in seconds.
 FLIGHT = (
@@ -72,6 +75,65 @@ def take(url: str, out: Path, playwright) -> None:
             page.screenshot(path=out / f"live-{width}-{mode}.png", full_page=bool(phone))
             page.close()
     browser.close()
+
+
+def film_minute(url: str, out: Path, playwright, width: int) -> None:
+    """What somebody new does: looks, takes off with the first key, flies, lands, shares, and looks at the other places.
+
+    A step begins when the one before has been answered, so that a slow machine films the same, in more time.
+    """
+    browser = playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS)
+    is_phone = width < 500
+    more = {"has_touch": True, "is_mobile": True} if is_phone else {}
+    page = browser.new_page(viewport={"width": width, "height": SIZES[width]}, **more)
+    page.set_default_timeout(300_000)
+    with filming(page) as shots:
+        page.goto(url)
+        page.wait_for_selector(f"{STAGE} .chosen:not([hidden])")
+        page.wait_for_timeout(3000)
+        (fly_with_thumbs if is_phone else fly_with_keys)(page)
+        page.click(f"{STAGE} [data-do=land]")
+        page.wait_for_timeout(1500)
+        page.click(f"{STAGE} [data-do=share]")
+        page.wait_for_selector("#live-shared .what:not(:empty)")
+        page.wait_for_timeout(2500)
+        page.click("#place-fly-button")
+        page.wait_for_timeout(1500)
+        page.click("#generate")
+        page.wait_for_selector("#viewer .viewer:is([data-status=done], [data-status=failed])")
+        page.wait_for_timeout(3000)
+        for place in ("checkpoints", "compare"):
+            page.click(f"#place-{place}-button")
+            page.wait_for_timeout(2500)
+    browser.close()
+    frames = film_frames(shots, [0, 0, width, SIZES[width]], min(width, MINUTE_WIDTH))
+    write_mp4(frames, out / f"minute-{width}.mp4", fps=FILM_FPS)
+
+
+def fly_with_keys(page) -> None:
+    """W takes off; then turns, for a quarter of a minute."""
+    page.locator(STAGE).click(position={"x": 300, "y": 200})
+    page.keyboard.down("w")
+    page.wait_for_function(f"{LIVE}.state === 'flying' && {LIVE}.shown.i > 8")
+    for key in ("ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown"):
+        page.wait_for_timeout(1500)
+        page.keyboard.down(key)
+        page.wait_for_timeout(1500)
+        page.keyboard.up(key)
+    page.keyboard.up("w")
+    page.wait_for_timeout(1500)
+
+
+def fly_with_thumbs(page) -> None:
+    """The button takes off; then both sticks."""
+    page.tap(f"{STAGE} [data-do=takeoff]")
+    page.wait_for_function(f"{LIVE}.state === 'flying' && {LIVE}.shown.i > 8")
+    thumbs = Thumbs(page)
+    for move, look in (((0, 1), (0, 0)), ((0, 1), (0.8, 0)), ((0, 1), (0, 0.5)), ((0.7, 0.7), (-0.8, -0.3))):
+        thumbs.hold(move, look)
+        page.wait_for_timeout(3000)
+    thumbs.let_go()
+    page.wait_for_timeout(1500)
 
 
 def film(url: str, out: Path, playwright, seconds: float) -> None:
@@ -169,8 +231,8 @@ def filming(page) -> Iterator[list[tuple[float, bytes]]]:
         raise SystemExit("Chromium gave no pictures of its screen")
 
 
-def film_frames(shots: list[tuple[float, bytes]], area: list[float]) -> list[np.ndarray]:
-    """An area of the screen at FILM_FPS, FILM_WIDTH wide."""
+def film_frames(shots: list[tuple[float, bytes]], area: list[float], width: int = FILM_WIDTH) -> list[np.ndarray]:
+    """An area of the screen at FILM_FPS, so many pixels wide."""
     times = np.array([at for at, _ in shots]) - shots[0][0]
     ticks = np.arange(0, times[-1], 1 / FILM_FPS)
     wanted = [shots[int(np.searchsorted(times, tick, side="right")) - 1][1] for tick in ticks]
@@ -178,8 +240,8 @@ def film_frames(shots: list[tuple[float, bytes]], area: list[float]) -> list[np.
     for data in wanted:
         left, top, right, bottom = area
         picture = Image.open(io.BytesIO(data)).convert("RGB").crop((left, top, right, bottom))
-        height = round(FILM_WIDTH * picture.height / picture.width / 2) * 2
-        frames.append(np.asarray(picture.resize((FILM_WIDTH, height), Image.Resampling.LANCZOS)))
+        height = round(width * picture.height / picture.width / 2) * 2
+        frames.append(np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS)))
     return frames
 
 
@@ -207,7 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a page that is served already")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
-    parser.add_argument("--only", choices=("pictures", "film", "phone"), help="one of them")
+    parser.add_argument("--only", choices=("pictures", "film", "phone", "minute"), help="one of them")
     parser.add_argument("--seconds", type=float, default=20.0, help="of film")
     parser.add_argument("--model_dir", type=Path, default=ROOT / "assets" / "nano")
     parser.add_argument("--runs", type=Path, default=ROOT / "assets" / "runs")
@@ -221,6 +283,9 @@ def main() -> None:
             film(url, args.out, playwright, args.seconds)
         if args.only in (None, "phone"):
             film_phone(url, args.out, playwright, args.seconds)
+        if args.only in (None, "minute"):
+            for width in SIZES:
+                film_minute(url, args.out, playwright, width)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Take the pictures of the page that stand in docs/: python -m tests.ui.screenshots [--url URL] [--places fly compare].
 
-Without --url it serves the page itself, on the bundled world.
+Without --url it serves the page itself, on the bundled world and, for the Data page, on a few flights of the simulator
+that it spoils in the ways that the page names.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import contextlib
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -16,18 +18,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from tests.conftest import ROOT, find_chromium
+from tests.data.conftest import write_table
+from wanact.actions import ActionTrack
 from wanact.bench.live_browser import ARGUMENTS
+from wanact.media.video import write_mp4
+from wanact.world import simulator
 
 PORT = 7876
 SIZES = {1440: 1000, 390: 844}
+NUM_FLIGHTS, PER_WORLD = 16, 4  # of the data set
 
 
 @contextlib.contextmanager
-def served(model_dir: Path, runs: Path) -> Iterator[str]:
-    """The page's address, while an app of its own runs."""
+def served(model_dir: Path, runs: Path, data: Path | None = None) -> Iterator[str]:
+    """The page's address, while an app of its own runs; with the page Data where there is a data set."""
     url = f"http://127.0.0.1:{PORT}/"
     command = [sys.executable, "app.py", "--port", str(PORT), "--model_dir", str(model_dir), "--runs", str(runs)]
+    command += ["--data", str(data)] if data else []
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         for _ in range(240):
@@ -111,7 +122,40 @@ def show_compare(page: Any) -> None:
     page.wait_for_function("document.querySelector('#stage-compare figure').dataset.frame === '40'")
 
 
-PLACES = {"fly": show_fly, "checkpoints": show_checkpoints, "compare": show_compare}
+def show_data(page: Any) -> None:
+    """A clip whose actions turn the other way than its picture, in its middle."""
+    page.wait_for_selector("#footage .footage[data-status=ready]")
+    page.wait_for_selector("#footage .one img >> nth=4")
+    page.locator("#footage .one").nth(1).click()
+    page.wait_for_selector("#footage .detail[data-ready]")
+    page.locator("#footage .controls input").fill("18")
+
+
+PLACES = {"fly": show_fly, "checkpoints": show_checkpoints, "compare": show_compare, "data": show_data}
+
+
+def write_flights(folder: Path) -> Path:
+    """A data set for the Data page: flights of the simulator whose turns are mirrored in the table, and four of them
+    with one more mistake each."""
+    data = folder / "coast-flights"
+    (data / "videos").mkdir(parents=True)
+    rows, films, world = [], [], None
+    for number in range(NUM_FLIGHTS):
+        if number % PER_WORLD == 0:
+            world = simulator.make_world(700 + number)
+        clip = simulator.fly(world, np.random.default_rng([41, number]), num_frames=41, height=96, width=160)
+        films.append(clip.frames)
+        mirrored = ActionTrack.from_axes(clip.track.axes * [1, 1, -1, 1])
+        name = f"videos/flight-{number + 1:03d}.mp4"
+        rows.append({"video": name, "prompt": clip.caption, "action": mirrored.to_json()})
+    small = [cv2.resize(frame, (20, 12), interpolation=cv2.INTER_AREA) for frame in films[6]]
+    films[6] = np.stack([cv2.resize(frame, (160, 96), interpolation=cv2.INTER_CUBIC) for frame in small])
+    films[9] = np.concatenate([films[9][:22], films[2][22:]])
+    films[13] = films[4]
+    for row, frames in zip(rows, films, strict=True):
+        write_mp4(frames, data / row["video"], fps=16, lossless=True)
+    rows.append(rows[3] | {"video": "videos/gone.mp4"})
+    return write_table(data / "clips.csv", rows).parent
 
 
 def main() -> None:
@@ -123,7 +167,12 @@ def main() -> None:
     parser.add_argument("--places", nargs="+", choices=tuple(PLACES), default=tuple(PLACES))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    with contextlib.nullcontext(args.url) if args.url else served(args.model_dir, args.runs) as url:
+    with contextlib.ExitStack() as leaving:
+        url = args.url
+        if url is None:
+            folder = Path(leaving.enter_context(tempfile.TemporaryDirectory(prefix="wanact-")))
+            data = write_flights(folder) if "data" in args.places else None
+            url = leaving.enter_context(served(args.model_dir, args.runs, data))
         take(url, args.out, args.places)
 
 

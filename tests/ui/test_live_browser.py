@@ -223,6 +223,21 @@ def test_a_fork_flies_on_beside_the_flight_it_came_from(visit, desk):
     assert anew not in (first, second) and not desk.hangar.get(anew).stream.taken_up, "it begins at its first frame"
 
 
+def test_a_page_that_has_not_heard_the_start_flies_all_the_same(visit, monkeypatch):
+    """The next value of the component may hide it, as presses of Restart one right after the other did."""
+    said, start = [], LiveDesk._start
+
+    def hidden_once(desk, flight, *more):
+        said.append(flight)
+        return start(desk, flight, *more) if len(said) > 1 else {"kind": "state", "state": "slow", "flight": flight}
+
+    monkeypatch.setattr(LiveDesk, "_start", hidden_once)
+    page = visit()
+    take_off(page)
+    page.wait_for_function(f"{LIVE}.state === 'flying' && {LIVE}.shown.i > 8")
+    assert page.evaluate(f"{LIVE}.flight") == said[0] == said[1]
+
+
 def test_the_prompt_changes_in_flight(visit, desk):
     page = visit()
     page.fill("#live-prompt textarea", "green hills")

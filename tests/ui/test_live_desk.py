@@ -126,6 +126,19 @@ def test_no_more_frames_are_on_their_way_than_the_window(visitor):
     visitor.fly(4)
 
 
+def test_a_start_is_said_again_from_the_newest_picture_until_one_is_acknowledged(visitor):
+    visitor.acknowledges = False
+    first = visitor.until("start")
+    again = visitor.until("start")
+    assert (first["i"], first["t"]) == (0, 0) and again["i"] == visitor.newest == 4 * again["t"] == 8
+    newest = [message for message in visitor.heard if message["kind"] == "frames"][-1]["f"][-1]
+    assert again["first"] == newest and set(again) == set(first)
+    visitor.acknowledges = True
+    visitor.tell(ack=again["i"])
+    visitor.fly(8)
+    assert sum(message["kind"] == "start" for message in visitor.heard) == 2
+
+
 def test_nothing_is_drawn_while_nothing_is_heard_and_the_flight_ends_at_last(live_desk, picture):
     desk = own_desk(live_desk, silence_s=0.4, lost_s=2.5)
     visitor = Visitor(desk, picture)

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.ui.visits import serving
 from wanact.actions import ActionTrack
 from wanact.flying.record import FlightRecord
 from wanact.ui.page import build_page
@@ -35,6 +36,15 @@ def test_the_page_and_its_schema_answer(http):
     for name, parameters in expected.items():
         assert [p["parameter_name"] for p in named[name]["parameters"]] == parameters.split(), name
         assert all(p["type"] for p in named[name]["parameters"] + named[name]["returns"]), name
+
+
+def test_a_machine_too_busy_to_look_at_its_own_page_serves_it_all_the_same(monkeypatch):
+    """Gradio gives its page three seconds to answer, and would end the app otherwise."""
+    monkeypatch.setattr("gradio.networking.url_ok", lambda _url: False)
+    with gr.Blocks(analytics_enabled=False) as demo:
+        gr.HTML("it stands")
+    with serving(demo) as url:
+        assert "it stands" in httpx.get(url, timeout=60).text
 
 
 def test_the_page_loads_nothing_from_elsewhere(http):

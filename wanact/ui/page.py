@@ -95,6 +95,9 @@ def launch_options(edits: Edits | None = None, embedded_in: Sequence[str] = ()) 
         "run_history": False,
         "enable_monitoring": False,
         "quiet": True,
+        # Nothing but Gradio's look at the page within three seconds hangs on it, and on a busy machine that look ended
+        # an app that was well: its startup had been asked for and answered before.
+        "_frontend": False,
         "max_threads": MAX_THREADS,
         "app_kwargs": {
             "routes": [*routes(), *shares.routes(), *data_desk.routes()],

@@ -80,6 +80,10 @@ export function makeCurve(host, {onPick, onFrame}) {
       .map(point => ({point, loss: lossAt(point)}))
       .filter(one => (one.loss !== null && (!log || one.loss > 0)) || one.point.control !== null);
     const carded = shown.filter(one => one.point.control !== null);
+    const losses = [...series.flatMap(one => one.curve.loss), ...shown.map(one => one.loss)].filter(
+      value => value !== null && (!log || value > 0),
+    );
+    host.classList.toggle('no-loss', !losses.length && !log);
     host.style.setProperty('--control', carded.length ? `${CONTROL}px` : '0px');
     host.style.setProperty('--frames', frames.length ? `${FRAMES}px` : '0px');
     const width = host.clientWidth;
@@ -89,20 +93,17 @@ export function makeCurve(host, {onPick, onFrame}) {
     scale = null;
     if (!width || !height) return;
     svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
-    const losses = [...series.flatMap(one => one.curve.loss), ...shown.map(one => one.loss)].filter(
-      value => value !== null && (!log || value > 0),
-    );
-    if (!losses.length && !carded.length) {
-      make('text', {x: width / 2, y: height / 2, class: 'nothing'}, svg).textContent =
-        'No losses to draw: the runs have no log, or none is chosen.';
-      return;
-    }
+    if (!losses.length)
+      make('text', {x: width / 2, y: carded.length ? TOP + 26 : height / 2, class: 'nothing'}, svg).textContent =
+        points.length ? 'No log was kept, so there is no loss to draw.' : 'No losses to draw: no run is chosen.';
+    if (!losses.length && !carded.length) return;
     const steps = [...series.flatMap(one => one.curve.step), ...shown.map(one => one.point.step)];
     const rates = series.flatMap(one => one.curve.learning_rate).filter(value => value !== null);
     const left = 46;
     const right = rates.length ? 48 : 14;
     let [x0, x1] = range(steps);
-    if (x0 === x1) {
+    const theOnly = x0 === x1 ? [x0] : null;
+    if (theOnly) {
       x0 -= 1;
       x1 += 1;
     }
@@ -110,7 +111,7 @@ export function makeCurve(host, {onPick, onFrame}) {
     const below = (carded.length ? CONTROL : 0) + (frames.length ? FRAMES : 0);
     const area = {left, right: width - right, top: TOP, bottom: height - BOTTOM - below};
     scale = {x0, x1, left, right: width - right, top: TOP, bottom: height - BOTTOM, px};
-    for (const value of ticks(x0, x1, Math.max(2, Math.floor(width / 130))))
+    for (const value of theOnly || ticks(x0, x1, Math.max(2, Math.floor(width / 130))))
       make('text', {x: px(value), y: height - 7, 'text-anchor': 'middle'}, svg).textContent = short(value);
     if (losses.length) drawLosses(shown, losses, rates, area, px);
     if (carded.length) drawControl(carded, {...area, top: area.bottom + 22, bottom: area.bottom + CONTROL - 6}, px);

@@ -4,7 +4,9 @@ One call of `fly` is one flight. It yields small messages (dicts with a `kind`) 
 
     line     {place}                       on the ground; `place` visitors leave before, this one included
     catching {share}                       a flight is flown again up to where it is taken over; so much is done
-    start    {flight, fps, first, ...}     the flight's id, which the browser needs to steer, and its first picture
+    start    {flight, fps, first, i, ...}  the flight's id, which the browser needs to steer, and its first picture. The
+                                           next value may hide it, so it is said again while nothing is acknowledged,
+                                           then with the newest picture, the i-th
     frames   {i, t, k, f, a, n, ...}       pictures f (base64 JPEG), the first of a latent frame's four ahead of the
                                            others; i numbers the first of f over the whole call, k within its latent
                                            frame t; a is the action they obey, n the number of the message it came
@@ -331,7 +333,7 @@ class LiveDesk:
                 leaving.callback(beside.close)
                 sticks = Sticks(self.engine, flight, beside.start, beside.rings)
                 leaving.callback(sticks.close)
-                yield self._start(flight_id, flight) | beside.opening()
+                yield self._start(flight_id, flight, beside)
                 yield from self._fly(flight_id, ticket, turn, flight, mailbox, beside, sticks)
             except UserError as error:
                 yield _failed(flight_id, sentence(self.engine.index.plain(str(error))))
@@ -427,12 +429,13 @@ class LiveDesk:
         self.hangar.put(flight_id, flight)
         return flight
 
-    def _start(self, flight_id: str, flight: LiveFlight) -> dict[str, Any]:
-        """The message that a flight begins with."""
+    def _start(self, flight_id: str, flight: LiveFlight, beside: Beside, num_sent: int = 0) -> dict[str, Any]:
+        """The message that a flight begins with, for a page that has heard of none of the pictures that were sent."""
         stream = flight.stream
         return {
             "kind": "start",
             "flight": flight_id,
+            "i": num_sent,
             "fps": float(self.engine.defaults["fps"]),
             "width": stream.image.width,
             "height": stream.image.height,
@@ -442,6 +445,7 @@ class LiveDesk:
             "prompt": stream.prompt,
             "checkpoint": flight.choice.label,
             "attitude": _degrees(flight, stream.num_frames),
+            **beside.opening(),
         }
 
     def _course(self, order: _Order) -> Course | None:
@@ -533,6 +537,8 @@ class LiveDesk:
             if waits or not clock.is_due(changed) or not (changed or flight.is_shown):
                 if time.monotonic() - beat > BEAT_S:
                     beat = time.monotonic()
+                    if not told.acknowledged and flight.is_shown:
+                        yield self._start(flight_id, flight, beside, newest.end)
                     reason = "paused" if told.paused else "lost" if told.silence > limits.silence_s else "slow"
                     yield {"kind": "state", "state": reason, "flight": flight_id}
                 overdue = waits and clock.is_due(False)

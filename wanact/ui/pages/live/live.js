@@ -16,6 +16,7 @@ import {TruthPane} from './truth_pane.js';
 import {isStill, Timewarp, Warper} from './warp.js';
 
 const BEGINNINGS = new Set(['line', 'catching', 'start']); // what a flight says before its pictures
+const ALWAYS = new Set([...BEGINNINGS, 'state', 'end', 'failed']); // and what can be heard without them
 
 export function mount({element, props, trigger, server, watch}) {
   const {announce, hear} = connect(element);
@@ -47,6 +48,7 @@ export function mount({element, props, trigger, server, watch}) {
   let state = 'idle'; // idle, shared, line, flying, paused, scrubbing, landed, failed
   let watched = null; // the shared flight that plays: {id, fps, prompt, seconds}
   let flight = '';
+  let begun = ''; // the flight whose start was heard
   let order = {};
   let asked = false;
   const known = new Set(); // flights that were ours
@@ -280,6 +282,8 @@ export function mount({element, props, trigger, server, watch}) {
     }
     const refused = asked && message.kind === 'failed'; // before it had a place in the line
     if (message.flight && message.flight !== flight && !refused) return; // of a flight that was left
+    // A start that was hidden by the next value is said again, from the newest picture on; what came between is left.
+    if (begun !== flight && !ALWAYS.has(message.kind)) return;
     heardAt = performance.now();
     if (silent) {
       silent = false;
@@ -288,6 +292,7 @@ export function mount({element, props, trigger, server, watch}) {
     if (message.kind === 'line')
       tell(message.place > 1 ? `In line: number ${message.place}` : message.place ? 'You are next' : 'Taking off…');
     else if (message.kind === 'catching') tell(`Flying to this moment: ${Math.round(100 * message.share)}%`);
+    else if (message.kind === 'start' && begun === flight) acknowledge();
     else if (message.kind === 'start') start(message);
     else if (message.kind === 'frames') take(message);
     else if (message.kind === 'state' && state === 'flying')
@@ -308,6 +313,7 @@ export function mount({element, props, trigger, server, watch}) {
   });
 
   async function start(message) {
+    begun = flight;
     const first = blobOf(message.first);
     player.clear();
     player.fps = message.fps;
@@ -341,7 +347,10 @@ export function mount({element, props, trigger, server, watch}) {
     remember();
     tell('');
     warn('');
-    setShown({image: await createImageBitmap(first), i: 0, k: 3, t: message.t, a: REST, n: 0, attitude});
+    const image = await createImageBitmap(first);
+    if (flight !== message.flight) return image.close(); // it was left meanwhile
+    setShown({image, i: message.i, k: 3, t: message.t, a: REST, n: 0, attitude});
+    shownIndex = message.i;
     show('flying');
     listBranches();
     root.focus({preventScroll: true});
