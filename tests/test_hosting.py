@@ -186,6 +186,17 @@ def test_the_commands_of_the_image_parse():
             subprocess.run(["bash", "-n", "-c", value], check=True)
 
 
+def test_what_the_image_installs_is_whole_and_its_versions_fit_each_other():
+    """pip's own line, on this Python, without fetching anything: what the tests run with is what it would install."""
+    (install,) = (value for word, value in instructions() if word == "RUN" and "requirements.txt" in value)
+    (copied,) = (value.split()[:-1] for word, value in instructions() if word == "COPY" and "requirements.txt" in value)
+    assert set(re.findall(r"-[rc] (\S+)", install)) <= set(copied)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = os.environ | {"PATH": path, "PIP_ARGS": "--dry-run --no-index --quiet"}
+    done = subprocess.run(["sh", "-c", install], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_documented_docker_commands_name_what_the_image_takes():
     text = "\n".join(block for block in blocks("sh") if block.startswith("docker")).replace("\\\n", " ")
     commands = [shlex.split(line) for line in text.splitlines() if line]

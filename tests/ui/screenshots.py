@@ -95,9 +95,10 @@ def show_fly(page: Any) -> None:
 def show_checkpoints(page: Any) -> None:
     """Three steps of the run that is selected first, picked on the curve."""
     page.wait_for_selector("#ledger .ledger[data-status=ready]")
-    page.wait_for_selector("#ledger circle.point >> nth=0")
+    page.wait_for_selector("#ledger :is(circle.point, circle.carded) >> nth=0")
+    kind = "point" if page.locator("#ledger circle.point").count() else "carded"  # without a log there is no loss
     run = (page.get_attribute("#ledger .row[aria-selected=true]", "data-id") or "").partition("/")[0]
-    points = page.locator(f'#ledger circle.point[data-id^="{run}/"]')
+    points = page.locator(f'#ledger circle.{kind}[data-id^="{run}/"]')
     for index in sorted({0, points.count() // 2, points.count() - 1}):
         while not (box := points.nth(index).bounding_box()):  # it is just being drawn again, with newer states
             points.nth(index).wait_for()

@@ -154,6 +154,15 @@ def test_a_course_from_its_first_key_to_the_table(visit):
     assert later.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
 
 
+def test_on_a_phone_the_courses_stay_inside_their_card(visit):
+    page = visit(390, 844, has_touch=True, is_mobile=True)
+    right = "part => Math.max(...[...document.querySelectorAll(part)].map(e => e.getBoundingClientRect().right))"
+    card, inside = (page.evaluate(right, part) for part in ("#live-place", f"{COURSES} :is(h2, .course, button)"))
+    assert inside <= card <= 390
+    lead, button = (page.locator(f"{STAGE} {part}").bounding_box() for part in (".lead", "[data-do=takeoff]"))
+    assert lead["y"] >= button["y"] + button["height"], "what to hold first hides behind no button"
+
+
 def test_who_goes_back_is_told_that_the_flight_does_not_count(visit):
     page = visit()
     page.click(f"{card('ahead')} .main")

@@ -427,6 +427,17 @@ def test_control_stands_on_the_steps_of_the_loss_with_values_under_the_pointer(p
     assert "control 100% of 48 runs of 21 frames" in words.text_content()
 
 
+def test_a_run_without_a_log_says_so_where_its_loss_would_be(browser, pipe, serve, tmp_path):
+    write_card(write_run(tmp_path / "runs" / "bare", steps=(7,), loss=None), 7)
+    visits = Visits(browser, serve(Engine(pipe, tmp_path / "runs")))
+    page = visits.open()
+    page.goto(f"{visits.url}?tab=checkpoints")
+    page.wait_for_selector("#ledger circle.carded")
+    assert "No log was kept" in page.text_content("#ledger .curves svg")
+    assert not page.locator("#ledger .smooth").is_visible(), "nothing to be smoothed"
+    visits.end()
+
+
 def test_the_control_card_is_drawn_on_the_page_with_numbers_under_the_pointer(page):
     click_point(page, "drone/step-000000300")
     page.wait_for_function("document.querySelector('#card .title')?.textContent.includes('step 300')")

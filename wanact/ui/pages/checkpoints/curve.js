@@ -70,7 +70,7 @@ export function makeCurve(host, {onPick, onFrame}) {
   }
 
   // ---- the bands: loss above, control under it on the same steps, and what the steps draw ---------------------------
-  const CONTROL = 104;
+  const CONTROL = 112;
   const FRAMES = 62;
   const TOP = 12;
   const BOTTOM = 24;
@@ -94,7 +94,7 @@ export function makeCurve(host, {onPick, onFrame}) {
     if (!width || !height) return;
     svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
     if (!losses.length)
-      make('text', {x: width / 2, y: carded.length ? TOP + 26 : height / 2, class: 'nothing'}, svg).textContent =
+      make('text', {x: width / 2, y: carded.length ? TOP + 16 : height / 2, class: 'nothing'}, svg).textContent =
         points.length ? 'No log was kept, so there is no loss to draw.' : 'No losses to draw: no run is chosen.';
     if (!losses.length && !carded.length) return;
     const steps = [...series.flatMap(one => one.curve.step), ...shown.map(one => one.point.step)];
@@ -110,14 +110,15 @@ export function makeCurve(host, {onPick, onFrame}) {
     const px = step => left + ((step - x0) / (x1 - x0)) * (width - left - right);
     const below = (carded.length ? CONTROL : 0) + (frames.length ? FRAMES : 0);
     const area = {left, right: width - right, top: TOP, bottom: height - BOTTOM - below};
-    scale = {x0, x1, left, right: width - right, top: TOP, bottom: height - BOTTOM, px};
+    const control = {...area, top: area.bottom + 28, bottom: area.bottom + CONTROL - 6};
+    scale = {x0, x1, left, right: area.right, top: losses.length ? TOP : control.top, bottom: height - BOTTOM, px};
     for (const value of theOnly || ticks(x0, x1, Math.max(2, Math.floor(width / 130))))
       make('text', {x: px(value), y: height - 7, 'text-anchor': 'middle'}, svg).textContent = short(value);
     if (losses.length) drawLosses(shown, losses, rates, area, px);
-    if (carded.length) drawControl(carded, {...area, top: area.bottom + 22, bottom: area.bottom + CONTROL - 6}, px);
+    if (carded.length) drawControl(carded, control, px);
     if (frames.length) drawFrames(height - BOTTOM - FRAMES + 8, px);
     drawMarks(px);
-    cross = make('line', {y1: TOP, y2: height - BOTTOM, class: 'cross', visibility: 'hidden'}, svg);
+    cross = make('line', {y1: scale.top, y2: height - BOTTOM, class: 'cross', visibility: 'hidden'}, svg);
   }
 
   function rule(area, y, words) {
@@ -186,8 +187,9 @@ export function makeCurve(host, {onPick, onFrame}) {
   function drawControl(carded, area, px) {
     const py = share => area.top + (1 - share) * (area.bottom - area.top);
     for (const share of [0, 0.5, 1]) rule(area, py(share), `${100 * share}%`);
-    make('text', {x: area.left + 4, y: area.top - 7, class: 'axis'}, svg).textContent = 'Control';
-    make('text', {x: area.left + 56, y: area.top - 7}, svg).textContent =
+    // Above the ring around a point of the whole 100%.
+    make('text', {x: area.left + 4, y: area.top - 14, class: 'axis'}, svg).textContent = 'Control';
+    make('text', {x: area.left + 56, y: area.top - 14}, svg).textContent =
       area.right - area.left > 380 ? 'dashed: worst channel · half is chance' : 'dashed: worst channel';
     const byRun = new Map();
     for (const {point} of carded) byRun.set(point.run, [...(byRun.get(point.run) || []), point]);

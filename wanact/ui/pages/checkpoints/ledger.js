@@ -175,9 +175,7 @@ export function mount({element, props, trigger, server}) {
     return {
       star: !!kept.star,
       note: kept.note || '',
-      where: withRun
-        ? 'Kept with the run.'
-        : 'Kept in this browser; with the runs where its owner has opened the page.',
+      where: withRun ? 'Kept with the run.' : 'Kept in this browser only.',
     };
   }
   async function keepNote(item, {star, note}) {

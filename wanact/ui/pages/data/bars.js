@@ -49,7 +49,7 @@ export function channelChart(row, number) {
   const {group, label} = CHANNELS[number];
   const node = figure(group, label, percent(row.share), channelIcon(number));
   const beyond = row.beyond ? `, ${row.beyond} beyond` : '';
-  const words = `${label} stands ${percent(row.share)} of the time: median ${compact(row.median)}, models have seen ${row.low} to ${row.high}${beyond}`;
+  const words = `${label} is held ${percent(row.share)} of the time: median ${compact(row.median)}, models have seen ${row.low} to ${row.high}${beyond}`;
   node.title = words;
   return draw(node, row.counts, 0, row.top, {range: [row.low, row.high], middle: row.middle, label: words});
 }
@@ -93,7 +93,7 @@ export function togetherTable(shares) {
       const cell = document.createElement('td');
       cell.textContent = share ? percent(share) : '·';
       cell.className = i === j ? 'self' : '';
-      cell.title = i === j ? `${CHANNELS[i].label} stands` : `${CHANNELS[i].label} with ${CHANNELS[j].label}`;
+      cell.title = i === j ? `${CHANNELS[i].label} is held` : `${CHANNELS[i].label} with ${CHANNELS[j].label}`;
       cell.style.setProperty('--share', Math.round(160 * share));
       line.append(cell);
     });

@@ -303,7 +303,7 @@ export function makeClip(panel, {sheetOf, act, mayFly}) {
                 {},
                 build('i', {class: 'dashed'}),
                 build('b', {}, 'optical flow'),
-                ' (turns in degrees; ahead and right in the actions’ scale, which no picture tells)',
+                ' (turns in degrees; ahead and right scaled to the actions, since pictures tell no distance)',
               ),
             ),
           ]
