@@ -97,6 +97,10 @@ def test_the_truth_is_offered_for_the_simulators_samples_alone_and_comes_in_step
     assert "what lies beyond this picture" in why.inner_text() and why.inner_text().count(".") == 1
     picked(page, "coast")
     page.wait_for_function(f"!document.querySelector('{STAGE} [name=truth]').disabled")
+    page.set_input_files("#live-frame input[type=file]", str(SAMPLES / "rocket.jpg"))
+    page.wait_for_function(f"document.querySelector('{STAGE} [name=truth]').disabled")
+    picked(page, "coast")
+    page.wait_for_function(f"!document.querySelector('{STAGE} [name=truth]').disabled")
     assert not why.is_visible()
     box.check()
     assert not page.locator(f"{STAGE} .truth").is_visible(), "before take-off there is nothing to compare"
@@ -117,6 +121,10 @@ def test_the_truth_is_offered_for_the_simulators_samples_alone_and_comes_in_step
     page.keyboard.up("w")
     box.uncheck()
     page.wait_for_selector(f"{STAGE} .truth", state="hidden")
+    page.reload()
+    page.wait_for_selector(f"{STAGE} [data-do=continue]")
+    page.wait_for_selector(f"{STAGE} .chosen[src^='data:image/']")
+    assert not box.is_disabled(), "its world is known after a reload, too"
 
 
 def test_a_course_from_its_first_key_to_the_table(visit):

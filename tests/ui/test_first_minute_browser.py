@@ -254,6 +254,7 @@ def test_a_reload_comes_back_to_the_flight_with_its_last_view_and_one_thing_to_p
     is_marked(page, "canyon")
     page.wait_for_selector(f"{STAGE} .chosen[src^='data:image/']")  # the stage is not black
     assert page.locator(f"{STAGE} .choices .main:visible").all_inner_texts() == ["Continue"]
+    assert page.locator(f"{STAGE} [data-do=share]").is_visible(), "it can be shared as before the reload"
     take_off(page, "continue")
     page.wait_for_function(f"{LIVE}.shown.t > 3")
     assert np.asarray(pixels(page)).std() > 1

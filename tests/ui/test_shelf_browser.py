@@ -413,6 +413,7 @@ def test_control_stands_on_the_steps_of_the_loss_with_values_under_the_pointer(p
         place = page.locator(f'#ledger circle[data-id="drone/step-{step:09d}"]')
         x = place.evaluate_all("all => all.map(one => +one.getAttribute('cx'))")
         assert len(x) == 2 and x[0] == x[1], "the loss above, its control below"
+    page.evaluate("scrollTo(0, 0)")  # or the tabs stand over it
     box = page.locator("#ledger .curves .plot svg[role=group]").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2 - 20, box["y"] + 12)
     words = page.locator("#ledger .curves .bubble >> nth=0")

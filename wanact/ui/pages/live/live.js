@@ -78,7 +78,7 @@ export function mount({element, props, trigger, server, watch}) {
     for (const name of ['takeover', 'again']) find(`[data-do=${name}]`).hidden = !shared;
     find('.replay').hidden = !shared && !(state === 'line' && order.shared); // it stands until it is flown
     if (!shared) find('.replay').pause();
-    find('[data-do=share]').hidden = state !== 'landed';
+    find('[data-do=share]').hidden = state !== 'landed' && state !== 'idle'; // idle with a flight: after a reload
     if (up) announce('live-airborne', {});
     find('[data-do=takeoff]').hidden = !['idle', 'failed', 'landed', 'shared'].includes(state);
     find('[data-do=takeoff]').textContent = shared ? 'Fly your own' : branches.length ? 'New flight' : 'Take off';
@@ -672,7 +672,8 @@ export function mount({element, props, trigger, server, watch}) {
   // A reload forgets this script, not the flight: the server keeps it for a while.
   function remember(seen = '') {
     try {
-      sessionStorage.setItem(KEPT, JSON.stringify({id: branch.id, landed: !flight, start: ground.flown, seen}));
+      const {id, known} = branch;
+      sessionStorage.setItem(KEPT, JSON.stringify({id, known, landed: !flight, start: ground.flown, seen}));
     } catch {
       /* not remembered */
     }
@@ -680,7 +681,7 @@ export function mount({element, props, trigger, server, watch}) {
   try {
     const kept = JSON.parse(sessionStorage.getItem(KEPT) || 'null');
     if (kept?.id) {
-      branch = {name: 'Flight 1', id: kept.id, film: new Film(null, 0)};
+      branch = {name: 'Flight 1', id: kept.id, known: kept.known === true, film: new Film(null, 0)};
       branches.push(branch);
       ground.comeBack(kept.start, kept.seen);
       if (!kept.landed) tell('Your flight was interrupted.');
