@@ -152,7 +152,7 @@ export function mount({element, props, trigger, server, watch}) {
     if (quiet !== silent && (state === 'flying' || state === 'line')) {
       silent = quiet;
       tell(quiet ? 'No answer from the server; waiting for it…' : '');
-      if (quiet && state === 'flying') letGo(); // keys that are held for the take-off wait with it
+      if (quiet && state === 'flying' && shownIndex) letGo(); // keys that are held for the take-off wait with it
     }
   }, PING_MS / 2);
 
