@@ -97,12 +97,7 @@ def film_minute(url: str, out: Path, playwright, width: int) -> None:
         page.click(f"{STAGE} [data-do=share]")
         page.wait_for_selector("#live-shared .what:not(:empty)")
         page.wait_for_timeout(2500)
-        page.click("#place-fly-button")
-        page.wait_for_timeout(1500)
-        page.click("#generate")
-        page.wait_for_selector("#viewer .viewer:is([data-status=done], [data-status=failed])")
-        page.wait_for_timeout(3000)
-        for place in ("checkpoints", "compare"):
+        for place in ("fly", "checkpoints", "compare"):
             page.click(f"#place-{place}-button")
             page.wait_for_timeout(2500)
     browser.close()
