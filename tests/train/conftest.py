@@ -24,6 +24,18 @@ def model(tmp_path_factory) -> Path:
     return save_model_dir(tmp_path_factory.mktemp("train") / "model", height=SIZE, width=SIZE, num_frames=NUM_FRAMES)
 
 
+@pytest.fixture
+def lapped_model(model, tmp_path) -> Path:
+    """The same with latent frames that stand alone and a network of nearness, so that flights can be drafted."""
+    from wanact.models.lapped import AutoencoderLapped
+    from wanact.models.nearness import NearnessConfig, NearnessNetwork
+    from wanact.weights.model_dir import load_components, save_components
+
+    components = load_components(model)
+    components.vae, components.nearness = AutoencoderLapped(width=8, depth=1), NearnessNetwork(NearnessConfig((4, 8)))
+    return save_components(components, tmp_path / "lapped")
+
+
 def write_dataset(folder: Path, num_clips: int = 5, seed: int = 0) -> Path:
     """Clips of coloured noise with random actions, and their CSV."""
     from wanact.actions import ActionTrack

@@ -42,6 +42,7 @@ from train.stages.self_forcing import (
     MATCHING_SETTINGS,
     MATCHING_STEPS,
     SCORE_SIGMAS,
+    Predicted,
     Score,
     SelfForcingOptions,
     at_level,
@@ -138,9 +139,12 @@ class CausalOptions(SelfForcingOptions):
             raise ConfigError("--flight_steps has no effect on a student, which flies with its --student_steps")
         if self.is_few_steps and self.flight_sampler == "unipc":
             raise ConfigError("--flight_sampler unipc is no sampler of few steps; choose euler or consistency")
-        drafts = self.draft_noise is not None
-        for name in ("own_history", "history_noise", "student_steps", "draft_noise"):
-            if self.rolls_out and (drafts if name == "draft_noise" else getattr(self, name)):
+        if self.distribution_matching and self.draft_noise is not None:
+            raise ConfigError(
+                "--draft_noise has no effect beside --distribution_matching, whose clips are drawn from noise alone"
+            )
+        for name in ("own_history", "history_noise", "student_steps"):
+            if self.rolls_out and getattr(self, name):
                 rolls = "distribution_matching" if self.distribution_matching else "commit"
                 raise ConfigError(f"--{name} has no effect beside --{rolls}, whose rollouts have their own history")
         if self.distribution_matching and self.late_share:
@@ -419,24 +423,20 @@ class CausalStage(ActionStage):
             return self._matching_loss(batch, phase)
         start, stop = batch["predicted"]
         context = self._context(batch)
-        if self.settings.commit:
-            history, history_sigma, source, shows = batch["latents"], batch["history_sigma"], batch["noise"], None
-        else:
-            history, history_sigma, source, shows = self._history(batch, context)
-        latents, noise, sigma = batch["latents"][:, :, start:stop], source[:, :, start:stop], batch["sigma"]
-        sigma = sigma[:, start:stop]
-        noisy = flow.interpolate(latents, noise, _per_frame(sigma))
+        latents, sigma = batch["latents"][:, :, start:stop], batch["sigma"][:, start:stop]
         frames = batch["latents"].shape[2]
         counted = torch.ones(len(latents), 1, frames, 1, 1, device=latents.device)
         counted[:, :, : _uncounted(frames, bool(batch["late"]))] = 0
         counted, weight = counted[:, :, start:stop], flow.loss_weight(sigma, self.prediction)
         emphasis = batch["emphasis"][:, :, start:stop] if "emphasis" in batch else None
-        if shows is not None:
-            emphasis = shows[:, :, start:stop] if emphasis is None else emphasis * shows[:, :, start:stop]
         if self.settings.commit:
-            velocity = self._rolled_out(batch, context, noisy, sigma)
-            loss = flow_matching_loss(velocity, latents, noise, counted, weight, emphasis)
+            velocity, noise, shows = self._rolled_out(batch, context)
+            loss = flow_matching_loss(velocity, latents, noise, counted, weight, _times(emphasis, shows))
             return StepLoss(loss, {"velocity_error": loss.detach()})
+        history, history_sigma, source, shows = self._history(batch, context)
+        emphasis = _times(emphasis, None if shows is None else shows[:, :, start:stop])
+        noise = source[:, :, start:stop]
+        noisy = flow.interpolate(latents, noise, _per_frame(sigma))
         both = torch.cat([history[:, :, :stop], noisy], dim=2)
         timestep = 1000.0 * torch.cat([history_sigma[:, :stop], sigma], dim=1)
         with self._offload():
@@ -448,21 +448,23 @@ class CausalStage(ActionStage):
             loss = flow_matching_loss(velocity, torch.zeros_like(target), target, counted, weight, emphasis)
         return StepLoss(loss, {"velocity_error": loss.detach()})
 
-    def _rolled_out(self, batch: dict[str, Any], context: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """Velocities [B, C, n, h, w] of the predicted frames, each after what the rollout has remembered."""
+    def _rolled_out(self, batch: dict[str, Any], context: Tensor) -> Predicted:
+        """The predicted frames, each after what the rollout has remembered."""
         (start, stop), commit = batch["predicted"], self.settings.commit
         assert commit is not None, "asked before this is called"
         latents = batch["latents"][:, :, :stop]
+        rollout = self._rollout(batch, context, self.drafter)
         with self._offload():
             return predicted_velocities(
-                self._rollout(batch, context),
+                rollout,
                 latents,
-                noisy,
-                sigma,
+                batch["noise"][:, :, start:stop],
+                batch["sigma"][:, start:stop],
                 lambda frame: self._action(batch, frame),
                 start,
                 commit,
                 self.settings.grad_frames,
+                given=_uncounted(batch["latents"].shape[2], bool(batch["late"])),
             )
 
     def _matching_loss(self, batch: dict[str, Any], phase: str) -> StepLoss:
@@ -500,11 +502,11 @@ class CausalStage(ActionStage):
         loss, step = matching_loss(clip, real, fake, counted)
         return StepLoss(loss, {"matching_step": step})
 
-    def _rollout(self, batch: dict[str, Any], context: Tensor) -> CausalRollout:
+    def _rollout(self, batch: dict[str, Any], context: Tensor, drafter: Drafter | None = None) -> CausalRollout:
         """A flight from the first frame, whose frames may be learned from."""
         # Once for all passes; FSDP gathers weights where `forward` is called, and nowhere else.
         text = context if self.processes.sharded else self.transformer.prepare_text(context)
-        return CausalRollout(
+        rollout = CausalRollout(
             self.transformer,
             self.controller,
             text,
@@ -513,8 +515,12 @@ class CausalStage(ActionStage):
             self._settings,
             int(batch["late"]),
             self.prediction,
+            drafter=drafter,
             cache=RolloutCache,
         )
+        if drafter is not None:
+            rollout.place = batch["place"]
+        return rollout
 
     def predict(
         self,
@@ -715,6 +721,13 @@ def _draws_frame_by_frame(path: Path) -> bool:
 def _per_frame(values: Tensor) -> Tensor:
     """[B, T] -> [B, 1, T, 1, 1]; [B, 1] stands for all frames."""
     return values[:, None, :, None, None]
+
+
+def _times(emphasis: Tensor | None, shows: Tensor | None) -> Tensor | None:
+    """What errors count for, where it is said twice."""
+    if emphasis is None or shows is None:
+        return shows if emphasis is None else emphasis
+    return emphasis * shows
 
 
 def _uncounted(frames: int, late: bool) -> int:

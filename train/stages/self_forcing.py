@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,45 +92,68 @@ def frame_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.device
     return lambda: torch.stack([torch.randn(shape, generator=one) for one in generators]).to(device)
 
 
+class Predicted(NamedTuple):
+    """Frames that a rollout has predicted.
+
+    Attributes:
+        velocity: [B, C, n, h, w]; zero where a frame is given.
+        source: what they are drawn from, like `velocity`: noise, on drafts where the rollout makes some.
+        shows: how much of what is drawn will be seen, [B, 1, n, h, w], the rest is its draft's; None without drafts.
+    """
+
+    velocity: Tensor
+    source: Tensor
+    shows: Tensor | None
+
+
 def predicted_velocities(
     rollout: CausalRollout,
     latents: Tensor,
-    noisy: Tensor,
+    noise: Tensor,
     sigma: Tensor,
     action_of: ActionOf,
     start: int,
     commit: Literal["truth", "own"],
     grad_frames: int | None,
-) -> Tensor:
+    given: int = 1,
+) -> Predicted:
     """The plan's rollout: each frame is predicted once, and then remembered.
 
     Args:
         rollout: that has committed the first frame.
         latents: the true clip, [B, C, stop, h, w].
-        noisy: frames from `start` on, [B, C, n, h, w].
+        noise: of frames from `start` on, [B, C, n, h, w].
         sigma: their levels, [B, n].
         start: frames before it are history alone.
         commit: what is remembered of a predicted frame.
         grad_frames: newest frames that have a gradient; None for all.
-
-    Returns:
-        Velocities [B, C, n, h, w]; zero at the first frame of a clip, which is given.
+        given: frames at the clip's beginning that are history alone wherever `start` is.
     """
     stop = latents.shape[2]
-    velocities = [torch.zeros_like(noisy[:, :, :1])] if start == 0 else []
+    place = slice(0, max(given - start, 0))
+    velocities, sources = [torch.zeros_like(noise[:, :, place])], [noise[:, :, place]]
+    shows = [torch.ones_like(noise[:, :1, place])]
     for frame in range(1, stop):
         action, clean = action_of(frame), latents[:, :, frame : frame + 1]
-        if frame >= start:
+        if frame >= max(start, given):
             place = slice(frame - start, frame - start + 1)
-            level = sigma[:, place]
+            level, source = sigma[:, place], noise[:, :, place]
+            draft = None if rollout.drafter is None else rollout.draft(action)
+            if draft is not None:
+                source = draft.under(source)
+                shows.append(1 - draft.latent_stays)
+            noisy = flow.interpolate(clean, source, level[:, None, :, None, None])
             with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(frame, stop, grad_frames)):
-                velocity = rollout.velocity(noisy[:, :, place], level, action)
+                velocity = rollout.velocity(noisy, level, action)
             velocities.append(velocity)
+            sources.append(source)
             if commit == "own":
-                clean = flow.euler_step(noisy[:, :, place], velocity.detach(), level[:, None, :, None, None], 0.0)
+                clean = flow.euler_step(noisy, velocity.detach(), level[:, None, :, None, None], 0.0)
+                clean = rollout.joined(clean)
         if frame + 1 < stop:
             _commit(rollout, clean, action)
-    return torch.cat(velocities, dim=2)
+    drafted = None if rollout.drafter is None else torch.cat(shows, dim=2)
+    return Predicted(torch.cat(velocities, dim=2), torch.cat(sources, dim=2), drafted)
 
 
 def drawn_clip(

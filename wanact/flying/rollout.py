@@ -200,7 +200,7 @@ class CausalRollout:
             else:
                 latent = self._moved(latent, velocity, sigma, following, draw_source)
             after_step()
-        return self._joined(latent)
+        return self.joined(latent)
 
     def _moved(
         self, latent: Tensor, velocity: Tensor, sigma: float, following: float, draw_source: Callable[[], Tensor]
@@ -275,7 +275,7 @@ class CausalRollout:
         for left in range(num_steps, 0, -1):
             velocity = self._velocity(noisy, 1000.0 * sigma * left / num_steps, prepared)
             noisy = noisy - (sigma / num_steps).view(-1, 1, 1, 1, 1) * velocity
-        noisy = self._joined(noisy)
+        noisy = self.joined(noisy)
         self._remember(noisy, action, prepared)
         return noisy
 
@@ -319,7 +319,7 @@ class CausalRollout:
         if self.cache.num_frames % EVERY == 0:
             self._album.keep(self._picture, self.place)
 
-    def _joined(self, latent: Tensor) -> Tensor:
+    def joined(self, latent: Tensor) -> Tensor:
         """What was drawn, and what stays of its draft."""
         if self._draft is not None and self._draft.latent_stays.any():
             latent = self._draft.joined(latent)

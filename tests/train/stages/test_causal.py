@@ -15,10 +15,7 @@ from wanact.files import read_json
 from wanact.flying.draft import DraftSettings
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.stream import WanActStream
-from wanact.models.lapped import AutoencoderLapped
-from wanact.models.nearness import NearnessConfig, NearnessNetwork
 from wanact.runs.ref import RUN_CONFIG
-from wanact.weights.model_dir import load_components, save_components
 
 
 @pytest.fixture
@@ -148,13 +145,6 @@ def test_settings_that_cannot_be_used_are_refused(flags, message, run, tmp_path)
 
 
 # Drafts
-
-
-@pytest.fixture
-def lapped_model(model, tmp_path):
-    components = load_components(model)
-    components.vae, components.nearness = AutoencoderLapped(width=8, depth=1), NearnessNetwork(NearnessConfig((4, 8)))
-    return save_components(components, tmp_path / "lapped")
 
 
 @pytest.mark.parametrize("own", ["0", "1"])

@@ -19,6 +19,7 @@ from train.loop.seeding import Draw
 from train.stages import stage_class
 from train.stages.self_forcing import Score, at_level, drawn_clip, matching_loss, predicted_velocities
 from wanact.files import CheckpointError, load_state, load_weights, read_json
+from wanact.flying.album import Album
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.rollout import CausalRollout, CausalSettings
 from wanact.flying.stream import WanActStream
@@ -103,20 +104,38 @@ def test_a_late_rollout_has_the_loss_of_teacher_forcing_too(run, tmp_path, monke
     assert_close(stage.loss(batch, "main").loss, forced, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("late", ["0", "1"])
+def test_rollouts_go_on_from_drafts_as_teacher_forcing_does(run, lapped_model, tmp_path, monkeypatch, late):
+    """With the truth committed the drafts are those of the true pictures; with the own estimate they are its own."""
+    drafts = ("--draft_noise", "0.1", "--draft_sees", "true", "--draft_trust", "0.9")
+    flags = ("--late_share", late, "--num_latent_frames_choices", "2" if late == "1" else "3", *drafts)
+    stage = run("causal", tmp_path, "--max_steps", "1", "--model_dir", str(lapped_model), *flags).stage
+    monkeypatch.setattr(Album, "find", lambda *_: None)  # a pass over true frames looks at the last one alone
+    batch = stage.load([Draw(i, i, 0, 0, "test") for i in range(2)])
+    forced = stage.loss(batch, "main").loss
+    monkeypatch.setattr(stage.settings, "commit", "truth")
+    assert_close(stage.loss(batch, "main").loss, forced, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(stage.settings, "commit", "own")
+    _, source, shows = stage._rolled_out(batch, stage._context(batch))
+    assert shows.shape == (*source[:, :1].shape,) and float(shows.min()) < 1
+    if late == "0":
+        assert not torch.allclose(source[:, :, 2], stage._history(batch, stage._context(batch))[2][:, :, 2])
+
+
 def rollout_of(model, frames: int, window: int) -> tuple[CausalRollout, dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(0)
-    latents, noisy = (torch.randn(1, 48, frames, 4, 6, generator=generator) for _ in range(2))
+    latents, noise = (torch.randn(1, 48, frames, 4, 6, generator=generator) for _ in range(2))
     text = torch.randn(1, 5, 32, generator=generator)
     settings = CausalSettings(window, 2, "consistency")
     rollout = CausalRollout(model, None, text, latents[:, :, :1], [1.0, 0.5, 0.0], settings, cache=RolloutCache)
-    return rollout, {"latents": latents, "noisy": noisy, "sigma": torch.full((1, frames), 0.7)}
+    return rollout, {"latents": latents, "noise": noise, "sigma": torch.full((1, frames), 0.7)}
 
 
 def rolled_out(model, frames: int, window: int = 2, commit="own", grad_frames=None) -> torch.Tensor:
     rollout, inputs = rollout_of(model, frames, window)
     return predicted_velocities(
         rollout, **inputs, action_of=lambda frame: None, start=0, commit=commit, grad_frames=grad_frames
-    )
+    ).velocity
 
 
 @pytest.fixture
@@ -306,6 +325,7 @@ def test_a_consistency_student_learns_the_end_of_its_teachers_steps(run, runs, t
         (["--real_guidance", "2"], "--real_guidance has no effect without --distribution_matching true"),
         (["--distribution_matching", "true"], "--init_from"),
         (["--distribution_matching", "true", "--commit", "own"], "leave --commit out"),
+        (["--distribution_matching", "true", "--draft_noise", "0.1"], "drawn from noise alone"),
         (["--distribution_matching", "true", "--late_share", "0.5"], "--late_share cuts clips"),
         (["--distribution_matching", "true", "--flight_sampler", "unipc"], "unipc is no sampler of few steps"),
         (["--distribution_matching", "true", "--flight_guidance", "3"], "--flight_guidance 3 has no effect"),
