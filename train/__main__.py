@@ -17,6 +17,7 @@ TOOLS = {
     "init": ("train.commands.init", "write an untrained model directory of a known size"),
     "pilot": ("train.commands.pilot", "train a pilot that flies by itself, or measure one"),
     "simulate": ("train.commands.simulate", "write a dataset of simulated drone flights"),
+    "plan": ("train.commands.plan", "count what a run takes of each device's memory, before it is started"),
     "encode": ("train.commands.encode", "encode a share of a dataset ahead of training"),
     "shard": ("train.commands.shard", "write the clips of a table as shards, for data that outgrows a disk"),
     "import": ("train.commands.import_footage", "write a dataset from footage with camera poses"),

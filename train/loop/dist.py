@@ -183,6 +183,11 @@ class Processes:
             fully_shard(unit, **settings)
         fully_shard(network, **settings)
 
+    def make_room(self, network: nn.Module) -> None:
+        """Memory for this process's part of a sharded network that is on the meta device, to be filled."""
+        place = torch.device("cpu") if self.cpu_offload else self.device
+        network._apply(lambda tensor: torch.empty_like(tensor, device=place) if tensor.is_meta else tensor)
+
     def own_copy(self, tensor: Tensor) -> Tensor:
         """What this process holds of a tensor, copied to host memory, and which part of the whole it is."""
         if not isinstance(tensor, DTensor):
@@ -238,12 +243,18 @@ def like(value: Tensor, reference: Tensor) -> Tensor:
         return value.to(reference.device, copy=True)
     placed = torch.zeros_like(reference, dtype=value.dtype)
     if not value.is_meta:
-        shape, offsets = compute_local_shape_and_global_offset(
-            reference.shape, reference.device_mesh, reference.placements
-        )
-        own = tuple(slice(offset, offset + size) for offset, size in zip(offsets, shape, strict=True))
-        local(placed).copy_(value[own])
+        fill(placed, value)
     return placed
+
+
+@torch.no_grad()
+def fill(tensor: Tensor, value: Tensor) -> None:
+    """Copy a full tensor into one that may be sharded: each process takes its own part, and reads no more of a file
+    that is mapped into memory."""
+    if isinstance(tensor, DTensor):
+        shape, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+        value = value[tuple(slice(offset, offset + size) for offset, size in zip(offsets, shape, strict=True))]
+    local(tensor).copy_(value)
 
 
 def sum_in_last_round(networks: Iterable[nn.Module], is_last: bool) -> None:

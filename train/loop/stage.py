@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -88,6 +88,8 @@ class Stage:
         modules: trained networks by name, filled by `setup`. Parameters that require gradients when `setup` returns
             are trained, counted and saved under "<module>.<parameter>".
         base: what the trained networks started from (model directory, fingerprint), for the checkpoint's metadata.
+        unread: of networks that `setup` has left on the meta device, the weights by parameter, each of which is read
+            when it is asked for: once a network is split, every process reads its own part.
     """
 
     name: ClassVar[str]
@@ -102,6 +104,7 @@ class Stage:
         self.config = config
         self.device = device
         self.modules: dict[str, nn.Module] = {}
+        self.unread: dict[str, Mapping[str, Tensor]] = {}
         self.base: dict[str, Any] = {}
 
     @classmethod

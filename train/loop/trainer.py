@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from train.loop import export, foreach, resume, saving, sharded
 from train.loop.claim import claim
 from train.loop.config import ConfigError, TrainConfig
-from train.loop.dist import Processes, clip_gradients, like, local, sum_in_last_round, whole
+from train.loop.dist import Processes, clip_gradients, fill, like, local, sum_in_last_round, whole
 from train.loop.log import RunLog
 from train.loop.optim import build_optimizer, kept_names, learning_rate
 from train.loop.progress import Progress
@@ -194,14 +194,16 @@ class Trainer:
         ahead = stage.read_ahead if config.data.dataset_num_workers > 0 else 0
         self.reader = Reader(stage.load, self.sampler, processes.rank, ahead)
         loaded = self._find()
+        weights: dict[str, Tensor] = {}
         if loaded is not None and not loaded.in_parts:
-            self._take_weights(loaded.weights)
-            loaded.weights = {}  # they have been copied; with a large model the memory is wanted
+            weights, loaded.weights = loaded.weights, {}
         elif loaded is None and config.checkpoint.init_from:
             wanted = {n: shape for n, shape in self.shapes.items() if n.partition(".")[0] not in stage.starts_itself}
-            self._take_weights(resume.init_weights(Path(config.checkpoint.init_from), wanted))
+            weights = resume.init_weights(Path(config.checkpoint.init_from), wanted)
         if processes.sharded:
-            self._shard()
+            self._shard(weights.keys() | (loaded.weights.keys() if loaded is not None else set()))
+        self._take_weights(weights)
+        weights.clear()  # they have been copied; with a large model the memory is wanted
         self.optimizers = {
             phase: build_optimizer(stage.trainable(phase), config.optim, processes.sharded, processes.compute_dtype)
             for phase in stage.phases
@@ -306,18 +308,28 @@ class Trainer:
 
     def _take_weights(self, weights: dict[str, Tensor]) -> None:
         held = {**self.parameters, **self.buffers}
-        with torch.no_grad():
-            for name, value in weights.items():
-                held[name].copy_(value)
+        for name, value in weights.items():
+            fill(held[name], value)
 
-    def _shard(self) -> None:
-        """Shard the networks that have units; small ones (a controller) stay whole on every process."""
+    def _shard(self, known: Set[str]) -> None:
+        """Shard the networks that have units; small ones (a controller) stay whole on every process.
+
+        Args:
+            known: weights that come from elsewhere and need not be read with a network's own.
+        """
         units = self.stage.shard_units()
         for network in self.stage.modules.values():
             inside = set(network.modules())
             own = [unit for unit in units if unit in inside]
             if own:
                 self.processes.shard(own, network)
+        for module, weights in self.stage.unread.items():
+            network = self.stage.modules[module]
+            self.processes.make_room(network)
+            for name, parameter in network.named_parameters():
+                if f"{module}.{name}" not in known:
+                    fill(parameter, weights[name])
+        self.stage.unread.clear()
         self.parameters = self.stage.trainable()
 
     def _initial_ema(self, loaded: resume.Loaded | None) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ class ActionStage(FlowStage):
 
     def build(self) -> None:
         trained = "transformer" in self.chosen
-        self.transformer = self.load_parts("transformer", trained=trained).transformer
+        self.transformer = self.load_transformer(trained)
         if self.needs_actions:
             self._add_controller()
         if trained:
@@ -68,10 +68,10 @@ class ActionStage(FlowStage):
             controller = controller_of(settings)
         if self.config.model.action_controller_checkpoint:
             _load_controller(controller, Path(self.config.model.action_controller_checkpoint))
+        # Parts that are not trained are exported all the same, as they are now.
+        self._initial = {name: value.clone() for name, value in controller.state_dict().items()}
         self.controller = controller.to(self.device).train().requires_grad_("action_controller" in self.chosen)
         self.controller_settings = settings
-        # Parts that are not trained are exported all the same, as they are now.
-        self._initial = {name: value.to("cpu", copy=True) for name, value in controller.state_dict().items()}
         if "action_controller" in self.chosen:
             self.modules["action_controller"] = self.controller
 

@@ -296,6 +296,10 @@ class CausalStage(ActionStage):
     def averaged_modules(self) -> list[str]:
         return [name for name in self.modules if name not in self.starts_itself]
 
+    @property
+    def reads_in_parts(self) -> bool:
+        return self.settings.teacher_run is None  # a teacher begins as a copy
+
     def _load_teacher(self) -> Networks:
         assert self.settings.teacher_run is not None, "asked before this is called"
         folder = resolve(Path(self.settings.teacher_run))

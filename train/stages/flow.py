@@ -6,7 +6,7 @@ import contextlib
 import gc
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,16 +117,11 @@ class FlowStage(Stage):
         config = self.config
         self.processes = processes
         self.directory = legacy.base_model_dir(config.model)
-        self.defaults = defaults = model_dir.read_metadata(self.directory)["defaults"]
-        self.height, self.width = _size(config, defaults)
-        self.num_frames = config.data.num_frames or defaults["num_frames"]
-        self.num_latent_frames = shapes.num_latent_frames(self.num_frames)
-        self.text_length = int(defaults["max_sequence_length"])
+        self.take_sizes(model_dir.read_metadata(self.directory)["defaults"])
         scheduler = model_dir.load_components(self.directory, parts=("scheduler",)).scheduler
         self.prediction = flow.prediction_of(scheduler)
-        self.choices = sorted({min(c, self.num_latent_frames) for c in config.data.num_latent_frames_choices or []})
         loss = config.loss
-        shift = loss.sigma_shift if loss.sigma_shift is not None else float(defaults["flow_shift"])
+        shift = loss.sigma_shift if loss.sigma_shift is not None else float(self.defaults["flow_shift"])
         self.sigmas = SigmaSampler(
             loss.sigma_sampling,
             loss.sigma_mean,
@@ -141,6 +136,15 @@ class FlowStage(Stage):
         room = config.data.cache_disk_gb * 2**30
         self.room = Room(self.cache_dir, room, processes.count) if self.streamed else None
         self.base = {"model_dir": str(self.directory), "fingerprint": model_dir.fingerprint(self.directory)}
+
+    def take_sizes(self, defaults: Mapping[str, Any]) -> None:
+        """How large clips are: as the settings say, or as the model directory likes them."""
+        self.defaults, data = defaults, self.config.data
+        self.height, self.width = _size(self.config, defaults)
+        self.num_frames = data.num_frames or defaults["num_frames"]
+        self.num_latent_frames = shapes.num_latent_frames(self.num_frames)
+        self.text_length = int(defaults["max_sequence_length"])
+        self.choices = sorted({min(c, self.num_latent_frames) for c in data.num_latent_frames_choices or []})
 
     def build(self) -> None:
         """Load the networks onto the device and fill `modules`."""
@@ -162,6 +166,20 @@ class FlowStage(Stage):
                 module.to(self.device).requires_grad_(False)
         return components
 
+    def load_transformer(self, trained: bool) -> WanActTransformer3DModel:
+        """The one that flies. Where it is trained in parts its weights are left in their files, for each process to
+        read its own when it has been split."""
+        if not (trained and self.processes.sharded and self.reads_in_parts):
+            return self.load_parts("transformer", trained=trained).transformer
+        network, self.unread["transformer"] = model_dir.open_network(self.directory, "transformer")
+        network.rope.to(self.device)
+        return network.eval().requires_grad_(False)
+
+    @property
+    def reads_in_parts(self) -> bool:
+        """Whether nobody asks for the transformer's weights before it is split."""
+        return True
+
     def networks(self) -> list[tuple[WanActTransformer3DModel, bool]]:
         """Every transformer that computes here, and whether not every frame sees every frame in it."""
         return [(self.transformer, self.is_masked)]
@@ -178,15 +196,19 @@ class FlowStage(Stage):
 
     def _set_checkpointing(self) -> None:
         """Of the transformers, trained or not: the controller's gradients go through them."""
-        count = sum(parameter.numel() for parameter in self.transformer.parameters())
-        wanted = self.config.model.use_gradient_checkpointing
-        if count > LARGE_NETWORK and not wanted:
-            self.processes.print(
-                f"gradient checkpointing is on: {count / 1e9:.1f} B parameters do not train without it"
-            )
-        if wanted or count > LARGE_NETWORK:
+        if self.checkpoints_blocks():
+            if not self.config.model.use_gradient_checkpointing:
+                count = sum(parameter.numel() for parameter in self.transformer.parameters())
+                self.processes.print(
+                    f"gradient checkpointing is on: {count / 1e9:.1f} B parameters do not train without it"
+                )
             for transformer, _ in self.networks():
                 transformer.enable_gradient_checkpointing()
+
+    def checkpoints_blocks(self) -> bool:
+        """Whether blocks are computed again on the way back, and not kept."""
+        count = sum(parameter.numel() for parameter in self.transformer.parameters())
+        return self.config.model.use_gradient_checkpointing or count > LARGE_NETWORK
 
     def _clip_encoder(self, keeps: bool = True) -> ClipEncoder:
         autoencoder = self.load_parts("vae", trained=True).vae
@@ -552,7 +574,7 @@ def draw_fraction(draw: Draw, purpose: str) -> float:
     return float(torch.rand((), generator=draw.generator(purpose)))
 
 
-def _size(config: TrainConfig, defaults: dict[str, Any]) -> tuple[int, int]:
+def _size(config: TrainConfig, defaults: Mapping[str, Any]) -> tuple[int, int]:
     height = config.data.height or defaults["height"]
     width = config.data.width or defaults["width"]
     limit = config.data.max_pixels

@@ -61,7 +61,7 @@ class I2VStage(FlowStage):
     def build(self) -> None:
         lora = uses_lora(self.config)
         trained = "transformer" in self.chosen and not lora
-        self.transformer = self.load_parts("transformer", trained=trained).transformer
+        self.transformer = self.load_transformer(trained)
         if lora:
             self._add_lora()
         elif trained:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -27,7 +27,6 @@ from transformers.utils import logging as transformers_logging
 
 from wanact.errors import UserError
 from wanact.files import pointer_problem, visible
-from wanact.models.lapped import AutoencoderLapped
 from wanact.models.transformer import WanActTransformer3DModel
 from wanact.models.vae import CLASSES as VAE_CLASSES
 from wanact.models.vae import use_fast_operations
@@ -168,14 +167,9 @@ def assemble(part: str, config: dict[str, Any], state: Mapping[str, torch.Tensor
         text_encoder, info = _read_text_encoder(None, dtype, **given)
         _refuse_incomplete("the text encoder", info["missing_keys"], ())
         return text_encoder.eval()
-    cls: type[WanActTransformer3DModel | AutoencoderKLWan | AutoencoderLapped] = WanActTransformer3DModel
-    if part == "vae":
-        cls = VAE_CLASSES[config.get("_class_name", AutoencoderKLWan.__name__)]
-    with torch.device("meta"):
-        model = from_config(cls, config)
-    names = set(model.state_dict())
-    _refuse_incomplete(f"the {part}", names - set(state), set(state) - names)
-    keep = tuple(cls._keep_in_fp32_modules or ())
+    model = empty(part, config)
+    require_same_names(part, model, state)
+    keep = tuple(type(model)._keep_in_fp32_modules or ())
     exact = part == "vae"
     loaded = {}
     for name in state:
@@ -184,12 +178,28 @@ def assemble(part: str, config: dict[str, Any], state: Mapping[str, torch.Tensor
     model.load_state_dict(loaded, assign=True)
     if part == "vae":
         return use_fast_operations(model.eval())
-    assert isinstance(model, WanActTransformer3DModel), "the one other network of diffusers' kind"
-    # Its tables are no weights: they were left on the meta device.
+    return model.eval()
+
+
+def empty(part: str, config: dict[str, Any]) -> Any:
+    """A network without weights, whose parameters are on the meta device; the transformer's tables are there."""
+    with torch.device("meta"):
+        if part == "text_encoder":
+            return UMT5EncoderModel(UMT5Config.from_dict(config))
+        if part == "vae":
+            return from_config(VAE_CLASSES[config.get("_class_name", AutoencoderKLWan.__name__)], config)
+        model = from_config(WanActTransformer3DModel, config)
+    # Its tables are no weights, and nothing would fill them.
     rope = model.config
     p_t, p_h, p_w = rope.patch_size
     model.rope = type(model.rope)(rope.attention_head_dim, (p_t, p_h, p_w), rope.rope_max_seq_len)
-    return model.eval()
+    return model
+
+
+def require_same_names(part: str, network: torch.nn.Module, weights: Iterable[str]) -> None:
+    """Raise ComponentError unless the weights have the names of the network's, and none is left over."""
+    ours, theirs = set(network.state_dict()), set(weights)
+    _refuse_incomplete(f"the {part}", ours - theirs, theirs - ours)
 
 
 def from_config(cls: type[_Model], config: Mapping[str, Any]) -> _Model:

@@ -82,6 +82,13 @@ class WeightFiles(Mapping[str, Tensor]):
             weights._add(Path(), name, tensor.shape, lambda tensor=tensor: tensor)
         return weights
 
+    def renamed(self, names: Mapping[str, str]) -> WeightFiles:
+        """Those of the tensors that have a new name, by it."""
+        weights = WeightFiles([])
+        for old, new in names.items():
+            weights._add(Path(), new, self._shapes[old], self._readers[old])
+        return weights
+
     def _add(self, file: Path, name: str, shape: Sequence[int], read: Callable[[], Tensor]) -> None:
         if name in self._readers:
             raise ConvertError(f"{file} holds {name}, which another file holds too")

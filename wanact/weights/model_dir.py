@@ -10,11 +10,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -31,9 +31,11 @@ from wanact.models.components import (
     ComponentError,
     assemble,
     default_scheduler,
+    empty,
     library_class,
     load_component,
     read_config,
+    require_same_names,
     without_bars,
 )
 from wanact.models.nearness import FOLDER as NEARNESS
@@ -148,6 +150,44 @@ def load_part(part: str, folder: Path, dtype: torch.dtype = torch.float32) -> An
         ModelDirError: if it is missing or damaged.
     """
     return _Reader(Layout(layouts.DIFFUSERS, folder, {part: layouts.Source(folder)}), {}, dtype).load(part)
+
+
+class Unread(NamedTuple):
+    """A network whose weights still lie in their files.
+
+    Attributes:
+        network: with its parameters on the meta device.
+        weights: the tensors by the network's own names, each read (mapped, from .safetensors) when it is asked for.
+    """
+
+    network: Any
+    weights: Mapping[str, torch.Tensor]
+
+
+def open_network(path: str | os.PathLike, part: str) -> Unread:
+    """A network of a model directory, transformer, vae or text_encoder, of whose weights nothing is read.
+
+    Raises:
+        ModelDirError: if it is missing or damaged, or weights of the transformer are missing or left over.
+    """
+    return _Reader(*_located(path, part)).open(part)
+
+
+def _located(path: str | os.PathLike, part: str) -> tuple[Layout, dict[str, Any], torch.dtype]:
+    path = layouts.resolve(path)
+    layout = layouts.locate(path)
+    if part not in layout.sources:
+        raise ModelDirError(f"{path} has no {part}")
+    return layout, read_metadata(path), torch.float32
+
+
+def network_config(path: str | os.PathLike, part: str) -> dict[str, Any]:
+    """diffusers' (transformers') configuration of a network, told from its weights' shapes where no file says it.
+
+    Raises:
+        ModelDirError: as `open_network`.
+    """
+    return _Reader(*_located(path, part)).named(part)[0]
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
@@ -271,15 +311,36 @@ class _Reader:
                 f"the {part} cannot be loaded from {where} in {source.folder.parent}: {_one_line(error)}"
             ) from error
 
+    def open(self, part: str) -> Unread:
+        try:
+            config, weights = self.named(part)
+            network = empty(part, config)
+            if part == "transformer":
+                require_same_names(part, network, weights)
+        except (ComponentError, ConvertError) as error:
+            raise ModelDirError(f"the {part} cannot be loaded: {_one_line(error)}") from error
+        return Unread(network, weights)
+
+    def named(self, part: str) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:
+        """Configuration and weights of a network, which are read when they are asked for."""
+        source = self.layout.sources[part]
+        if source.weights:
+            return self._named(part, source.folder, source.weights)
+        return read_config(source.folder), WeightFiles(sorted(visible(source.folder.glob("*.safetensors"))))
+
+    def _named(self, part: str, folder: Path, files: tuple[Path, ...]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        """Configuration and weights of a network from files in whatever convention their names are."""
+        weights = WeightFiles(files)
+        config, hints = read_configs(part, folder, self.metadata)
+        plan = key_map(part, weights.shapes, config=config, hints=hints)
+        return plan.config or {}, weights.renamed(plan.names)
+
     def _assemble(self, part: str, folder: Path, files: tuple[Path, ...]) -> Any:
         """A network from weight files in whatever convention their names are."""
         if part not in NETWORKS:
             raise ComponentError(f"{files[0]} is no folder; the {part} needs one")
-        weights = WeightFiles(files)
-        config, hints = read_configs(part, folder, self.metadata)
-        plan = key_map(part, weights.shapes, config=config, hints=hints)
-        state = {new: weights[old] for old, new in plan.names.items()}
-        return assemble(part, plan.config or {}, state, self.dtype)
+        config, weights = self._named(part, folder, files)
+        return assemble(part, config, weights, self.dtype)
 
 
 def read_configs(part: str, folder: Path, metadata: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:

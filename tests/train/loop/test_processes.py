@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.train.processes import run_processes, start, wait
-from train.loop import saving, sharded
-from train.loop.dist import Processes
+from train.loop import saving, sharded, trainer
+from train.loop.dist import Processes, local
 from wanact.files import CheckpointError, load_weights
 from wanact.runs import store
 
@@ -207,24 +207,33 @@ def test_a_disk_that_is_full_for_one_process_leaves_the_older_checkpoint_and_tra
     store.verify(store.resolve(tmp_path / "run"))
 
 
-def test_a_process_copies_no_more_than_it_holds(launch, tmp_path):
-    copied = tmp_path / "copied"
-    own_copy = Processes.own_copy
+def test_a_process_reads_and_copies_no_more_than_it_holds(launch, tmp_path, monkeypatch):
+    """Of the base model at the start, and into host memory for a checkpoint."""
+    own_copy, fill, notes = Processes.own_copy, trainer.fill, tmp_path / "numbers"
 
-    def noting(self, tensor):
+    def note(what: str, tensor: torch.Tensor) -> None:
+        with open(f"{notes}-{what}-{os.environ['RANK']}", "a") as file:
+            file.write(f"{local(tensor).numel()}\n")
+
+    def noting_copy(self, tensor):
         copy = own_copy(self, tensor)
-        with open(f"{copied}-{self.rank}", "a") as file:
-            file.write(f"{copy.to_local().numel() if hasattr(copy, 'to_local') else copy.numel()}\n")
+        note("copied", copy)
         return copy
 
-    Processes.own_copy = noting
-    try:
-        launch(2, "i2v", tmp_path / "run", "--trainable_models", "transformer", "--fsdp")
-    finally:
-        Processes.own_copy = own_copy
-    held = [sum(map(int, Path(f"{copied}-{rank}").read_text().split())) for rank in (0, 1)]
-    whole = sum(tensor.numel() for tensor in sharded.Parts(store.resolve(tmp_path / "run")).described().values())
-    assert sum(held) == pytest.approx(whole, rel=0.02) and max(held) < 0.6 * whole
+    def noting_fill(tensor, value):
+        note("read", tensor)
+        fill(tensor, value)
+
+    monkeypatch.setattr(Processes, "own_copy", noting_copy)
+    monkeypatch.setattr(trainer, "fill", noting_fill)
+    launch(2, "i2v", tmp_path / "run", "--trainable_models", "transformer", "--fsdp", steps=1)
+    parts = sharded.Parts(store.resolve(tmp_path / "run"))
+    described = parts.described()
+    whole = {"copied": sum(tensor.numel() for tensor in described.values())}
+    whole["read"] = sum(described[f"{sharded.WEIGHTS}/{name}"].numel() for name in parts.kind(sharded.WEIGHTS))
+    for what, numbers in whole.items():
+        held = [sum(map(int, Path(f"{notes}-{what}-{rank}").read_text().split())) for rank in (0, 1)]
+        assert sum(held) == pytest.approx(numbers, rel=0.02) and max(held) < 0.6 * numbers, what
 
 
 def test_the_processes_share_the_encoding_and_agree_on_what_is_skipped(arguments, dataset, tmp_path):
