@@ -24,7 +24,6 @@ from wanact.models.components import NETWORKS
 from wanact.weights import model_dir
 
 GB = 1e9
-USUAL_SIZES = model_dir.DEFAULTS
 
 
 def main(argv: list[str]) -> None:

@@ -307,7 +307,7 @@ class _Count:
                 attention.set_processor(_FlashLike())
         h, w = shapes.latent_size(self.stage.height, self.stage.width)
         config = transformer.config
-        given = {"device": "meta", "dtype": self.team.compute_dtype}
+        given: dict[str, Any] = {"device": "meta", "dtype": self.team.compute_dtype}
         latents = torch.empty(self.batch, config.in_channels, frames, h, w, **given)
         text = torch.empty(self.batch, self.stage.text_length, config.text_dim, **given)
         steered = self._steering(frames, layers)
