@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -16,15 +17,18 @@ import numpy as np
 from tqdm import tqdm
 
 from train.data.csv import FPS
+from train.data.importers.selftest import DJI_FPS, dji_subtitles
+from wanact.actions import ActionTrack
 from wanact.data import episodes
 from wanact.errors import UserError
 from wanact.files import CheckpointError, place, read_json, replacing, write_text
 from wanact.media.video import write_mp4
 from wanact.shapes import num_actions
 from wanact.world import simulator
+from wanact.world.poses import pose_matrix
 
 LARGEST_SIZE = 4096
-FORMATS = ("table", "episodes")
+FORMATS = ("table", "episodes", "dji")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,7 +36,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m train simulate", description=main.__doc__)
     parser.add_argument("--out", type=place, help="folder to write; existing clips are kept")
     parser.add_argument(
-        "--format", choices=FORMATS, default="table", help="clips.csv, or manifest.jsonl and a folder an episode"
+        "--format",
+        choices=FORMATS,
+        default="table",
+        help="clips.csv; manifest.jsonl and a folder an episode; or videos with subtitles as DJI's drones write them",
     )
     parser.add_argument("--sheet", type=place, help="write one picture of all biomes and hours instead")
     parser.add_argument("--clips", type=int, default=100)
@@ -72,6 +79,8 @@ def main(argv: list[str] | None = None) -> None:
         lengths = ((str(Path(row["video"]).parent), args.num_frames) for row in rows)
         episodes.write_manifest(args.out / "manifest.jsonl", lengths)
         return
+    if args.format == "dji":  # footage has no table; `import` writes one
+        return
     table = args.out / "clips.csv"
     with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["video", "prompt", "action"])
@@ -95,25 +104,48 @@ def _fly_world(number: int, args: argparse.Namespace) -> tuple[list[dict[str, st
     seed, world = args.seed + number, None
     rows, num_kept = [], 0
     for take in range(min(args.clips_per_world, args.clips - number * args.clips_per_world)):
-        as_episode = args.format == "episodes"
-        name = f"videos/world{seed:06d}-{take}.mp4"
-        if as_episode:
+        name = f"videos/world{seed:06d}-{take}{'.MP4' if args.format == 'dji' else '.mp4'}"
+        if args.format == "episodes":
             name = f"{episodes.folder_of(number * args.clips_per_world + take + 1)}/{episodes.VIDEO}"
-        notes = args.out / name.replace(".mp4", ".json")
+        notes = (args.out / name).with_suffix(".json")
         notes.parent.mkdir(parents=True, exist_ok=True)
         record = _read_notes(notes)
         num_kept += record is not None
         if record is None:
             world = world or simulator.make_world(seed)
-            rng = np.random.default_rng([seed, take, 7])
-            clip = simulator.fly(world, rng, args.num_frames, args.height, args.width, returns=args.returns)
-            write_mp4(clip.frames, args.out / name, fps=episodes.FPS if as_episode else FPS, lossless=True)
-            if as_episode:
-                episodes.write_actions(notes.parent, clip.track, clip.caption)
-            record = {"prompt": clip.caption, "action": clip.track.to_list(), "poses": clip.poses.round(6).tolist()}
+            clip = _write_clip(world, np.random.default_rng([seed, take, 7]), args.out / name, args)
+            record = {"prompt": world.caption, "action": clip[0].to_list(), "poses": clip[1].round(6).tolist()}
             write_text(notes, json.dumps(record))
         rows.append({"video": name, "prompt": record["prompt"], "action": json.dumps(record["action"])})
     return rows, num_kept
+
+
+def _write_clip(
+    world: simulator.World, rng: np.random.Generator, video: Path, args: argparse.Namespace
+) -> tuple[ActionTrack, np.ndarray]:
+    """Fly a clip and write it in the format that is asked for; its track and its poses, 16 a second."""
+    if args.format == "dji":
+        return _write_as_dji(world, rng, video, args)
+    clip = simulator.fly(world, rng, args.num_frames, args.height, args.width, returns=args.returns)
+    write_mp4(clip.frames, video, fps=episodes.FPS if args.format == "episodes" else FPS, lossless=True)
+    if args.format == "episodes":
+        episodes.write_actions(video.parent, clip.track, clip.caption)
+    return clip.track, clip.poses
+
+
+def _write_as_dji(
+    world: simulator.World, rng: np.random.Generator, video: Path, args: argparse.Namespace
+) -> tuple[ActionTrack, np.ndarray]:
+    """The flight of the other formats, filmed 30 times a second, compressed, with its place and gimbal as subtitles."""
+    flown = np.array(simulator.fly_poses(world, rng, args.num_frames, returns=args.returns))
+    known = np.arange(len(flown)) / FPS
+    seconds = np.arange(math.ceil(known[-1] * DJI_FPS - 1e-6) + 1) / DJI_FPS
+    x, y, altitude, yaw, pitch = ([float(v) for v in np.interp(seconds, known, column)] for column in flown.T)
+    poses = list(zip(x, y, altitude, yaw, pitch, strict=True))
+    write_mp4((simulator.render(world, pose, args.height, args.width) for pose in poses), video, DJI_FPS)
+    write_text(video.with_suffix(".SRT"), dji_subtitles(seconds, np.stack([pose_matrix(pose) for pose in poses])))
+    matrices = np.stack([pose_matrix(pose) for pose in flown])
+    return simulator.actions_from_poses(matrices), matrices
 
 
 def _read_notes(path: Path) -> dict[str, Any] | None:

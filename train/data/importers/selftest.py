@@ -29,6 +29,7 @@ from wanact.world.poses import DEAD_ZONE, PATH_UNITS, actions_from_poses, pose_m
 FPS, NUM_FRAMES, SIZE = 16.0, 21, (32, 64)
 SECONDS = 12  # of a flight: enough turning to tell when it begins
 FIELD_OF_VIEW_DEG = 75.0
+DJI_FPS = 30.0
 ATTEMPTS = 50  # flights that are tried until one moves every channel
 
 # The simulator's world is north, east, down with a body whose nose is the camera's view: the columns of the camera's
@@ -230,16 +231,17 @@ def fixes(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def write_dji(flight: Flight, folder: Path) -> None:
-    """Subtitles of newer drones: a row a frame of 30 a second, six decimals of a degree, one of the gimbal's."""
+    """Subtitles of newer drones."""
+    _write_subtitles(flight, folder, newer_dji)
 
-    def entry(latitude: float, longitude: float, altitude: float, yaw: float, pitch: float) -> str:
-        return (
-            f"[iso: 100] [shutter: 1/1000.0] [fnum: 1.7] [latitude: {latitude:.6f}] [longitude: {longitude:.6f}] "
-            f"[rel_alt: {altitude - 400:.3f} abs_alt: {altitude:.3f}] "
-            f"[gb_yaw: {yaw:.1f} gb_pitch: {pitch:.1f} gb_roll: 0.0]"
-        )
 
-    _write_subtitles(flight, folder, entry)
+def newer_dji(latitude: float, longitude: float, altitude: float, yaw: float, pitch: float) -> str:
+    """A row of newer drones: six decimals of a degree, one of the gimbal's."""
+    return (
+        f"[iso: 100] [shutter: 1/1000.0] [fnum: 1.7] [latitude: {latitude:.6f}] [longitude: {longitude:.6f}] "
+        f"[rel_alt: {altitude - 400:.3f} abs_alt: {altitude:.3f}] "
+        f"[gb_yaw: {yaw:.1f} gb_pitch: {pitch:.1f} gb_roll: 0.0]"
+    )
 
 
 def write_dji_matrice(flight: Flight, folder: Path) -> None:
@@ -255,15 +257,26 @@ def write_dji_matrice(flight: Flight, folder: Path) -> None:
     _write_subtitles(flight, folder, entry)
 
 
-def _write_subtitles(flight: Flight, folder: Path, entry: Callable[..., str], rate: float = 30.0) -> None:
-    flight.write_video(folder / "DJI_0001.MP4", rate)
-    times, poses = flight.at(rate)
+def _write_subtitles(flight: Flight, folder: Path, entry: Callable[..., str]) -> None:
+    flight.write_video(folder / "DJI_0001.MP4", DJI_FPS)
+    times, poses = flight.at(DJI_FPS)
+    (folder / "DJI_0001.SRT").write_text(dji_subtitles(times, poses, entry))
+
+
+def dji_subtitles(seconds: np.ndarray, poses: np.ndarray, entry: Callable[..., str] = newer_dji) -> str:
+    """What DJI's drones write beside a video: a subtitle a frame.
+
+    Args:
+        seconds: of each frame, [F].
+        poses: camera-to-world, OpenCV axes, in metres, [F, 4, 4].
+        entry: latitude, longitude, altitude, yaw and pitch -> the words of a dialect.
+    """
     lines = []
-    for number, row in enumerate(zip(times, *fixes(poses), *angles_deg(poses), strict=True)):
-        begin, end = (f"00:00:{t:06.3f}".replace(".", ",") for t in (row[0], row[0] + 1 / rate))
+    for number, row in enumerate(zip(seconds, *fixes(poses), *angles_deg(poses), strict=True)):
+        begin, end = (f"00:00:{t:06.3f}".replace(".", ",") for t in (row[0], row[0] + 1 / DJI_FPS))
         head = f'<font size="28">FrameCnt: {number + 1}, DiffTime: 33ms\n2026-02-12 11:15:29.246'
         lines.append(f"{number + 1}\n{begin} --> {end}\n{head}\n{entry(*row[1:])} </font>\n")
-    (folder / "DJI_0001.SRT").write_text("\n".join(lines))
+    return "\n".join(lines)
 
 
 def write_dji_csv(flight: Flight, folder: Path) -> None:
