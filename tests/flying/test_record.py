@@ -192,3 +192,17 @@ def test_a_checked_request_becomes_a_record_and_comes_back():
     assert (again.prompt, again.height, again.width, again.seed) == ("hills", 64, 96, 7) and again.track == track
     with pytest.raises(FlightError, match="words alone"):
         FlightRecord.from_request(replace(asked, image=None), fps=16.0)
+
+
+def test_a_record_by_defaults_is_as_long_as_its_track_and_keeps_what_the_model_says(flight):
+    defaults = {"num_inference_steps": 3, "guidance_scale": 2.0, "fps": 8, "flow_shift": 5.0}
+    record = FlightRecord.by_defaults(
+        defaults, flight.image, "a bay", PRESETS["Fly-through"](4), checkpoint={"id": "x"}
+    )
+    assert (record.num_frames, record.fps, record.sampler, record.checkpoint) == (
+        17,
+        8.0,
+        {"flow_shift": 5.0},
+        {"id": "x"},
+    )
+    assert FlightRecord.parse(record.to_json()) == record

@@ -41,6 +41,11 @@ class FlightError(UserError):
     """A flight record that cannot be used; the message is one sentence for the person who opened it."""
 
 
+def grid_of(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The noise levels of a model's defaults, as a record keeps them; what the model does not say is left out."""
+    return {key: defaults[key] for key in GRID if key in defaults}
+
+
 def image_sha256(image: Image.Image) -> str:
     """A fingerprint of what is seen: of the size and the RGB pixels, whatever file they came in."""
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
@@ -172,8 +177,33 @@ class FlightRecord:
             model={"name": str(stream.pipe.metadata.get("name", "")), "fingerprint": stream.pipe.fingerprint()},
             checkpoint=checkpoint
             or (flown.to_json() if flown.path is None else {"run": flown.run, "step": flown.step}),
-            sampler={key: stream.pipe.defaults[key] for key in GRID} | {"name": stream.sampler, "rest": stream.rest},
+            sampler=grid_of(stream.pipe.defaults) | {"name": stream.sampler, "rest": stream.rest},
             kind="live",
+        )
+
+    @classmethod
+    def by_defaults(
+        cls, defaults: Mapping[str, Any], image: Image.Image, prompt: str, track: ActionTrack, **more: Any
+    ) -> FlightRecord:
+        """The record of a clip as a model draws it unless it is told otherwise, with seed 0.
+
+        Args:
+            defaults: the model's, `pipe.defaults`.
+            image: the first frame, already fitted to the clip's size.
+            track: its actions; the clip is as long as they are.
+            more: further fields of a record, such as model and checkpoint.
+        """
+        return cls(
+            image=image,
+            prompt=prompt,
+            seed=0,
+            track=track,
+            num_frames=num_pixel_frames(len(track) + 1),
+            num_inference_steps=defaults["num_inference_steps"],
+            guidance_scale=defaults["guidance_scale"],
+            fps=float(defaults["fps"]),
+            sampler=grid_of(defaults),
+            **more,
         )
 
     @classmethod

@@ -26,7 +26,6 @@ from wanact.flying.request import RequestError
 from wanact.media.tiles import tile_clips
 from wanact.media.video import fit_image, open_image, write_mp4
 from wanact.runs.index import Entry, Run
-from wanact.shapes import num_pixel_frames
 from wanact.ui.budget import Budget
 from wanact.ui.components import Component
 from wanact.ui.engine import Engine
@@ -149,17 +148,7 @@ class LapseDesk:
         defaults = self.engine.defaults
         image = fit_image(open_image(samples[0].path), defaults["height"], defaults["width"])
         track: ActionTrack = PRESETS[PLAN](min(NUM_ACTIONS, self.engine.num_actions))
-        return FlightRecord(
-            image=image,
-            prompt=samples[0].prompt,
-            seed=0,
-            track=track,
-            num_frames=num_pixel_frames(len(track) + 1),
-            num_inference_steps=defaults["num_inference_steps"],
-            guidance_scale=defaults["guidance_scale"],
-            fps=float(defaults["fps"]),
-            sampler={key: defaults[key] for key in ("flow_shift",) if key in defaults},
-        )
+        return FlightRecord.by_defaults(defaults, image, samples[0].prompt, track)
 
     def _choose(self, run: Run, flight: FlightRecord) -> tuple[list[Entry], int]:
         """The steps that are flown, oldest first, and how many are left out: as many as one request may ask."""

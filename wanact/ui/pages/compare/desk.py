@@ -28,7 +28,7 @@ from wanact.files import CheckpointError, number, read_model, whole, write_text
 from wanact.flying.autopilot import HAND_WRITTEN, WRITTEN, Autopilot
 from wanact.flying.comparison import MAX_LANES, TRUTH, Comparison, ComparisonError, Lane, Link, is_comparison
 from wanact.flying.pipeline import Cancelled
-from wanact.flying.record import GRID, MAX_SEED, FlightRecord, Piloted, image_sha256
+from wanact.flying.record import MAX_SEED, FlightRecord, Piloted, image_sha256
 from wanact.flying.request import RequestError
 from wanact.media.animation import write_animation
 from wanact.media.likeness import gmsd, psnr_db, ssim
@@ -241,17 +241,8 @@ class CompareDesk:
         height, width = self.flights.read_size(form.size)
         track = ActionTrack.parse(plan)
         track.require_length(self.engine.defaults["num_frames"])
-        return FlightRecord(
-            image=fitted_frame(form.first_frame, form.crop, height, width),
-            prompt="",
-            seed=0,
-            track=track,
-            num_frames=self.engine.defaults["num_frames"],
-            num_inference_steps=1,
-            guidance_scale=1.0,
-            fps=float(self.engine.defaults["fps"]),
-            sampler={key: self.engine.defaults[key] for key in GRID if key in self.engine.defaults},
-        )
+        first = fitted_frame(form.first_frame, form.crop, height, width)
+        return FlightRecord.by_defaults(self.engine.defaults, first, "", track)
 
     def _fly(self, comparison: Comparison, folder: Path) -> Iterator[CompareState]:
         flight = comparison.flight

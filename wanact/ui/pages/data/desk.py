@@ -32,11 +32,11 @@ from wanact.data.sets import Clip, DataSet
 from wanact.data.verdicts import AXIS_OF, flags_of, histograms, judge_with, together
 from wanact.errors import UserError, without_folders
 from wanact.files import otherwise, write_text
-from wanact.flying.record import GRID, FlightRecord
+from wanact.flying.record import FlightRecord
 from wanact.flying.request import clean_prompt
 from wanact.media.footage import frames_of, read_video
 from wanact.media.video import fit_image
-from wanact.shapes import TEMPORAL_STRIDE, num_pixel_frames
+from wanact.shapes import TEMPORAL_STRIDE
 from wanact.ui.engine import Engine
 from wanact.ui.pages.answers import answering
 from wanact.ui.pages.fly.desk import sentence
@@ -265,19 +265,10 @@ class DataDesk:
         # A plan is as long as the model's clips; what is compared ends where the clip does, which is a lane beside.
         track = ActionTrack.from_axes(axes[lead:][:most])
         track = track if message.name == "compare" else track.with_length(most)
-        record = FlightRecord(
-            image=image,
-            prompt=clean_prompt(mark.prompt if mark.prompt is not None else clip.prompt, "caption"),
-            seed=0,
-            track=track,
-            num_frames=num_pixel_frames(len(track) + 1),
-            num_inference_steps=defaults["num_inference_steps"],
-            guidance_scale=defaults["guidance_scale"],
-            fps=float(defaults["fps"]),
-            model={"name": self.engine.name, "fingerprint": self.engine.fingerprint()},
-            checkpoint={"id": self.engine.default_checkpoint()},
-            sampler={key: defaults[key] for key in GRID},
-        )
+        words = clean_prompt(mark.prompt if mark.prompt is not None else clip.prompt, "caption")
+        model = {"name": self.engine.name, "fingerprint": self.engine.fingerprint()}
+        checkpoint = {"id": self.engine.default_checkpoint()}
+        record = FlightRecord.by_defaults(defaults, image, words, track, model=model, checkpoint=checkpoint)
 
         def filmed(flight: FlightRecord) -> np.ndarray | None:
             known = min(len(flight.track), len(axes) - lead)

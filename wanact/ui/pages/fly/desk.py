@@ -25,7 +25,7 @@ from wanact.actions import ActionTrack
 from wanact.errors import UserError, without_folders
 from wanact.files import number, read_bytes, read_model, whole, write_text
 from wanact.flying.pipeline import Cancelled
-from wanact.flying.record import GRID, MAX_BYTES, FlightRecord
+from wanact.flying.record import MAX_BYTES, FlightRecord, grid_of
 from wanact.flying.request import RequestError, clean_prompt
 from wanact.media.animation import write_animation
 from wanact.media.video import encode_jpeg, fit_image, write_mp4
@@ -322,7 +322,7 @@ class FlyDesk:
             fps=float(defaults["fps"]),
             model={"name": self.engine.name, "fingerprint": self.engine.fingerprint()},
             checkpoint=choice.to_json() if choice.path else None,
-            sampler={key: defaults[key] for key in GRID if key in defaults},
+            sampler=grid_of(defaults),
         )
 
     # ---- around a clip -------------------------------------------------------------------------------------
