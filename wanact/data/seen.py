@@ -12,6 +12,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from einops import rearrange
+from PIL import Image
 
 from wanact.data import camera
 from wanact.errors import UserError
@@ -227,3 +229,16 @@ def sheet(path: Path, fps: float, start: int = 0, count: int | None = None) -> t
         row, column = divmod(number, SHEET_COLUMNS)
         whole[row * height : (row + 1) * height, column * width : (column + 1) * width] = frame
     return whole, len(small), (height, width)
+
+
+def frames_of_sheet(path: Path, layout: dict[str, int]) -> np.ndarray:
+    """The frames of a clip from the picture that holds them all, as it was written: uint8 [F, H, W, 3].
+
+    Args:
+        path: the picture.
+        layout: count, height, width and columns of its frames.
+    """
+    with Image.open(path) as picture:
+        whole = np.asarray(picture.convert("RGB"))
+    tiles = rearrange(whole, "(r h) (k w) c -> (r k) h w c", h=layout["height"], w=layout["width"])
+    return tiles[: layout["count"]]

@@ -35,6 +35,7 @@ from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef
 from wanact.runs.store import TRANSFORMER
 from wanact.ui import visitor
 from wanact.ui.edits import Edits
+from wanact.ui.masks import Masks
 from wanact.ui.shares import Shares
 from wanact.ui.uploads import PREFIX, Uploads
 
@@ -105,6 +106,7 @@ class Engine:
         self.data = tuple(data)
         self._filmed: dict[str, Callable[[FlightRecord], np.ndarray | None]] = {}
         self.index = RunIndex([runs] if isinstance(runs, str | os.PathLike) else runs)
+        self.masks = Masks(self.index)
         self.cards = KeptCards()
         self.edits = edits or Edits()
         config = pipe.components.transformer.config

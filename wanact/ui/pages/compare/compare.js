@@ -1,6 +1,7 @@
 import {withoutLateWord} from '../../web/cancelled.js';
 import {channelLamps} from '../../web/channels.js';
 import {connect} from '../../web/events.js';
+import {maskLayer} from '../../web/masks.js';
 import {gliding, wantsStillness} from '../../web/motion.js';
 import {ignorePresses} from '../../web/press.js';
 import {makeClock} from './clock.js';
@@ -27,6 +28,7 @@ export function mount({element, props, trigger, watch}) {
   let wipe = 0.5;
   let clipShown = '';
   let link = '';
+  let shades = []; // of each lane, what lies outside of its masks
   let firstFrame = ''; // what the flight begins with, for lanes that are not drawn yet
 
   // ---- one clock, and the lanes cut from its picture ---------------------------------------------------------------
@@ -54,6 +56,7 @@ export function mount({element, props, trigger, watch}) {
       if (own.width !== layout.width || own.height !== layout.height)
         Object.assign(own, {width: layout.width, height: layout.height});
       cut(own.getContext('2d'), index, own.width, own.height);
+      if (find('.masks').checked) shades[index]?.(own.getContext('2d'), frame, own.width, own.height);
       figure.dataset.frame = frame;
     }
     if (view !== 'side') drawBig();
@@ -111,6 +114,28 @@ export function mount({element, props, trigger, watch}) {
   find('.speed').addEventListener('change', event => clock.setSpeed(+event.target.value));
   find('.loop').checked = !wantsStillness();
   find('.loop').addEventListener('change', event => clock.setLoop(event.target.checked));
+  // Of all lanes side by side: which network looks where. Wipe and difference show the pictures as they are.
+  find('.masks').addEventListener('change', () => {
+    sayMasks();
+    drawLanes(clock.frame);
+  });
+  function sayMasks() {
+    const {by, problem} = props.value?.masks || {};
+    const box = find('.masks');
+    const failed = lanes.find(lane => lane.masks?.problem)?.masks.problem;
+    box.disabled = !by;
+    if (!by) box.checked = false;
+    const words = problem || (box.checked && (failed || `Dark is what ${by} does not look at.`)) || '';
+    find('.masking').textContent = words;
+    find('.masking').hidden = !words || !layout;
+  }
+  async function shadeLanes() {
+    const now = lanes;
+    const read = await Promise.all(now.map(lane => (lane.masks?.strip ? maskLayer(lane.masks) : null)));
+    if (now !== lanes) return;
+    shades = read;
+    drawLanes(clock.frame);
+  }
   find('.view').addEventListener('change', event => {
     view = event.target.value;
     showView();
@@ -316,6 +341,7 @@ export function mount({element, props, trigger, watch}) {
       track = value.track || track;
       firstFrame = value.first_frame || firstFrame;
       dress();
+      shadeLanes();
     }
     if (value.tiled?.url && value.tiled.url !== clipShown) {
       clipShown = value.tiled.url;
@@ -334,6 +360,7 @@ export function mount({element, props, trigger, watch}) {
         status === 'queued' ? value.message : `Lane ${Math.min(lanes.length, drawing + 1)} of ${lanes.length}`;
     }
     find('.transport').hidden = !layout;
+    sayMasks();
     const finished = status === 'done' || (status === 'failed' && !!value.record);
     find('.after').hidden = !(finished && value.record);
     if (finished && value.record) {
@@ -359,6 +386,7 @@ export function mount({element, props, trigger, watch}) {
     lanes = [];
     layout = null;
     clipShown = firstFrame = '';
+    shades = [];
     for (const side of Object.keys(chosen)) delete chosen[side];
     grid.replaceChildren();
     video.removeAttribute('src');

@@ -58,7 +58,8 @@ logger = logging.getLogger(__name__)
 class LaneState(GradioModel):
     """What one lane shows: its status is waiting, drawing, done or failed.
 
-    `control_of` says how much its control is measured from, as in "6 runs of 17 to 21 frames".
+    `control_of` says how much its control is measured from, as in "6 runs of 17 to 21 frames"; `masks` is what
+    `Masks.read` gives of its clip, {} where there is no network of masks.
     """
 
     letter: str
@@ -70,13 +71,15 @@ class LaneState(GradioModel):
     video: FileData | None = None
     numbers: dict[str, float | None] = {}
     control_of: str = ""
+    masks: dict[str, Any] = {}
     curves: dict[str, list[float]] = {}
 
 
 class CompareState(GradioModel):
     """What the stage shows. Lanes appear as they finish: `tiled` holds all that are done, and `layout` where.
 
-    `first_frame` is a data URL of what the flight begins with, which lanes show that wait for their turn.
+    `first_frame` is a data URL of what the flight begins with, which lanes show that wait for their turn; `masks` says
+    by which network masks are read, see `Masks.told`.
     """
 
     status: str = "idle"
@@ -91,6 +94,7 @@ class CompareState(GradioModel):
     fps: float = 16.0
     num_frames: int = 0
     first_frame: str = ""
+    masks: dict[str, str] = {}
     link: str = ""
     link_problem: str = ""
 
@@ -254,6 +258,7 @@ class CompareDesk:
             fps=flight.fps,
             num_frames=flight.num_frames,
             first_frame=_picture_url(flight.image),
+            masks=self.engine.masks.told(),
         )
         yield state
         truths: list[_Lane] = []
@@ -266,6 +271,8 @@ class CompareDesk:
                 if lane.lane.checkpoint == TRUTH:
                     truths.append(lane)
                 self._finish(lane, _truth_of(lane, truths), folder, flight.fps)
+                if "by" in state.masks:
+                    lane.state.masks = self._masks(lane)
             except Cancelled:
                 raise
             except UserError as error:
@@ -374,6 +381,13 @@ class CompareDesk:
                 "The truth is known for the simulator's own sample frames only; begin with one of those."
             )
         return self.engine.truth(sample, flight.track, flight.image.height, flight.image.width)
+
+    def _masks(self, lane: _Lane) -> dict[str, Any]:
+        assert lane.frames is not None
+        try:
+            return self.engine.masks.read(lane.frames)
+        except UserError as error:
+            return {"problem": sentence(error)}
 
     def _finish(self, lane: _Lane, truth: np.ndarray | None, folder: Path, fps: float) -> None:
         """Write the lane's clip and measure it."""

@@ -1,5 +1,6 @@
 import {build} from '../../web/build.js';
 import {channelLamps} from '../../web/channels.js';
+import {maskLayer} from '../../web/masks.js';
 import {wantsStillness} from '../../web/motion.js';
 import {svgNode} from '../checkpoints/plot.js';
 
@@ -19,6 +20,8 @@ const PAUSE = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M6 4h4v16H6z
 export function makeClip(panel, {sheetOf, act, mayFly}) {
   let clip = null;
   let sheet = null;
+  let shade = null; // what lies outside of the masks, once somebody has asked for them
+  let masked = false;
   let frame = 0;
   let playing = false;
   let started = 0;
@@ -38,6 +41,7 @@ export function makeClip(panel, {sheetOf, act, mayFly}) {
       const x = (frame % columns) * width;
       const y = Math.floor(frame / columns) * height;
       parts.context.drawImage(sheet, x, y, width, height, 0, 0, width, height);
+      if (masked) shade?.(parts.context, frame, width, height);
     }
     const step = latent();
     const axes = step === null ? null : clip.axes?.[step];
@@ -251,6 +255,31 @@ export function makeClip(panel, {sheetOf, act, mayFly}) {
     return fields;
   }
 
+  // Masks are read when they are asked for first, and stay on from clip to clip.
+  function masks() {
+    const say = build('p', {class: 'kept', role: 'status'});
+    const box = build('input', {type: 'checkbox', class: 'masks', disabled: !clip.masks.by, onchange: () => turn()});
+    const by = `Dark is what ${clip.masks.by} does not look at.`;
+    async function turn() {
+      const own = token;
+      masked = box.checked;
+      if (masked && !shade) {
+        say.textContent = 'Reading where it looks…';
+        const answer = await act('masks', {id: clip.id});
+        const layer = answer.problem ? null : await maskLayer(answer);
+        if (own !== token) return;
+        shade = layer;
+        say.textContent = answer.problem || by;
+        box.checked = masked = !answer.problem;
+      } else say.textContent = masked ? by : '';
+      show(frame);
+    }
+    box.checked = masked && !!clip.masks.by;
+    say.textContent = clip.masks.problem || '';
+    if (box.checked) turn();
+    return build('div', {class: 'masking'}, build('label', {class: 'check'}, box, 'Masks'), say);
+  }
+
   function draw(mayEdit) {
     const canvas = build('canvas', {role: 'img', 'aria-label': `Frames of ${clip.title}`});
     if (clip.sheet) Object.assign(canvas, {width: clip.sheet.width, height: clip.sheet.height});
@@ -286,6 +315,7 @@ export function makeClip(panel, {sheetOf, act, mayFly}) {
       ...(clip.problem ? [build('p', {class: 'warn', role: 'alert'}, clip.problem)] : []),
       ...(clip.sheet ? [stage] : []),
       ...(clip.sheet || clip.axes ? [build('div', {class: 'controls'}, button, scrub, time)] : []),
+      ...(clip.sheet ? [masks()] : []),
       ...(lanes.length
         ? [
             build(
@@ -351,7 +381,7 @@ export function makeClip(panel, {sheetOf, act, mayFly}) {
   return {
     nothing(words) {
       token++;
-      clip = parts = sheet = null;
+      clip = parts = sheet = shade = null;
       delete panel.dataset.clip;
       panel.replaceChildren(build('p', {class: 'nothing'}, words));
     },
@@ -366,7 +396,7 @@ export function makeClip(panel, {sheetOf, act, mayFly}) {
     async show(answer, mayEdit) {
       const own = ++token;
       clip = answer;
-      sheet = null;
+      sheet = shade = null;
       frame = 0;
       draw(mayEdit);
       panel.dataset.clip = clip.id;

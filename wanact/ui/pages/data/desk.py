@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import gradio as gr
@@ -27,7 +28,7 @@ from starlette.routing import Route
 from wanact.actions import NUM_CHANNELS, ActionTrack, plan_path
 from wanact.data import marks as marking
 from wanact.data.marks import MAX_CUTS, MAX_PROMPT, Marks
-from wanact.data.seen import Seen
+from wanact.data.seen import Seen, frames_of_sheet
 from wanact.data.sets import Clip, DataSet
 from wanact.data.verdicts import AXIS_OF, flags_of, histograms, judge_with, together
 from wanact.errors import UserError, without_folders
@@ -95,7 +96,7 @@ class DataDesk:
     def server_functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         """What the page's script may call; each takes one message and answers {"problem": sentence} if it cannot."""
         functions = (
-            *(self.open_data, self.watch_data, self.show_data_clip, self.fly_data_clip),
+            *(self.open_data, self.watch_data, self.show_data_clip, self.mask_data_clip, self.fly_data_clip),
             *(self.mark_data_clip, self.apply_verdict, self.forget_fixes),
         )
         return [answering(f, DataMessage.model_validate, self._may_edit, "data") for f in functions]
@@ -206,6 +207,7 @@ class DataDesk:
             "fps": data.fps,
             "estimated": clip.estimated,
             "lead": data.marks.fix_of(clip.key).lead,
+            "masks": self.engine.masks.told(),
         }
         if axes is not None:
             answer |= {"axes": axes.round(5).tolist(), "path": _path(axes)}
@@ -220,20 +222,25 @@ class DataDesk:
                 "brightness": round(looked.brightness, 3),
             }
         try:
-            answer["sheet"] = self._sheet(data, clip)
+            answer["sheet"] = self._sheet(data, clip)[1]
         except (UserError, OSError) as error:
             answer["problem"] = answer["problem"] or sentence(error)
         return answer
 
-    def _sheet(self, data: DataSet, clip: Clip) -> dict[str, int]:
-        """Where each frame of the clip is in its sheet, which is drawn now if nobody has opened the clip before."""
+    def mask_data_clip(self, message: DataMessage) -> dict[str, Any]:
+        """Where a network of masks looks in a clip, see `Masks.read`."""
+        path, layout = self._sheet(*self._clip(message))
+        return self.engine.masks.read(frames_of_sheet(path, layout))
+
+    def _sheet(self, data: DataSet, clip: Clip) -> tuple[Path, dict[str, int]]:
+        """All frames of a clip and where each is; they are drawn now if nobody has opened the clip before."""
         if not self._waiting.acquire(blocking=False):
             raise UserError("Many clips are being opened just now; try again in a moment.")
         try:
             if not self._drawing.acquire(timeout=SHEET_PATIENCE_S):
                 raise UserError("Many clips are being opened just now; try again in a moment.")
             try:
-                return data.sheet(clip)[1]
+                return data.sheet(clip)
             finally:
                 self._drawing.release()
         finally:

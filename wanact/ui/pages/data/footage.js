@@ -249,6 +249,7 @@ export function mount({element, props, trigger, server}) {
       if (!answer.problem) await look();
       return answer;
     }
+    if (what === 'masks') return ask('mask_data_clip', message);
     const answer = await ask('fly_data_clip', {id: message.id, name: message.place});
     if (answer.problem) return answer;
     if (message.place === 'fly') {
