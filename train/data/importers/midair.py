@@ -4,7 +4,7 @@
 that frame, both 100 a second; pictures come 25 a second, so that picture j has record 4 j. The left camera looks along
 the body's nose; its small distance from the body's origin is not known here.
 
-Source: https://midair.ulg.ac.be/data_organization.html and tech_specs.html. Licence of the data: CC BY-NC-SA 4.0.
+Source: https://midair.ulg.ac.be/data_organization.html and tech_specs.html.
 """
 
 from __future__ import annotations
