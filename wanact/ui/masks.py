@@ -41,7 +41,7 @@ class Masks:
     def told(self) -> dict[str, str]:
         """What a page says of it: {"by": run and step}, or {"problem": why there are no masks}."""
         try:
-            return {"by": self._newest().label}
+            return {"by": _named(self._newest())}
         except UserError as error:
             return {"problem": str(error)}
 
@@ -85,8 +85,8 @@ class Masks:
             parameters = _parameters(entry)
             if parameters > MOST_PARAMETERS:
                 raise UserError(
-                    f"The network of {entry.label} has {parameters / 1e6:.0f} M parameters; this page reads masks with "
-                    f"up to {MOST_PARAMETERS / 1e6:.0f} M."
+                    f"The network of {_named(entry)} has {parameters / 1e6:.0f} M parameters; this page reads masks "
+                    f"with up to {MOST_PARAMETERS / 1e6:.0f} M."
                 )
             try:
                 store.verify(entry.path)
@@ -94,6 +94,10 @@ class Masks:
             except (CheckpointError, IDMError) as error:
                 raise UserError(self._index.plain(str(error))) from error
         return self._kept[1]
+
+
+def _named(entry: Entry) -> str:
+    return entry.run if entry.step is None else f"{entry.run} · step {entry.step:,}"
 
 
 def _has_mask(entry: Entry) -> bool:
@@ -110,4 +114,4 @@ def _parameters(entry: Entry) -> int:
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in MaskedInverseDynamics(config).parameters())
     except (TypeError, CheckpointError) as error:
-        raise UserError(f"The network of {entry.label} cannot be read: its configuration is damaged.") from error
+        raise UserError(f"The network of {_named(entry)} cannot be read: its configuration is damaged.") from error

@@ -191,3 +191,19 @@ def test_a_clip_whose_picture_moves_against_its_actions_is_left_out(turning, tmp
     monkeypatch.setattr(video, "measured", lambda model: {"mean": dict.fromkeys(video.AXES, 0.01), "says": ""})
     with pytest.raises(DataError, match="moves against the actions"):
         import_footage("video", tmp_path / "source", tmp_path / "out", Cut(21, 16.0, selftest.SIZE))
+
+
+def test_footage_of_the_simulator_is_imported_as_its_own_table(tmp_path):
+    """The same flights as DJI's drones would leave them: 30 frames a second, losses, subtitles of six decimals."""
+    flights = ["--clips", "1", "--num_frames", "9", "--height", "32", "--width", "64", "--seed", "3"]
+    main(["simulate", "--out", str(tmp_path / "own"), *flights])
+    main(["simulate", "--format", "dji", "--out", str(tmp_path / "card"), *flights])
+    assert not (tmp_path / "card" / "clips.csv").exists(), "footage has no table"
+    import_footage("dji", tmp_path / "card", tmp_path / "flown", Cut(9, 16.0, (32, 64), path_units=selftest.PATH_UNITS))
+    own, flown = (
+        ActionTrack.parse(csv.read_records(tmp_path / name / "clips.csv")[0]["action"]).magnitude
+        for name in ("own", "flown")
+    )
+    assert own.max() > 0.1
+    np.testing.assert_allclose(flown[:, :4], own[:, :4], atol=0.006)
+    np.testing.assert_allclose(flown[:, 4:], own[:, 4:], atol=0.25)
