@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tests.ui.test_data import looked_at  # noqa: F401  a fixture
+from wanact.actions import channel_track
 from wanact.data.sets import DataSet
 from wanact.errors import UserError
 from wanact.models.masked_idm import MaskedIDMConfig, MaskedInverseDynamics
@@ -20,6 +21,7 @@ from wanact.runs.store import write_checkpoint
 from wanact.ui import masks
 from wanact.ui.engine import Engine
 from wanact.ui.masks import CELLS, Masks
+from wanact.ui.pages.compare.desk import CompareDesk
 from wanact.ui.pages.data.desk import DataDesk, DataMessage
 
 TINY = MaskedIDMConfig(
@@ -88,3 +90,14 @@ def test_the_data_page_reads_the_masks_of_a_clip(pipe, runs_root, looked_at, tmp
     assert answer["masks"]["by"].startswith("masks")
     read = desk.mask_data_clip(DataMessage(id=clip))
     assert read["count"] == len(answer["axes"]) + 1 and greys(read).min() > 0.95
+
+
+def test_lanes_of_compare_carry_the_masks_of_their_clips(pipe, runs_root, picture, tmp_path):
+    write_mask_run(tmp_path / "masks", bias=3.0)
+    desk = CompareDesk(Engine(pipe, [runs_root, tmp_path]))
+    plan = channel_track("forward", desk.engine.num_actions).to_list()
+    lanes = [{"checkpoint": "drone/step-000000200"}, {"checkpoint": "base"}]
+    *_, state = desk.compare(str(picture), "a lake", plan, lanes, size="64 × 32")
+    assert state.masks["by"].startswith("masks")
+    assert [lane.masks["count"] for lane in state.lanes] == [desk.engine.num_actions + 1] * 2
+    assert greys(state.lanes[0].masks).min() > 0.95
