@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from wanact.media.video import write_mp4
 from wanact.runs.store import PILOT, write_checkpoint
 from wanact.world import tasks
 
@@ -41,12 +43,14 @@ def write_pilot(
     return run
 
 
-def write_evaluation(run: Path, step: int, where: str = "sim", **success: float) -> Path:
-    """Figures of a checkpoint: the success of `trained`, `hand_written` and `random` at gates."""
+def write_evaluation(run: Path, step: int, where: str = "sim", film: bool = False, **success: float) -> Path:
+    """Figures of a checkpoint: the success of `trained`, `hand_written` and `random` at gates, and a film."""
     pilots = {
         name: {"success": share, "interval": [max(0, share - 0.1), min(1, share + 0.1)], "return": 9.5, "length": 41.0}
         for name, share in ({"trained": 0.9, "hand_written": 1.0, "random": 0.0} | success).items()
     }
+    if film:
+        write_mp4(np.zeros((4, 16, 32, 3), np.uint8), run / f"flight-{where}-{step}.mp4", 8)
     path = run / f"evaluation-{where}-{step}.json"
     path.write_text(json.dumps({"step": step, "episodes": 50, "worlds": 20, "tasks": {"gates": pilots}}))
     return path

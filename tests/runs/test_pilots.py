@@ -9,7 +9,7 @@ import pytest
 from tests.pilots import write_evaluation, write_pilot
 from wanact.files import CheckpointError
 from wanact.runs import store
-from wanact.runs.evaluations import SIMULATOR, read_evaluation
+from wanact.runs.evaluations import MAX_FILM_BYTES, MODEL, SIMULATOR, film_file, read_evaluation, read_film
 from wanact.runs.index import RunIndex
 from wanact.runs.log import OF_PILOTS, read_curve
 from wanact.runs.publish import publish
@@ -38,7 +38,7 @@ def test_a_flipped_bit_in_a_pilot_is_found(tmp_path):
 
 def test_what_is_published_of_a_pilot_flies_and_is_small(tmp_path):
     run = write_pilot(tmp_path / "pilot")
-    write_evaluation(run, 200)
+    write_evaluation(run, 200, film=True)
     (written,) = publish(run, tmp_path / "out" / "pilot", [200])
     names = {file.name for file in written.iterdir()}
     assert names == {"pilot.safetensors", "pilot.json", "normalizer.safetensors", store.METADATA}
@@ -46,6 +46,7 @@ def test_what_is_published_of_a_pilot_flies_and_is_small(tmp_path):
     (entry,) = RunIndex([tmp_path / "out"]).entries()
     assert entry.is_pilot and entry.is_sound and entry.metadata["success"] == 0.5
     assert read_evaluation(entry.run_dir, SIMULATOR, 200) == read_evaluation(run, SIMULATOR, 200) is not None
+    assert read_film(entry.run_dir, SIMULATOR, 200) == read_film(run, SIMULATOR, 200) is not None
     assert read_curve(entry.run_dir, OF_PILOTS)["success"][-1] == 0.5
 
 
@@ -80,3 +81,15 @@ def test_where_nothing_was_measured_there_are_no_figures(tmp_path):
     assert read_evaluation(run, SIMULATOR, 100) is None and read_evaluation(run, SIMULATOR, None) is None
     (run / "evaluation-sim-100.json").symlink_to(write_evaluation(write_pilot(tmp_path / "other", (100,)), 100))
     assert read_evaluation(run, SIMULATOR, 100) is None, "a link leads anywhere"
+
+
+def test_what_is_no_film_or_too_large_or_a_link_is_not_shown(tmp_path):
+    run = write_pilot(tmp_path / "pilot", (100,))
+    write_evaluation(run, 100, film=True)
+    film = film_file(run, SIMULATOR, 100)
+    assert read_film(run, SIMULATOR, 100) == film.read_bytes() and read_film(run, SIMULATOR, None) is None
+    film_file(run, MODEL, 100).symlink_to(film)
+    assert read_film(run, MODEL, 100) is None
+    for content in (b"<html>", film.read_bytes() + bytes(MAX_FILM_BYTES)):
+        film.write_bytes(content)
+        assert read_film(run, SIMULATOR, 100) is None

@@ -62,7 +62,7 @@ def test_who_can_be_asked_is_listed_with_what_they_have_learnt(desk):
     assert [(pilot["id"], pilot["tasks"]) for pilot in listed] == [
         ("pilot/step-000000200", ["gates"]),
         ("pilot/step-000000100", ["gates"]),
-        ("hand_written", ["gates", "course", "circle"]),
+        ("hand_written", ["gates", "course", "circle", "avoid"]),
     ]
 
 

@@ -71,6 +71,10 @@ def test_a_pilots_card_has_its_success_beside_others(own, tmp_path):
     }
     write_evaluation(tmp_path / "pilot", 200, "world", trained=0.4)
     assert [one["where"] for one in desk.show(PILOT)["pilot"]] == ["sim", "world"]
+    assert measured["film"] is None
+    write_evaluation(tmp_path / "pilot", 200, film=True)
+    film, none = [one["film"] for one in desk.show(PILOT)["pilot"]]
+    assert film.startswith("data:video/mp4;base64,") and none is None
     assert "python -m train pilot evaluate pilot@100" in desk.show("pilot/step-000000100")["note"]
     (tmp_path / "pilot" / "evaluation-sim-200.json").write_text('{"step": 200}')
     assert "evaluation-sim-200.json is damaged" in desk.show(PILOT)["note"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wanact.world import tasks
-from wanact.world.craft import NUM_RAYS, RAY_REACH, ReckonedCraft
+from wanact.world.craft import NUM_RAYS, RAY_DIRECTIONS_DEG, RAY_REACH, ReckonedCraft
 from wanact.world.tasks import Aim, Gates
 
 
@@ -91,6 +91,38 @@ def test_looking_away_from_the_landmark_sweeps_nothing():
     assert task.swept == 0
 
 
+class Walled(ReckonedCraft):
+    """A craft before a wall across its way, 60 units ahead and as wide as is given, which its rays meet."""
+
+    def __init__(self, wide: float):
+        super().__init__()
+        self.wide = wide
+
+    def rays(self) -> np.ndarray:
+        x, y, _, yaw, _ = self.pose
+        azimuth = yaw + np.radians([ray[0] for ray in RAY_DIRECTIONS_DEG])
+        with np.errstate(divide="ignore"):
+            far = np.where(np.cos(azimuth) > 0, (60 - x) / np.cos(azimuth), RAY_REACH)
+        met = (far > 0) & (np.abs(y + far * np.sin(azimuth)) < self.wide / 2)
+        return np.where(met, np.minimum(far, RAY_REACH), RAY_REACH)
+
+
+def test_the_pilot_written_by_hand_flies_round_what_its_rays_meet():
+    for seed in range(3):
+        craft = Walled(wide=50)
+        task = tasks.Avoid(130.0, float(np.random.default_rng(seed).uniform(-15, 15)), 30.0, 0.0)
+        verdict, aside_at_the_wall = tasks.Verdict(0.0), np.inf
+        for step in range(task.num_steps):
+            before = craft.pose
+            craft.fly(tasks.hand_written(tasks.observe(task, craft, step)))
+            if before[0] < 60 <= craft.pose[0]:
+                aside_at_the_wall = abs(craft.pose[1])
+            verdict = tasks.judge(task, before, craft, step + 1)
+            if verdict.is_over:
+                break
+        assert verdict.is_done and 25 < aside_at_the_wall < np.inf
+
+
 @pytest.mark.parametrize("name", tasks.NAMES)
 def test_a_task_goes_on_from_json_to_the_last_bit(name):
     craft = ReckonedCraft()
@@ -120,5 +152,5 @@ def test_where_nothing_is_known_rays_meet_nothing():
 
 
 def test_an_unknown_task_is_named():
-    with pytest.raises(tasks.TaskError, match="'looping' is not one of gates, course, circle"):
+    with pytest.raises(tasks.TaskError, match="'looping' is not one of gates, course, circle, avoid"):
         tasks.set_up("looping", ReckonedCraft(), np.random.default_rng(0))

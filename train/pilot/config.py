@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from transformers.hf_argparser import HfArgumentParser
 
@@ -13,6 +14,7 @@ from wanact.errors import UserError
 from wanact.files import read_json
 
 EnvId = Literal["WanAct/Sim-v0", "WanAct/World-v0"]
+TaskName = Literal["gates", "course", "circle", "avoid", "mixed"]
 OnExisting = Literal["ask", "resume", "warmstart", "external"]
 
 
@@ -30,8 +32,13 @@ def _help(text: str, default: Any = dataclasses.MISSING, **more: Any) -> Any:
 class Environment:
     """What is flown."""
 
-    env_id: EnvId = _help("the simulator, or inside a world model", "WanAct/Sim-v0")
-    task: Literal["gates", "course", "circle", "mixed"] = _help("what is asked; mixed: another each episode", "mixed")
+    _argument_group_name: ClassVar[str] = "what is flown"
+    env_id: EnvId = _help("the simulator, or the inside of a world model", "WanAct/Sim-v0")
+    task: TaskName = _help(
+        "gates: fly through them; course: hold it and the height; circle: round a landmark, looking at it; "
+        "avoid: reach a place behind one and do not crash; mixed: another each episode",
+        "mixed",
+    )
     observation: Literal["state", "picture", "both"] = _help("what the pilot is shown", "state")
     num_envs: int = _help("environments side by side", 8)
     env_processes: bool = _help("each environment in a process of its own", False)
@@ -44,10 +51,11 @@ class Environment:
 
 @dataclass
 class Ppo:
-    """The algorithm; steps are those of all environments together, one latent frame each."""
+    """The algorithm; a step is one latent frame in every environment."""
 
-    total_steps: int = _help("steps to train for", 120_000)
-    rollout_len: int = _help("steps between two updates", 128)
+    _argument_group_name: ClassVar[str] = "PPO"
+    total_steps: int = _help("latent frames that each environment flies", 120_000)
+    rollout_len: int = _help("of them between two updates", 128)
     batch_size: int = _help("samples of a minibatch", 256)
     num_epochs: int = _help("passes over a rollout", 6)
     learning_rate: float = _help("of AdamW", 4e-4)
@@ -67,6 +75,7 @@ class Ppo:
 class Schedules:
     """What changes with the counters of steps and updates, which are saved."""
 
+    _argument_group_name: ClassVar[str] = "what changes with the updates"
     entropy_coef: float = _help("weight of the entropy", 0.002)
     entropy_warmup_updates: int = _help("updates in which it rises to that", 10)
     kl_coef: float = _help("after a warm start: weight of staying near the policy that it gave", 0.5)
@@ -77,6 +86,7 @@ class Schedules:
 class TemperatureSettings:
     """The controller of exploration."""
 
+    _argument_group_name: ClassVar[str] = "temperature, by which exploration is scaled"
     temperature_initial: float = _help("what deviations are multiplied by at first", 1.0)
     temperature_lowest: float = _help("and at the least", 0.6)
     temperature_decay: float = _help("factor of an update", 0.998)
@@ -92,6 +102,7 @@ class TemperatureSettings:
 class WarmStart:
     """What the pilot learns from before it flies itself."""
 
+    _argument_group_name: ClassVar[str] = "warm start"
     demonstrations: list[str] = _help("flight records (files or folders), or hand_written for that pilot's flights", [])
     external_policy: str | None = _help("a policy's weights (.safetensors or .pt of tensors) to begin with", None)
     clone_epochs: int = _help("passes over the demonstrations", 30)
@@ -104,6 +115,7 @@ class WarmStart:
 class Checkpoints:
     """What is kept."""
 
+    _argument_group_name: ClassVar[str] = "checkpoints"
     enable_checkpoints: bool = _help("write checkpoints", True)
     checkpoint_interval: int = _help("steps between two; a multiple of --rollout_len keeps whole updates", 128)
     save_optimizer_state: bool = _help("with AdamW's state; resuming repeats the run only with it", True)
@@ -116,6 +128,7 @@ class Checkpoints:
 class Chunks:
     """Training in slices."""
 
+    _argument_group_name: ClassVar[str] = "chunks"
     chunk_mode: bool = _help("slice the training; completed slices are found in training_progress.json", False)
     num_chunks: int = _help("how many", 4)
     stop_after_chunk: bool = _help("end after one", False)
@@ -125,6 +138,7 @@ class Chunks:
 class Run:
     """Where and how."""
 
+    _argument_group_name: ClassVar[str] = "where and how"
     output_dir: str = _help("the run's folder", "outputs")
     seed: int = _help("of everything random", 0)
     threads: int = _help("of torch; small networks are fastest with one", 1)
@@ -208,7 +222,9 @@ def parse(argv: list[str]) -> PilotConfig:
     Raises:
         PilotError: for a flag, a name or a value that is unknown.
     """
-    parser = _Parser(tuple(SECTIONS.values()), prog="python -m train pilot", description=_DESCRIPTION)  # type: ignore[arg-type]
+    words: dict[str, Any] = {"usage": "%(prog)s [--config FILE] [--SETTING VALUE ...]", "formatter_class": _Help}
+    kinds = cast(Any, tuple(SECTIONS.values()))
+    parser = _Parser(kinds, prog="python -m train pilot", description=_DESCRIPTION, **words)
     parser.add_argument("--config", help="JSON file of settings, as train/configs/pilot/ppo_warmstart.json")
     files = [b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"]
     files += [a.partition("=")[2] for a in argv if a.startswith("--config=")]
@@ -251,7 +267,17 @@ def _checked(path: Path, name: str, value: Any, default: Any) -> Any:
     return float(value) if isinstance(default, float) and value is not None else value
 
 
-_DESCRIPTION = "Train a pilot with PPO; docs/pilot.md explains it. `pilot evaluate` measures one, each with --help."
+_DESCRIPTION = """Train a pilot with PPO: a small network that is told numbers about a task and moves four sticks.
+
+  python -m train pilot --task gates --output_dir outputs         begin, or go on where it stopped
+  python -m train pilot --config train/configs/pilot/ppo_warmstart.json
+  python -m train pilot evaluate outputs@best                     success over held-out episodes (--help)
+
+Ctrl-C saves and ends. outputs/ppo_training.log says what was done; docs/pilot.md explains it."""
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind each setting, and the description as it is written."""
 
 
 class _Parser(HfArgumentParser):

@@ -106,13 +106,15 @@ def _hand_written_flights(config: PilotConfig) -> Iterator[tuple[np.ndarray, np.
     env = gym.make(SIM, task=settings.task, num_worlds=settings.num_worlds, first_world=settings.first_world)
     for episode in range(HAND_WRITTEN_EPISODES):
         seed = derive_seed(config.run.seed, "pilot", HAND_WRITTEN, episode) % 2**31
-        seen, _ = env.reset(seed=seed)
-        is_over = False
+        seen, info = env.reset(seed=seed)
+        flown, is_over = [], False
         while not is_over:
             sticks = tasks.hand_written(seen).astype(np.float32)
-            yield seen, sticks
-            seen, _, terminated, truncated, _ = env.step(sticks)
+            flown.append((seen, sticks))
+            seen, _, terminated, truncated, info = env.step(sticks)
             is_over = terminated or truncated
+        if info["is_success"]:  # how to fail is nothing to imitate
+            yield from flown
 
 
 def clone(model: PilotPPO, demonstrations: Demonstrations) -> float:

@@ -16,6 +16,7 @@ from wanact.files import CheckpointError, number, read_json, read_model, text, v
 SIMULATOR, MODEL = "sim", "world"
 _NAME = re.compile(r"evaluation-(sim|world)-(\d{1,12})\.json")
 _MOST = 1_000_000
+MAX_FILM_BYTES = 2 * 2**20
 _Share = Annotated[float, number(0, 1)]
 
 
@@ -45,6 +46,21 @@ class Evaluation(BaseModel):
 def evaluation_file(run: Path, where: str, step: int) -> Path:
     """Where the figures of a checkpoint lie."""
     return run / f"evaluation-{where}-{step}.json"
+
+
+def film_file(run: Path, where: str, step: int) -> Path:
+    """Where the film of the best flight of a checkpoint lies."""
+    return run / f"flight-{where}-{step}.mp4"
+
+
+def read_film(run: Path, where: str, step: int | None) -> bytes | None:
+    """The film of the best flight, an mp4; None if there is none that is a film and small enough to be shown."""
+    path = None if step is None else film_file(run, where, step)
+    if path is None or path.is_symlink() or not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        film = file.read(MAX_FILM_BYTES + 1)
+    return film if len(film) <= MAX_FILM_BYTES and film[4:8] == b"ftyp" else None
 
 
 def evaluations(run: Path) -> dict[tuple[str, int], Path]:

@@ -12,7 +12,7 @@ from wanact.errors import TakenError
 from wanact.files import CheckpointError, disk_errors, replacing, replacing_folder, write_json
 from wanact.models import pilot
 from wanact.runs import store
-from wanact.runs.evaluations import evaluations
+from wanact.runs.evaluations import evaluations, film_file, read_film
 from wanact.runs.log import LOG
 from wanact.runs.ref import RUN_CONFIG
 from wanact.runs.store import CONTROLLER, LORA, TRANSFORMER, CheckpointInfo, FlightWeights
@@ -50,8 +50,10 @@ def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: st
         if (run / LOG).is_file():  # one from the Hub may have none
             shutil.copyfile(run / LOG, temporary / LOG)
         if _is_pilot(found[max(steps or found)]):
-            for figures in evaluations(run).values():
+            for (where, step), figures in evaluations(run).items():
                 shutil.copyfile(figures, temporary / figures.name)
+                if (film := read_film(run, where, step)) is not None:
+                    film_file(temporary, where, step).write_bytes(film)
         else:
             weights = store.load_flight_weights(written[-1])
             write_json(temporary / RUN_CONFIG, weights.config)

@@ -66,6 +66,10 @@ class Craft(Protocol):
         """Where landmarks stand: x, y, height of the top, [n, 3], the copy of each that is nearest."""
         ...
 
+    def room(self, x: float, y: float) -> float:
+        """World units from there to the nearest landmark as high as the craft; `inf` where none is known."""
+        ...
+
     def ghost(self) -> Craft:
         """Another craft that is where this one is, and as fast."""
         ...
@@ -139,6 +143,12 @@ class SimulatedCraft:
         places = np.array(self.world.places, float).reshape(-1, 3)
         places[:, :2] = np.array(self.pose[:2]) + _wrapped(places[:, :2] - self.pose[:2])
         return places
+
+    def room(self, x: float, y: float) -> float:
+        parts = self.world.parts
+        tall = parts[parts[:, landmarks.TOP] + simulator.BERTH > self.pose[2]]
+        distance, _ = landmarks.clearance(tall, x, y, WORLD_SIZE)
+        return float(distance.min(initial=np.inf))
 
     def ghost(self) -> SimulatedCraft:
         ghost = SimulatedCraft(self.world, self.pose)
@@ -217,6 +227,9 @@ class ReckonedCraft:
 
     def landmarks(self) -> np.ndarray:
         return np.zeros((0, 3))
+
+    def room(self, x: float, y: float) -> float:
+        return float("inf")
 
     def ghost(self) -> ReckonedCraft:
         ghost = ReckonedCraft(self.pose)

@@ -1,4 +1,6 @@
-"""What a pilot is asked to fly, what it sees of it as numbers, and how well it did: gates, a course, a circle.
+"""What a pilot is asked to fly, what it sees of it as numbers, and how well it did.
+
+There are gates to fly through, a course to hold, a landmark to circle, and a place behind one to reach without a crash.
 
 A task shows two *aims*, places with a heading, nearest first; so one pilot can fly all of them, and one written by hand
 needs no more. Distances are world units, of which full forward flies ten a latent frame; angles are radians.
@@ -13,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from wanact.errors import UserError
-from wanact.world.craft import NUM_RAYS, RAY_REACH, Craft, Pose
+from wanact.world.craft import NUM_RAYS, RAY_DIRECTIONS_DEG, RAY_REACH, Craft, Pose
 
 SCALE = 50.0  # world units that count as one in an observation
 SPACING = 48.0  # world units between two gates
@@ -229,8 +231,52 @@ class Circle:
         return Verdict(reward + 3.0 * is_done, is_done, is_done)
 
 
-Task = Gates | Course | Circle
-TASKS: dict[str, type[Gates] | type[Course] | type[Circle]] = {task.name: task for task in (Gates, Course, Circle)}
+@dataclass
+class Avoid:
+    """Do not crash: get to a place behind a landmark that stands in the way, by whichever way touches nothing."""
+
+    name: ClassVar[str] = "avoid"
+    x: float
+    y: float
+    altitude: float
+    yaw: float
+    num_steps: int = 80
+
+    BEHIND: ClassVar[float] = 75.0  # world units from the landmark to the place
+    NEAR: ClassVar[float] = 12.0  # that counts as there
+
+    @classmethod
+    def set_up(cls, craft: Craft, rng: np.random.Generator) -> Avoid | None:
+        """Behind a landmark in view that is as high as the drone, or ahead where landmarks are not known."""
+        x, y, altitude, yaw, _ = craft.pose
+        if craft.height() == np.inf:
+            far, bearing = float(rng.uniform(170, 260)), yaw + float(rng.uniform(-0.5, 0.5))
+            return cls(x + far * np.cos(bearing), y + far * np.sin(bearing), altitude, bearing)
+        places = craft.landmarks()
+        away, bearing = _polar(places[:, :2], craft.pose)
+        blocks = (np.abs(_angle(bearing - yaw)) < np.radians(45)) & (away > 60) & (away < 190)
+        for index in rng.permutation(np.flatnonzero(blocks & (places[:, 2] > altitude))):
+            far, heading = float(away[index]) + cls.BEHIND, float(bearing[index])
+            there = x + far * np.cos(heading), y + far * np.sin(heading)
+            ground = craft.ground(*np.array(there).reshape(2, 1))
+            if craft.room(*there) > 2 * cls.NEAR and ground.max() + 9 < altitude:
+                return cls(*there, altitude, heading)
+        return None
+
+    def aims(self, pose: Pose) -> tuple[Aim, Aim]:
+        aim = Aim(self.x, self.y, self.altitude, self.yaw)
+        return aim, aim
+
+    def judge(self, before: Pose, craft: Craft, step: int) -> Verdict:
+        was, away = (float(np.hypot(self.x - p[0], self.y - p[1])) for p in (before, craft.pose))
+        is_done = away < self.NEAR
+        return Verdict((was - away) / SCALE - 0.01 + 3.0 * is_done, is_done, is_done)
+
+
+Task = Gates | Course | Circle | Avoid
+TASKS: dict[str, type[Gates] | type[Course] | type[Circle] | type[Avoid]] = {
+    task.name: task for task in (Gates, Course, Circle, Avoid)
+}
 NAMES = tuple(TASKS)
 
 # Where in an observation what stands; all of it is about one in size.
@@ -242,6 +288,7 @@ _SECOND = slice(_FIRST.stop, _FIRST.stop + 6)
 _RAYS = slice(_SECOND.stop, _SECOND.stop + NUM_RAYS)
 SIZE = _RAYS.stop
 LIMIT = 10.0
+_LOOKS_AHEAD, _KEEPS_OFF = 90.0, 21.0  # world units, of the pilot written by hand
 
 
 def set_up(name: str, craft: Craft, rng: np.random.Generator) -> Task | None:
@@ -310,9 +357,37 @@ def hand_written(observation: np.ndarray) -> np.ndarray:
         way = np.array(second[:2])
         way *= min(1.0, 0.36 * 10 / max(float(np.linalg.norm(way)), 1e-3)) / 10
         return np.clip(np.array((way[0], way[1], np.degrees(bearing) / 3, 0.0)), -1, 1)
+    if kind == Avoid.name:
+        return _round_what_is_in_the_way(first, observation[_RAYS] * RAY_REACH)
     ahead = max(float(first[0]), 8.0)
     turn = np.degrees(np.arctan2(first[1], ahead)) / 3
     return np.clip(np.array((0.9, 0.9 * 1.3 * first[1] / ahead, 0.5 * turn, 0.0)), -1, 1)
+
+
+def _round_what_is_in_the_way(aim: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """Sticks [4] along the way that leads nearest to the aim and past what the level rays meet.
+
+    Args:
+        aim: ahead and right of the drone, in world units, first of all.
+        rays: how far each is free, [NUM_RAYS].
+    """
+    azimuth = np.radians([ray[0] for ray in RAY_DIRECTIONS_DEG if ray[1] == 0])
+    free, bearing = rays[: len(azimuth)], float(np.arctan2(aim[1], aim[0]))
+    away = np.radians(np.arange(-90, 91, 5))
+    off = azimuth - (bearing + away)[:, None]
+    ahead, aside = free * np.cos(off), np.abs(free * np.sin(off))
+    is_near = free < min(_LOOKS_AHEAD, float(np.hypot(aim[0], aim[1])))
+    is_met = is_near & (ahead > 0) & (aside < _KEEPS_OFF + 0.15 * free)
+    blocked = (is_met * (1.3 - free / _LOOKS_AHEAD)).sum(1)
+    way = bearing + float(away[(np.abs(away) + 2.5 * blocked).argmin()])
+    speed = float(np.clip(free[np.abs(azimuth - way) < np.radians(35)].min(initial=45.0) / 50, 0.3, 0.9))
+    return np.clip(np.array((speed * np.cos(way), speed * np.sin(way), np.degrees(_angle(way)) / 12, 0.0)), -1, 1)
+
+
+def _polar(places: np.ndarray, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
+    """How far places [n, 2] are, and in which direction of the world, [n] each."""
+    dx, dy = places[:, 0] - pose[0], places[:, 1] - pose[1]
+    return np.hypot(dx, dy), np.arctan2(dy, dx)
 
 
 def _between(here: Aim, there: Aim, share: float, far: float) -> Aim:

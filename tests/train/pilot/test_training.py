@@ -17,18 +17,20 @@ import pytest
 import torch
 from PIL import Image
 
-from train.pilot import checkpoint
+from train.pilot import checkpoint, envs, evaluate, film
 from train.pilot.config import PilotConfig, PilotError, parse
 from train.pilot.demonstrations import clone, gather
-from train.pilot.evaluate import measure
+from train.pilot.evaluate import PILOTS, measure
 from train.pilot.ppo import PilotPPO
 from train.pilot.temperature import TemperatureController
 from train.pilot.training import LOG, PROGRESS, make_environments, train
 from wanact.actions import ActionTrack
 from wanact.files import CheckpointError, load_state, load_weights, read_json
 from wanact.flying.record import FlightRecord
+from wanact.media.footage import num_frames_of
 from wanact.models.pilot import load_pilot
 from wanact.runs import store
+from wanact.runs.evaluations import SIMULATOR, film_file, read_evaluation, read_film
 
 PLAN = Path(__file__).resolve().parents[3] / "train/configs/pilot/ppo_warmstart.json"
 STEPS = 40
@@ -338,6 +340,31 @@ def test_measuring_gives_every_pilot_the_same_episodes():
     idle = measure(env, "gates", lambda _: np.zeros(4), 3)
     assert skilled["success"] > idle["success"] == 0
     assert skilled["interval"][0] <= skilled["success"] <= skilled["interval"][1]
+
+
+def test_measuring_writes_the_figures_and_a_film_of_the_flight_beside_the_checkpoints(undisturbed, monkeypatch, capsys):
+    monkeypatch.setattr(film, "SIZE", (48, 80))
+    monkeypatch.setattr(envs, "HELD_OUT", 0)  # the world that is made already
+    monkeypatch.setattr(evaluate, "HELD_OUT", 0)
+    assert evaluate.main([f"{undisturbed}@{STEPS}", "--tasks", "course", "--episodes", "2", "--num_worlds", "1"]) == 0
+    figures = read_evaluation(undisturbed, SIMULATOR, STEPS)
+    assert figures is not None and list(figures.tasks) == ["course"] and set(figures.tasks["course"]) == set(PILOTS)
+    shown = read_film(undisturbed, SIMULATOR, STEPS)
+    assert shown is not None and 2 <= num_frames_of(film_file(undisturbed, SIMULATOR, STEPS)) <= 49
+    assert "a film of the best" in capsys.readouterr().out
+
+
+def test_rings_stand_where_they_are_seen():
+    dark = np.zeros((96, 160, 3), np.uint8)
+    here = (0.0, 0.0, 30.0, 0.0, 0.0)
+    ring = film.draw_rings(dark, here, [[50.0, 0.0, 30.0, 0.0, 8.0]]).max(-1)
+    rows, columns = np.nonzero(ring > 100)
+    assert abs(rows.mean() - 48) < 1 and abs(columns.mean() - 80) < 1
+    assert abs((columns.max() - columns.min()) - 2 * 8 / 50 * 80 / np.tan(np.radians(37.5))) < 6  # and the line
+    right = film.draw_rings(dark, here, [[50.0, 20.0, 40.0, 0.0, 8.0]]).max(-1)
+    rows, columns = np.nonzero(right > 100)
+    assert columns.min() > 80 and rows.max() < 48, "to the right and above"
+    assert not film.draw_rings(dark, here, [[-50.0, 0.0, 30.0, 0.0, 8.0]]).any(), "behind"
 
 
 def test_the_plans_file_is_read_and_flags_go_over_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import queue
 import threading
@@ -20,7 +21,7 @@ from wanact.files import CheckpointError
 from wanact.flying.pipeline import Cancelled
 from wanact.flying.request import RequestError
 from wanact.flying.turns import Place
-from wanact.runs.evaluations import MODEL, SIMULATOR, read_evaluation
+from wanact.runs.evaluations import MODEL, SIMULATOR, read_evaluation, read_film
 from wanact.runs.index import Entry
 from wanact.runs.ref import BASE, CheckpointRef
 from wanact.ui import visitor
@@ -160,7 +161,8 @@ class CardDesk:
 
 
 def pilot_figures(entry: Entry) -> list[dict[str, Any]]:
-    """What was measured of a pilot, for the panel: where, over how many episodes, and by task each pilot's figures.
+    """What was measured of a pilot, for the panel: where, over how many episodes, and by task each pilot's figures;
+    and the film of its best flight as a data URL, None where there is none.
 
     Raises:
         CheckpointError: if a file of figures is damaged.
@@ -171,6 +173,7 @@ def pilot_figures(entry: Entry) -> list[dict[str, Any]]:
             "where": where,
             "episodes": evaluation.episodes,
             "worlds": evaluation.worlds,
+            "film": _data_url(read_film(entry.run_dir, where, entry.step)),
             "tasks": {
                 task: {name: one.model_dump(by_alias=True) for name, one in pilots.items()}
                 for task, pilots in evaluation.tasks.items()
@@ -179,6 +182,10 @@ def pilot_figures(entry: Entry) -> list[dict[str, Any]]:
         for where, evaluation in found
         if evaluation is not None
     ]
+
+
+def _data_url(film: bytes | None) -> str | None:
+    return None if film is None else "data:video/mp4;base64," + base64.b64encode(film).decode()
 
 
 def measure_quickly(engine: Engine, choice: CheckpointRef) -> Iterator[tuple[int, int] | ControlCard]:

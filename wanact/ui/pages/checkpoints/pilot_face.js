@@ -1,13 +1,34 @@
 import {build} from './face.js';
 
-// A pilot's card: how often it does what it is asked, beside the pilot written by hand and one by chance.
+// A pilot's card: how often it does what it is asked, beside the pilot written by hand and one by chance, and a film of
+// its best flight.
 const WHERE = {sim: 'In the simulator', world: 'Inside the world model'};
 const TRUTH = {
   sim: worlds => `${worlds} worlds that it was not trained in; the simulator says what was done.`,
   world: () => 'Nobody knows the truth there: the inverse dynamics model reads the way from the pictures.',
 };
 const WHO = {trained: 'this pilot', hand_written: 'written by hand', random: 'by chance'};
-const TASKS = {gates: 'Gates', course: 'Hold a course', circle: 'Circle a landmark'};
+const TASKS = {gates: 'Gates', course: 'Hold a course', circle: 'Circle a landmark', avoid: 'Do not crash'};
+
+const VIEWS = {
+  sim: 'Its best flight, as the simulator draws it; the rings are what it flies to. Twice as fast as flown.',
+  world:
+    'Its best flight, as the world model draws it; the rings are where the reading of its way says that they hang. Twice as fast as flown.',
+};
+
+// It is told numbers and sees none of this.
+function filmOf(where, url) {
+  const video = Object.assign(document.createElement('video'), {
+    src: url,
+    controls: true,
+    loop: true,
+    muted: true,
+    playsInline: true,
+  });
+  video.setAttribute('aria-label', VIEWS[where]);
+  if (!matchMedia('(prefers-reduced-motion: reduce)').matches) video.autoplay = true;
+  return build('figure', 'film', video, build('figcaption', '', VIEWS[where]));
+}
 
 const percent = share => `${Math.round(100 * share)}%`;
 export const judged = share => (share >= 0.8 ? 'good' : share >= 0.4 ? 'fair' : 'poor');
@@ -57,6 +78,7 @@ export function drawPilot(measured) {
           build('tbody', '', ...Object.entries(one.tasks).flatMap(([task, pilots]) => rowsOf(task, pilots))),
         ),
       ),
+      ...(one.film ? [filmOf(one.where, one.film)] : []),
     ),
   );
   return [build('div', `panels${panels.length > 1 ? '' : ' single'}`, ...panels)];

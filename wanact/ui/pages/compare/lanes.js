@@ -12,7 +12,12 @@ export function mount({element, props, trigger, server, watch}) {
   let own = JSON.stringify(props.value);
   let touched = false; // until then the lanes follow what is best
   const unfolded = new Set();
-  const TASKS = {gates: 'through gates', course: 'a held course', circle: 'round a landmark'};
+  const TASKS = {
+    gates: 'through gates',
+    course: 'a held course',
+    circle: 'round a landmark',
+    avoid: 'past what stands there',
+  };
 
   const lanesNow = () => (Array.isArray(props.value) ? props.value : []);
   function commit(lanes, redraw) {

@@ -6,8 +6,13 @@ const FULL = [0.05, 0.05, 0.05, 0.05, 3, 3, 3, 3];
 const SEEN = 0.08; // of a full deflection, from where a lamp shows it
 const KEPT = 40; // latent frames
 const SVG = 'http://www.w3.org/2000/svg';
-const TASKS = {gates: 'Fly through gates', course: 'Hold a course', circle: 'Circle a landmark'};
-const DOES = {course: 'holds a course', circle: 'circles'};
+const TASKS = {
+  gates: 'Fly through gates',
+  course: 'Hold a course',
+  circle: 'Circle a landmark',
+  avoid: 'Fly round what stands there',
+};
+const DOES = {course: 'holds a course', circle: 'circles', avoid: 'flies round what stands there'};
 
 // Where the sticks are for an action [8], each from -1 to 1, x to the right and y down.
 export function sticksOf(action) {
