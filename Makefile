@@ -3,12 +3,15 @@
 
 PYTHON ?= python3
 PORT ?= 7860
+WORKERS ?= 2
 ARGS ?=
 PIP_ARGS ?=
 
 VENV := .venv
 NUMERIC := $(addprefix tests/,test_flow.py models media weights flying world data control_card bench train/stages train/loop)
 PY := $(VENV)/bin/python
+# A worker that has run out of tests takes over half of what another one still has. More workers need 2 GB each.
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist worksteal
 INSTALL = $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 
 BIOME = $(MAKE) --no-print-directory node_modules/.installed && node_modules/.bin/biome check
@@ -20,6 +23,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 	@echo
 	@echo "PORT=$(PORT)          port of the demo"
+	@echo "WORKERS=$(WORKERS)          processes that share the tests; 0 runs them in one, as a debugger needs it"
 	@echo "ARGS='...'         more arguments: of app.py for demo, of pytest for test"
 	@echo "PYTHON=$(PYTHON)     the Python that .venv is made with"
 	@echo "PIP_ARGS='...'     more arguments for pip install"
@@ -28,10 +32,10 @@ demo: $(VENV)/.app ## Fly in the bundled world, at http://127.0.0.1:PORT
 	$(PY) app.py --model_dir assets/nano --runs assets/runs --port $(PORT) $(ARGS)
 
 test: $(VENV)/.dev ## Run all tests, the browser's too where Chromium is installed
-	$(PY) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 narrow: $(VENV)/.dev ## Run the numeric tests on the kernels of a processor with AVX2 alone
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest $(NUMERIC) $(ARGS)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(NUMERIC) $(ARGS)
 
 check: $(VENV)/.dev ## Check style, formatting and types
 	$(VENV)/bin/ruff check .
