@@ -11,7 +11,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# Gradio takes the first free port from here on, and two workers that look at once would find the same one.
+os.environ["GRADIO_SERVER_PORT"] = str(7860 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
 
+import gc
 import ipaddress
 import json
 import shutil
@@ -51,6 +54,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.skip(reason="no chromium; install Debian's chromium or set WANACT_CHROMIUM"))
 
 
+def pytest_collection_finish() -> None:
+    """Set aside the half million objects that imports have made: every training begins with a `gc.collect`, which would
+    walk through all of them, and in a forked process copy the memory that they lie in."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def chromium_path() -> str:
     """Where Chromium is, for playwright's `executable_path`."""
@@ -72,6 +82,14 @@ def no_network():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_locally)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Let the disk write in its own time: what a test writes need not outlive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
         yield
 
 

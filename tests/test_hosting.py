@@ -138,13 +138,20 @@ def test_the_page_behind_the_documented_nginx_is_its_own_and_nobody_elses(proxie
 # A Space
 
 
-def test_what_is_pushed_as_a_space_serves_the_page(tmp_path):
-    """With the variables that a Space sets, from the folder that is uploaded and nothing beside it."""
-    folder = prepare_space(tmp_path / "space")
-    (served := Served(tmp_path / "app", root=folder, environment={"SPACE_ID": "me/fly"})).close()
-    assert "may write notes" not in served.log(), "visitors of a Space write nothing"
-    log = served.log()
-    assert f"WanAct is at {served.url}" in log and "Traceback" not in log
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    """The app with the variables that a Space sets, from the folder that is uploaded and nothing beside it."""
+    folder = tmp_path_factory.mktemp("space")
+    served = Served(folder / "app", root=prepare_space(folder / "space"), environment={"SPACE_ID": "me/fly"})
+    yield served
+    served.close()
+
+
+def test_what_is_pushed_as_a_space_serves_the_page(space):
+    assert httpx.get(space.url, timeout=60).status_code == 200
+    log = space.log()
+    assert "may write notes" not in log, "visitors of a Space write nothing"
+    assert f"WanAct is at {space.url}" in log and "Traceback" not in log
 
 
 # Docker
@@ -213,15 +220,10 @@ def test_the_documented_docker_commands_name_what_the_image_takes():
         assert the_only("VOLUME") in mounts or not mounts
 
 
-def test_the_image_is_healthy_when_the_page_answers(tmp_path):
-    served = Served(tmp_path)
-    try:
-        check = the_only("HEALTHCHECK").partition("CMD ")[2]
-        interpreter, *command = ast.literal_eval(check)
-        assert interpreter == "python3"
-        command = [word.replace("http://127.0.0.1:7860", served.url) for word in command]
-        assert any(served.url in word for word in command)
-        subprocess.run([sys.executable, *command], check=True)
-    finally:
-        served.close()
-    assert subprocess.run([sys.executable, *command], capture_output=True).returncode != 0
+def test_the_image_is_healthy_when_the_page_answers(space):
+    interpreter, *command = ast.literal_eval(the_only("HEALTHCHECK").partition("CMD ")[2])
+    assert interpreter == "python3"
+    for url, answers in ((space.url, True), (f"http://127.0.0.1:{free_port()}", False)):
+        asked = [word.replace("http://127.0.0.1:7860", url) for word in command]
+        assert any(url in word for word in asked)
+        assert (subprocess.run([sys.executable, *asked], capture_output=True).returncode == 0) == answers

@@ -27,21 +27,26 @@ def desk(tiny_model_dir, tmp_path_factory) -> LiveDesk:
     return make_desk(tiny_model_dir, runs, fps=16, silence_s=20, lost_s=60)
 
 
-@pytest.fixture
-def visit(browser, desk):
+@pytest.fixture(scope="module")
+def url(desk):
     with live_alone(desk) as url:
-        visits = Visits(browser, url)
+        yield url
 
-        def open_page(width: int = 1440, height: int = 1000, **options):
-            page = visits.open(width, height, **options)
-            page.set_default_timeout(120_000)
-            page.goto(url)
-            for part in (*READY, f"{PILOT} optgroup"):
-                page.wait_for_selector(part, state="attached")
-            return page
 
-        yield open_page
-        visits.end()
+@pytest.fixture
+def visit(browser, url):
+    visits = Visits(browser, url)
+
+    def open_page(width: int = 1440, height: int = 1000, **options):
+        page = visits.open(width, height, **options)
+        page.set_default_timeout(120_000)
+        page.goto(url)
+        for part in (*READY, f"{PILOT} optgroup"):
+            page.wait_for_selector(part, state="attached")
+        return page
+
+    yield open_page
+    visits.end()
 
 
 def test_it_flies_until_a_key_is_held_and_again_after_and_its_record_replays(visit, desk, tmp_path):
