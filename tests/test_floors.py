@@ -8,8 +8,6 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 
 # As in docs/architecture.md, the ground floor first. A file imports its own room and rooms on floors below; the doors
@@ -69,8 +67,13 @@ def imported_modules(source: str, module: str, is_package: bool = False) -> set[
 
     `from wanact import actions` counts as wanact.actions, `from wanact.actions import X` as wanact.actions.X.
     """
+    return imported_in(ast.parse(source), module, is_package)
+
+
+def imported_in(tree: ast.Module, module: str, is_package: bool) -> set[str]:
+    """The same of a file that is parsed already."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -84,27 +87,32 @@ def imported_modules(source: str, module: str, is_package: bool = False) -> set[
 
 
 @functools.cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+@functools.cache
 def imports_of(file: Path) -> set[str]:
-    return imported_modules(file.read_text(), module_name(file), file.name == "__init__.py")
+    return imported_in(parsed(file), module_name(file), file.name == "__init__.py")
 
 
 def may_import(importer: str, imported: str) -> bool:
     return importer == imported or FLOORS[imported] < FLOORS[importer]
 
 
-@pytest.mark.parametrize("file", source_files(), ids=module_name)
-def test_imports_point_downward(file):
-    name = module_name(file)
-    ours = {imported for imported in imports_of(file) if imported.split(".")[0] in OURS}
-    if name in ("wanact", "train") or name.startswith(SIGNPOSTS):
-        assert not ours
-        return
-    importer = part_of(name)
-    assert importer is not None, f"{name} is on no floor; add its room to STOREYS and docs/architecture.md"
-    for imported in ours:
-        below = part_of(imported)
-        assert below is not None, f"{name} imports {imported}, which is on no floor"
-        assert may_import(importer, below), f"{name} imports {imported}, which is not below it"
+def test_imports_point_downward():
+    for file in source_files():
+        name = module_name(file)
+        ours = {imported for imported in imports_of(file) if imported.split(".")[0] in OURS}
+        if name in ("wanact", "train") or name.startswith(SIGNPOSTS):
+            assert not ours, f"{name} imports {ours}"
+            continue
+        importer = part_of(name)
+        assert importer is not None, f"{name} is on no floor; add its room to STOREYS and docs/architecture.md"
+        for imported in ours:
+            below = part_of(imported)
+            assert below is not None, f"{name} imports {imported}, which is on no floor"
+            assert may_import(importer, below), f"{name} imports {imported}, which is not below it"
 
 
 def test_the_house_is_not_too_high_and_its_hallway_not_crowded():
@@ -114,37 +122,36 @@ def test_the_house_is_not_too_high_and_its_hallway_not_crowded():
     assert len(STOREYS) <= 9 and len(modules) <= 6 and len(packages) <= 12
 
 
-@pytest.mark.parametrize("file", source_files(), ids=module_name)
-def test_each_library_is_imported_only_where_it_lives(file):
-    for name in imports_of(file):
-        home = HOMES.get(name.split(".")[0])
-        assert home is None or part_of(module_name(file)) == home, (
-            f"{module_name(file)} imports {name}; only {home} may"
-        )
+def test_each_library_is_imported_only_where_it_lives():
+    for file in source_files():
+        for name in imports_of(file):
+            home = HOMES.get(name.split(".")[0])
+            assert home is None or part_of(module_name(file)) == home, (
+                f"{module_name(file)} imports {name}; only {home} may"
+            )
 
 
-@pytest.mark.parametrize("file", source_files(), ids=module_name)
-def test_only_the_models_name_the_wan_classes_of_diffusers(file):
-    if part_of(module_name(file)) in WAN_HOMES:
-        return
-    wan = {name for name in imports_of(file) if name.startswith("diffusers") and "wan" in name.lower()}
-    assert not wan, f"{module_name(file)} imports {wan}; import them through wanact.models"
+def test_only_the_models_name_the_wan_classes_of_diffusers():
+    for file in source_files():
+        wan = {name for name in imports_of(file) if name.startswith("diffusers") and "wan" in name.lower()}
+        at_home = part_of(module_name(file)) in WAN_HOMES
+        assert at_home or not wan, f"{module_name(file)} imports {wan}; import them through wanact.models"
 
 
-@pytest.mark.parametrize("file", source_files(), ids=module_name)
-def test_nothing_unpickles_or_trusts_downloaded_code(file):
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
-            forbidden = {("weights_only", False), ("trust_remote_code", True), ("shell", True), ("allow_pickle", True)}
-            assert (node.arg, node.value.value) not in forbidden, f"{file}:{node.value.lineno}: {node.arg}"
-        if isinstance(node, ast.ExceptHandler) and all(isinstance(line, ast.Pass) for line in node.body):
-            caught = ast.unparse(node.type) if node.type else "everything"
-            broad = {"everything", "Exception", "BaseException"}
-            assert caught not in broad, f"{file}:{node.lineno} swallows {caught}"
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in PICKLES:
-            assert node.attr == "UnpicklingError", f"{file}:{node.lineno}: {ast.unparse(node)}"
-    pickles = {name for name in imports_of(file) if name.split(".")[0] in PICKLES}
-    assert pickles <= {"pickle", "pickle.UnpicklingError"}, f"{file} imports {pickles}"
+def test_nothing_unpickles_or_trusts_downloaded_code():
+    forbidden = {("weights_only", False), ("trust_remote_code", True), ("shell", True), ("allow_pickle", True)}
+    for file in source_files():
+        for node in ast.walk(parsed(file)):
+            if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
+                assert (node.arg, node.value.value) not in forbidden, f"{file}:{node.value.lineno}: {node.arg}"
+            if isinstance(node, ast.ExceptHandler) and all(isinstance(line, ast.Pass) for line in node.body):
+                caught = ast.unparse(node.type) if node.type else "everything"
+                broad = {"everything", "Exception", "BaseException"}
+                assert caught not in broad, f"{file}:{node.lineno} swallows {caught}"
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in PICKLES:
+                assert node.attr == "UnpicklingError", f"{file}:{node.lineno}: {ast.unparse(node)}"
+        pickles = {name for name in imports_of(file) if name.split(".")[0] in PICKLES}
+        assert pickles <= {"pickle", "pickle.UnpicklingError"}, f"{file} imports {pickles}"
 
 
 # Where the name of an import is not the name of its package.

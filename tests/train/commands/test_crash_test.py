@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 from tests.train.conftest import CONTROLLER
 from tests.train.processes import start, wait
@@ -15,14 +12,11 @@ BOTH = ("--trainable_models", "transformer,action_controller", "--action_control
 
 
 def test_twenty_kills_lose_no_step(tmp_path):
-    report = tmp_path / "crash.json"
-    command = [sys.executable, "-m", "train", "crash_test", "--kills", "20", "--json", str(report)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--work_dir", str(tmp_path / "runs")],
-        cwd=Path(__file__).parents[3], env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    from train.__main__ import main
+
+    report, log = tmp_path / "crash.json", tmp_path / "log.txt"
+    argv = ["crash_test", "--kills", "20", "--json", str(report), "--work_dir", str(tmp_path / "runs")]
+    assert wait(start(lambda: os._exit(main(argv)), log), 600) == 0, log.read_text()
     figures = json.loads(report.read_text())
     assert figures["kills"] == 20 and figures["kills_inside_save"] > 0
     assert figures["lost_steps"] == 0 and figures["weights_equal"] is True

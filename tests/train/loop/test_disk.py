@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
-import subprocess
+import re
+import shutil
 import sys
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
+from tests.train.processes import start, wait
+from train.__main__ import _reporting
+from train.loop.config import parse
+from train.loop.dist import Processes
+from train.loop.trainer import Trainer
+from train.stages.synthetic import SyntheticStage
 from wanact.runs import store
 
 
@@ -86,100 +97,120 @@ def test_what_the_libraries_raise_on_a_full_disk_is_understood(tmp_path, monkeyp
             saving._save_state({"x": torch.ones(100_000)}, tmp_path.joinpath("/dev/full"))
 
 
-FILL = """
-import os, sys, warnings
-from pathlib import Path
-from train.loop.config import parse
-from train.loop.dist import Processes
-from train.loop.trainer import Trainer
-from train.stages.synthetic import SyntheticStage
-from wanact.runs import store
-run = Path(sys.argv[1])
-config = parse("synthetic", [f"--output_path={run}", "--max_steps=30", "--save_steps=1", "--save_full_state",
-                             "--resume_from=auto"])
-processes = Processes("no")
-trainer = Trainer(config, SyntheticStage(config, processes.device), processes)
-try:
-    trainer.run()
-except OSError as error:
-    print("ended:", error)
-saved = [info for info in store.list_checkpoints(run)]
-for info in saved:
-    store.verify(info.path)
-print("steps", trainer.step, "saved", len(saved), "free", store.free_bytes(run))
-"""
+_CLONE_NEWNS, _CLONE_NEWUSER, _MS_PRIVATE_ALL = 0x20000, 0x10000000, 0x44000
+_NO_NAMESPACE = 77
+
+
+def _mount_small(disk: Path, size: str) -> None:
+    """Put an empty file system of this size there, which this process alone sees."""
+    libc, owner = ctypes.CDLL(None, use_errno=True), (os.getuid(), os.getgid())
+    if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS):
+        os._exit(_NO_NAMESPACE)
+    Path("/proc/self/setgroups").write_text("deny")
+    for kind, number in zip(("uid", "gid"), owner, strict=True):
+        Path(f"/proc/self/{kind}_map").write_text(f"0 {number} 1")
+    for arguments in (
+        (b"none", b"/", None, _MS_PRIVATE_ALL, None),
+        (b"tmpfs", os.fsencode(disk), b"tmpfs", 0, f"size={size}".encode()),
+    ):
+        if libc.mount(*arguments):
+            raise OSError(ctypes.get_errno(), f"mount {arguments}")
+
+
+def _on_small_disk(function: Callable[[], None], output: Path) -> tuple[int, str]:
+    """Call a function that mounts a small disk in a process of its own; its status, and what it printed elsewhere."""
+    status = wait(start(function, output))
+    if status == _NO_NAMESPACE:
+        pytest.skip("no user namespaces here, so that no small file system can be mounted")
+    return status, output.read_text()
+
+
+def _trainer(stage: type[SyntheticStage], run: Path, *flags: str) -> Trainer:
+    config, processes = parse("synthetic", [f"--output_path={run}", "--max_steps=30", *flags]), Processes("no")
+    return Trainer(config, stage(config, processes.device), processes)
+
+
+def _warn_aloud() -> None:
+    """Print warnings, which pytest has been collecting in this process."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warned: {message}", file=sys.stderr, flush=True)
 
 
 def test_a_small_file_system_fills_up_and_training_goes_on(tmp_path):
-    mounted = f'mount -t tmpfs -o size=1800k tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}/run'
-    tried = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False) if _has_unshare() else None
-    if tried is None or tried.returncode:
-        pytest.skip("no user namespaces here, so that no small file system can be mounted")
-    # Without the check beforehand, the disk itself has to say no.
-    source = FILL.replace("run = Path", "store.free_bytes = lambda path: 10**12\nrun = Path", 1)
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", mounted, source], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "the disk is full" in done.stderr
-    words = done.stdout.splitlines()[-1].split()
+    def fill() -> None:
+        _mount_small(tmp_path / "disk", "1800k")
+        store.free_bytes = lambda path: 10**12  # without the check beforehand, the disk itself has to say no
+        _warn_aloud()
+        run = tmp_path / "disk" / "run"
+        trainer = _trainer(SyntheticStage, run, "--save_steps=1", "--save_full_state", "--resume_from=auto")
+        try:
+            trainer.run()
+        except OSError as error:
+            print("ended:", error)
+        saved = store.list_checkpoints(run)
+        for info in saved:
+            store.verify(info.path)
+        print("steps", trainer.step, "saved", len(saved))
+
+    (tmp_path / "disk").mkdir()
+    status, said = _on_small_disk(fill, tmp_path / "log")
+    assert status == 0, said
+    assert re.search("warned: .*the disk is full", said)
+    words = said.splitlines()[-1].split()
     assert words[:2] == ["steps", "30"] and 2 <= int(words[3]) < 30
-    assert "the last checkpoint was not written" in done.stdout
+    assert re.search("ended: .*the last checkpoint was not written", said)
 
 
-BRIM = """
-import os, sys
-from pathlib import Path
-from train.__main__ import _reporting
-from train.loop.config import parse
-from train.loop.dist import Processes
-from train.loop.trainer import Trainer
-from train.stages.synthetic import SyntheticStage
-disk, full, room = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+class Filling(SyntheticStage):
+    """Fills the disk to the last byte at one step, and makes room at another."""
 
-class Stage(SyntheticStage):
+    disk: Path
+    full: int
+    room: int
+
     def load(self, draws):
         step = draws[0].step
-        if step == full:
-            with open(disk / "filler", "wb", buffering=0) as file:
-                try:
-                    while file.write(bytes(2**20)) == 2**20:
-                        pass
-                    while file.write(b"x"):
-                        pass
-                except OSError:
-                    pass
-        if step == room:
-            (disk / "filler").unlink()
+        if step == self.full:
+            with open(self.disk / "filler", "wb", buffering=0) as file:
+                for size in (2**20, 1):
+                    with contextlib.suppress(OSError):
+                        while file.write(bytes(size)) == size:
+                            pass
+        if step == self.room:
+            (self.disk / "filler").unlink()
         return super().load(draws)
 
     def sample(self, folder, step):
         (folder / "clip.txt").write_text("x" * 5000)
 
-config = parse("synthetic", [f"--output_path={disk}/run", "--max_steps=30", "--save_steps=4", "--save_full_state",
-                             "--max_checkpoints=2", "--log_steps=1"])
-config.log.sample_steps = 5
-processes = Processes("no")
-sys.exit(_reporting(lambda: Trainer(config, Stage(config, processes.device), processes).run() * 0))
-"""
 
-
-def _on_small_disk(tmp_path, source, *arguments):
-    """Run a program on a file system of 4 MB that takes its output too; its status, and what lay there at the end."""
-    tried = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False) if _has_unshare() else None
-    if tried is None or tried.returncode:
-        pytest.skip("no user namespaces here, so that no small file system can be mounted")
+def _fill_to_the_brim(tmp_path: Path, full: int, room: int) -> tuple[int, Path]:
+    """Train on a disk of 4 MB that takes the output too; the status, and what lay there at the end."""
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    command = (
-        f'mount -t tmpfs -o size=4m tmpfs {disk}; {sys.executable} -c "$0" {disk} {" ".join(arguments)} '
-        f">{disk}/train.log 2>&1; status=$?; cp -a {disk} {kept}; exit $status"
-    )
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", command, source], capture_output=True, text=True, check=False)
-    assert done.stderr == "", done.stderr
-    return done.returncode, kept
+
+    def train() -> None:
+        _mount_small(disk, "4m")
+        log = os.open(disk / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        own = os.dup(2)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        _warn_aloud()
+        Filling.disk, Filling.full, Filling.room = disk, full, room
+        flags = ("--save_full_state", "--save_steps=4", "--max_checkpoints=2", "--log_steps=1", "--sample_steps=5")
+        status = _reporting(lambda: _trainer(Filling, disk / "run", *flags).run() * 0)
+        with contextlib.suppress(OSError):  # nor is there room for the last words
+            sys.stdout.flush()
+        os.dup2(own, 2)
+        shutil.copytree(disk, kept, symlinks=True)
+        os._exit(status)
+
+    status, said = _on_small_disk(train, tmp_path / "log")
+    assert said == "", said
+    return status, kept
 
 
 def test_a_disk_filled_to_the_brim_costs_the_checkpoints_of_that_time_and_no_line_of_the_log(tmp_path):
-    status, kept = _on_small_disk(tmp_path, BRIM, "9", "21")
+    status, kept = _fill_to_the_brim(tmp_path, full=9, room=21)
     said = (kept / "train.log").read_text()
     assert status == 0, said
     assert [row["step"] for row in store.read_log(kept / "run")] == list(range(1, 31))
@@ -189,7 +220,7 @@ def test_a_disk_filled_to_the_brim_costs_the_checkpoints_of_that_time_and_no_lin
 
 
 def test_a_disk_that_stays_full_ends_with_a_sentence_and_keeps_what_was_saved(tmp_path):
-    status, kept = _on_small_disk(tmp_path, BRIM, "9", "99")
+    status, kept = _fill_to_the_brim(tmp_path, full=9, room=99)
     assert status == 1
     assert "Traceback" not in (kept / "train.log").read_text()
     assert steps(kept / "run")[-1] in (4, 8), "the save of step 8 may still have been at work"
@@ -273,9 +304,3 @@ def test_a_run_on_a_disk_that_cannot_be_written_is_one_sentence(arguments, tmp_p
     last = capsys.readouterr().err.splitlines()[-1]
     run = tmp_path / "run"
     assert last == f"error: --output_path {run} cannot be written: Read-only file system; choose another"
-
-
-def _has_unshare() -> bool:
-    import shutil
-
-    return shutil.which("unshare") is not None
