@@ -8,7 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 from tests.pilots import write_evaluation, write_pilot
 from tests.ui.live_desks import live_alone, make_desk
 from tests.ui.test_browser import serious_violations
-from tests.ui.test_live_browser import LIVE, READY, STAGE, flying, lit, take_off
+from tests.ui.test_live_browser import LAMPS, LIVE, READY, STAGE, flying, hold, lit, take_off
 from tests.ui.visits import Visits
 from wanact.flying.record import FlightRecord
 from wanact.flying.replay import replay
@@ -64,10 +64,8 @@ def test_it_flies_until_a_key_is_held_and_again_after_and_its_record_replays(vis
     assert "reckons its way" in page.inner_text(f"{STAGE} .knows")
     assert not serious_violations(Axe().run(page))
 
-    page.keyboard.down("d")
-    page.wait_for_function(f"{AUTO} === 'You fly; the autopilot waits'")
-    page.wait_for_function(f"{LIVE}.shown.a[3] > 0 && {LIVE}.shown.a[0] === 0")
-    assert lit(page) == {"right"} and page.evaluate(f"+{knob}") == 0
+    mine = f"{AUTO} === 'You fly; the autopilot waits' && {LIVE}.shown.a[3] > 0 && {LIVE}.shown.a[0] === 0"
+    hold(page, "d", f"{mine} && {LAMPS} === 'right' && +{knob} === 0")
     page.keyboard.up("d")
     page.wait_for_function(f"{AUTO}.startsWith('Autopilot: gate')")
 
