@@ -374,7 +374,8 @@ def test_two_processes_roll_out_and_match_as_one_does(arguments, runs, tmp_path,
 
 
 def test_the_5b_preset_rolls_out_and_matches_on_the_meta_device():
-    """Shapes, gradients and gradient checkpointing of three networks of five billion, and no memory for them."""
+    """Shapes, gradients and gradient checkpointing of three networks as wide as those of five billion, and no memory
+    for them; of their thirty layers, which are alike, two."""
     from train.loop.config import parse
 
     kind = stage_class("vidarc")
@@ -383,7 +384,8 @@ def test_the_5b_preset_rolls_out_and_matches_on_the_meta_device():
     assert (settings.generator_every, settings.real_guidance, settings.fake_guidance) == (5, 3.0, 0.0)
     assert (config.optim.adam_beta1, config.optim.ema_start_step, config.checkpoint.save_full_state) == (0.0, 200, True)
     with torch.device("meta"):
-        ours, critic = (WanActTransformer3DModel(**TRANSFORMER | MODELS["ti2v_5b"]["transformer"]) for _ in range(2))
+        sizes = TRANSFORMER | MODELS["ti2v_5b"]["transformer"] | {"num_layers": 2}
+        ours, critic = (WanActTransformer3DModel(**sizes) for _ in range(2))
         latents, text = torch.empty(1, 48, 3, 46, 40), torch.empty(1, 512, 4096)
         counted, sigma = torch.ones(1, 1, 3, 1, 1), torch.empty(1)
     ours.enable_gradient_checkpointing()
