@@ -102,7 +102,8 @@ def test_a_turn_back_shows_what_was_there_and_knows_that_it_knows(drafter):
     seen = flat(-0.6)  # after turning away
     for _ in range(13):
         at = drafter.moved(at, left)
-    with_album, without = drafter(seen, right, at, album), drafter(seen, right, at)
+    last = drafter.sight(seen, at)
+    with_album, without = drafter(last, right, album), drafter(last, right)
     shown = [vae_ops.decode(drafter.vae, torch.cat([latent, d.latent], dim=2))[0, :, -1] for d in (with_album, without)]
     edge = [float(picture[:, 10:-10, -4:].mean()) for picture in shown]
     assert edge[0] > edge[1] + 0.5, "the bright half comes into view from the right"

@@ -510,7 +510,7 @@ class CausalStage(ActionStage):
         """A flight from the first frame, whose frames may be learned from."""
         # Once for all passes; FSDP gathers weights where `forward` is called, and nowhere else.
         text = context if self.processes.sharded else self.transformer.prepare_text(context)
-        rollout = CausalRollout(
+        return CausalRollout(
             self.transformer,
             self.controller,
             text,
@@ -521,10 +521,8 @@ class CausalStage(ActionStage):
             self.prediction,
             drafter=drafter,
             cache=RolloutCache,
+            place=None if drafter is None else batch["place"],
         )
-        if drafter is not None:
-            rollout.place = batch["place"]
-        return rollout
 
     def predict(
         self,
@@ -563,9 +561,8 @@ class CausalStage(ActionStage):
         rollout = CausalRollout(
             *(self.transformer, self.controller, context, first, [], self._settings, late, self.prediction),
             drafter=self.drafter,
+            place=None if self.drafter is None else batch["place"],
         )
-        if self.drafter is not None:
-            rollout.place = batch["place"]
         frames, sources, shows = [first], [batch["noise"][:, :, :1]], [torch.ones_like(first[:, :1])]
         for t in range(1, latents.shape[2]):
             true, action = latents[:, :, t : t + 1], self._action(batch, t)
@@ -594,7 +591,8 @@ class CausalStage(ActionStage):
         shows = [torch.ones_like(history[:, :1, :1])]
         for t in range(1, history.shape[2]):
             magnitude = batch["magnitude"][:, t - 1 : t]
-            draft = self.drafter(self.drafter.picture(history[:, :, t - 1 : t]), magnitude, place)
+            last = self.drafter.sight(self.drafter.picture(history[:, :, t - 1 : t]), place)
+            draft = self.drafter(last, magnitude)
             sources.append(draft.under(batch["noise"][:, :, t : t + 1]))
             shows.append(1 - draft.latent_stays)
             place = self.drafter.moved(place, magnitude)

@@ -14,7 +14,7 @@ ground and wrong for what stands on it. That, and what comes into view, is the o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -102,7 +102,7 @@ class Draft(NamedTuple):
         video: its pictures, [B, 3, 4, H, W] in [-1, 1].
         stays: share of each picture that stays as it is, [B, 1, 4, H, W].
         latent_stays: the same of the latent frame, [B, 1, 1, h, w].
-        held: share of the picture that the anchor showed, [B]; 1 without one.
+        held: share of the last picture that the sight it was moved from first showed, [B].
     """
 
     latent: Tensor
@@ -127,22 +127,40 @@ class Draft(NamedTuple):
         return torch.lerp(frames, self.video[:, :, own].to(frames.dtype), self.stays[:, :, own].to(frames.dtype))
 
 
-class Sight(NamedTuple):
-    """A picture [B, 3, H, W] in [-1, 1], the place [B, 4] it was seen from, and how near what it shows is, as the
-    network of nearness saw it, [B, 1, H/2, W/2]; None where nobody looked."""
+class Sight:
+    """A picture, and how near what it shows is.
 
-    picture: Tensor
-    place: Tensor
-    near: Tensor | None
+    Args:
+        picture: [B, 3, H, W] in [-1, 1].
+        place: it was seen from, [B, 4].
+        look: says of both how near things are; None where nobody does.
+    """
+
+    def __init__(self, picture: Tensor, place: Tensor, look: Callable[[Tensor, Tensor], Tensor] | None = None):
+        self.picture, self.place, self._look = picture, place, look
+        self._near: Tensor | None = None
+
+    @property
+    def near(self) -> Tensor | None:
+        """[B, 1, H/2, W/2], looked at when it is first asked for: a turn moves near and far alike."""
+        if self._near is None and self._look is not None:
+            self._near = self._look(self.picture, self.place)
+        return self._near
 
     def renewed(self, other: Sight, where: Tensor) -> Sight:
         """Another's flights, where [B] they are chosen, among these."""
+        if not where.any():
+            return self
+        if where.all():
+            return other
 
         def chosen(new: Tensor, old: Tensor) -> Tensor:
             return torch.where(where.view(-1, *[1] * (new.ndim - 1)), new, old)
 
-        near = None if self.near is None or other.near is None else chosen(other.near, self.near)
-        return Sight(chosen(other.picture, self.picture), chosen(other.place, self.place), near)
+        sight = Sight(chosen(other.picture, self.picture), chosen(other.place, self.place), self._look)
+        if self.near is not None and other.near is not None:
+            sight._near = chosen(other.near, self.near)
+        return sight
 
 
 class _Seen(NamedTuple):
@@ -226,58 +244,54 @@ class Drafter:
         return vae_ops.last_picture(self.vae, latent.to(self._dtype)).float()
 
     def sight(self, picture: Tensor, place: Tensor) -> Sight:
-        """A picture [B, 3, H, W] in [-1, 1] from a place [B, 4], and how near what it shows is."""
-        if self.eye is None:
-            return Sight(picture, place, None)
-        x, y = (torch.arange(0, size, 2, device=picture.device) + 1.0 for size in picture.shape[:1:-1])
-        view = View(picture.shape[3], picture.shape[2], self.settings.field_of_view_deg)
+        """A picture [B, 3, H, W] in [-1, 1] from a place [B, 4], for drafts to be moved from."""
+        return Sight(picture, place, None if self.eye is None else self._near)
+
+    @torch.no_grad()
+    def _near(self, picture: Tensor, place: Tensor) -> Tensor:
+        assert self.eye is not None, "who looks has one"
+        height, width = picture.shape[2:]
+        x, y = (torch.arange(0, size, 2, device=picture.device) + 1.0 for size in (width, height))
+        view = View(width, height, self.settings.field_of_view_deg)
         elevation = view.rays(x, y, place[:, None, 3]).elevation()
-        with torch.no_grad():
-            near = self.eye(picture.to(next(self.eye.parameters()).dtype), elevation).float()
-        return Sight(picture, place, near)
+        return self.eye(picture.to(next(self.eye.parameters()).dtype), elevation).float()
 
     @torch.no_grad()
     def __call__(
         self,
-        picture: Tensor,
+        last: Sight,
         magnitude: Tensor,
-        place: Tensor,
         album: Album | None = None,
         anchor: Sight | None = None,
-        first: Sight | None = None,
+        region: Sight | None = None,
     ) -> Draft:
         """The latent frame that follows, as far as the camera tells; float32.
 
         Args:
-            picture: the last one, [B, 3, H, W] in [-1, 1].
+            last: the last picture, and where the camera is.
             magnitude: of the action that leads on, scaled, [B or 1, 1, 8].
-            place: of the camera in the last picture, [B, 4].
             album: pictures from earlier on, for what the last one does not show.
             anchor: what is moved first; the last picture is for what it does not show. A picture that is moved again
                 and again frays, and one that is judged anew each time bends.
-            first: a picture of this region, which is mirrored where the settings say so.
+            region: a picture of these parts, which is mirrored where the settings say so.
         """
-        height, width = picture.shape[2:]
+        height, width = last.picture.shape[2:]
         cells = (height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
-        targets = self._on_the_way(place, magnitude, TEMPORAL_STRIDE)
-        if anchor is None:
-            seen = self._seen(self._sight_for(picture, place, targets), targets)
-            held = torch.ones(len(picture), device=picture.device)
-        else:
-            seen = self._seen(anchor, targets)
-            held = 1 - seen.missing[:, -1].float().mean((1, 2))
-            if seen.missing.any():
-                seen = seen.filled_from(self._seen(self._sight_for(picture, place, targets), targets))
+        targets = self._on_the_way(last.place, magnitude, TEMPORAL_STRIDE)
+        seen = self._seen(anchor or last, targets)
+        held = 1 - seen.missing[:, -1].float().mean((1, 2))
+        if anchor is not None and anchor is not last and seen.missing.any():
+            seen = seen.filled_from(self._seen(last, targets))
         if album is not None and seen.outside.any():
             open_ = F.adaptive_avg_pool2d(seen.outside.float().mean(1, keepdim=True), cells)[:, 0]
             found = album.find(targets[:, -1], open_, View(width, height, self.settings.field_of_view_deg))
             if found is not None:
                 kept, kept_place, fits = found
-                more = self._seen(self._sight_for(kept, kept_place, targets), targets)
+                more = self._seen(self.sight(kept, kept_place), targets)
                 seen = seen.filled_from(more, fits[:, None, None, None] & seen.outside)
         video, unseen = seen.painted(), seen.outside
-        if self.settings.mirrors and first is not None and unseen.any():
-            mirrored, found = self._mirrored(first, targets)
+        if self.settings.mirrors and region is not None and unseen.any():
+            mirrored, found = self._mirrored(region, targets)
             video = torch.lerp(video, mirrored, _faded(unseen)[:, None])
             unseen = unseen & ~found
         unknown = F.avg_pool2d(unseen.float().mean(1, keepdim=True), 8)
@@ -293,10 +307,6 @@ class Drafter:
             held,
         )
 
-    def _sight_for(self, picture: Tensor, place: Tensor, targets: Tensor) -> Sight:
-        """A picture to be moved there: a turn moves near and far alike, and nobody looks how near they are."""
-        return self.sight(picture, place) if way_to(place, targets).any() else Sight(picture, place, None)
-
     def _seen(self, sight: Sight, targets: Tensor) -> _Seen:
         """A picture as it looks from others places [B, n, 4]."""
         grid, met = self._places(sight, targets)
@@ -309,22 +319,22 @@ class Drafter:
             hidden = (hidden > 0.5) & ~outside
         return _Seen(seen.unflatten(0, (batch, count)).transpose(1, 2), outside, hidden, near)
 
-    def _mirrored(self, first: Sight, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _mirrored(self, region: Sight, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What a picture shows in the directions that are seen from the targets [B, n, 4], as if its sides were
         mirrors: video [B, 3, n, H, W]; and where it shows anything, bool [B, n, H, W]."""
-        (batch, count), (height, width) = targets.shape[:2], first.picture.shape[2:]
+        (batch, count), (height, width) = targets.shape[:2], region.picture.shape[2:]
         apart = max(1, width // NODES)
         x, y = (torch.arange(0, size + apart, apart, device=targets.device) + 0.5 for size in (width, height))
         view = View(width, height, self.settings.field_of_view_deg)
-        yaw = targets[..., 2] - first.place[:, None, 2]
-        turn, way = torch.deg2rad(yaw), way_to(first.place, targets)
+        yaw = targets[..., 2] - region.place[:, None, 2]
+        turn, way = torch.deg2rad(yaw), way_to(region.place, targets)
         cos, sin = torch.cos(turn), torch.sin(turn)  # the way as the camera sees it that has turned
         way = torch.stack([way[..., 0] * cos + way[..., 1] * sin, way[..., 1] * cos - way[..., 0] * sin], dim=-1)
         ray = view.rays(x, y, targets[..., 3])
         ray = ray.moved(-way, usual_nearness(ray.elevation())).folded(yaw, self.settings.field_of_view_deg / 2)
-        place = view.places(ray, first.place[:, None, 3].expand(batch, count))
+        place = view.places(ray, region.place[:, None, 3].expand(batch, count))
         grid = _between(place, apart, height, width).permute(0, 2, 3, 1)
-        video = _sampled(first.picture.repeat_interleave(count, dim=0), grid).clamp(-1, 1)
+        video = _sampled(region.picture.repeat_interleave(count, dim=0), grid).clamp(-1, 1)
         found = (grid[..., 1].abs() <= 1).unflatten(0, (batch, count))
         return video.unflatten(0, (batch, count)).transpose(1, 2), found
 
@@ -333,7 +343,7 @@ class Drafter:
         [Bn, H, W, 2]; and where it is looked for, how much it was hidden there, and how near it is, [Bn, 2, H, W]."""
         place, (height, width), device = sight.place, sight.picture.shape[2:], sight.picture.device
         way, yaw = way_to(place, targets), targets[..., 2] - place[:, None, 2]
-        looks = sight.near is not None and bool(way.any())  # a turn moves near and far alike
+        looks = self.eye is not None and bool(way.any())  # a turn moves near and far alike
         before = place[:, None, 3].expand_as(yaw)
         # Places change slowly across a picture: a few are reckoned, the rest lies between.
         apart = max(1, width // (FINE_NODES if looks else NODES))

@@ -122,6 +122,7 @@ class CausalRollout:
         drafter: drafts latent frames, where the settings say so; then every latent frame needs an action.
         cache: `RolloutCache` where more than one frame is learned from.
         first_picture: the first frame as it was given, [B, 3, H, W] in [-1, 1], for drafts; decoded if not given.
+        place: of the camera in it, [B, 4]; the drafter's start if not given.
 
     Attributes:
         place: of the camera after what is committed, [B, 4]; a drafter asks for it.
@@ -141,10 +142,14 @@ class CausalRollout:
         drafter: Drafter | None = None,
         cache: type[KVCache] = KVCache,
         first_picture: Tensor | None = None,
+        place: Tensor | None = None,
     ):
         self.drafter = drafter
-        self.place = None if drafter is None else drafter.start(len(first_latent), first_latent.device)
+        if drafter is not None and place is None:
+            place = drafter.start(len(first_latent), first_latent.device)
+        self.place = place
         self._album = Album()
+        self._last: Sight | None = None  # the newest picture
         self._anchor: Sight | None = None  # what drafts are moved from
         self._region: Sight | None = None  # what is mirrored for what nobody has seen
         self._draft: Draft | None = None  # the newest, and what was drawn from it
@@ -162,7 +167,7 @@ class CausalRollout:
         h, w = first_latent.shape[3:]
         self.cache = cache(transformer, (h, w), settings.window, batch_size=len(first_latent))
         self._zero = torch.zeros(1, 1, device=first_latent.device)
-        self._picture = first_picture
+        self._first_picture = first_picture
         self.commit(first_latent, None)
 
     @property
@@ -248,9 +253,8 @@ class CausalRollout:
 
     def draft(self, action: Actions | None) -> Draft:
         """What the camera alone tells of the next latent frame."""
-        assert self.drafter is not None and self.place is not None and self._picture is not None, "who asks looked"
-        magnitude = self._magnitude(action)
-        self._draft = self.drafter(self._picture, magnitude, self.place, self._album, self._anchor, self._region)
+        assert self.drafter is not None and self._last is not None, "who asks looked"
+        self._draft = self.drafter(self._last, self._magnitude(action), self._album, self._anchor, self._region)
         return self._draft
 
     def _sources(self, action: Actions | None, draw_noise: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -307,17 +311,19 @@ class CausalRollout:
             self._turn(action)
         assert self.place is not None, "who drafts knows where the camera is"
         drawn_from = self._draft if latent is self._drawn else None
-        if self.cache.num_frames > 0 or self._picture is None:
-            self._picture = drafter.picture(latent)
+        if self.cache.num_frames == 0 and self._first_picture is not None:
+            picture = self._first_picture
+        else:
+            picture = drafter.picture(latent)
         if drawn_from is not None:
-            self._picture = drawn_from.shown(self._picture[:, :, None], TEMPORAL_STRIDE - 1)[:, :, 0]
-        newest, known = drafter.sight(self._picture, self.place), drawn_from is None
-        self._region = _renewed(self._region, newest, known, REGION)
+            picture = drawn_from.shown(picture[:, :, None], TEMPORAL_STRIDE - 1)[:, :, 0]
+        self._last, known = drafter.sight(picture, self.place), drawn_from is None
+        self._region = _renewed(self._region, self._last, known, REGION)
         if drawn_from is not None and self._anchor is not None:
-            self._anchor = self._anchor.renewed(newest, drawn_from.held < HELD)
-        self._anchor = _renewed(self._anchor, newest, known, NEARBY)
+            self._anchor = self._anchor.renewed(self._last, drawn_from.held < HELD)
+        self._anchor = _renewed(self._anchor, self._last, known, NEARBY)
         if self.cache.num_frames % EVERY == 0:
-            self._album.keep(self._picture, self.place)
+            self._album.keep(picture, self.place)
 
     def joined(self, latent: Tensor) -> Tensor:
         """What was drawn, and what stays of its draft."""
