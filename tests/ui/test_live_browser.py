@@ -246,13 +246,14 @@ def test_a_page_that_has_not_heard_the_start_flies_all_the_same(visit, monkeypat
 
     def hidden_once(desk, flight, *more):
         said.append(flight)
-        return start(desk, flight, *more) if len(said) > 1 else {"kind": "state", "state": "slow", "flight": flight}
+        is_heard = said.count(flight) > 1
+        return start(desk, flight, *more) if is_heard else {"kind": "state", "state": "slow", "flight": flight}
 
     monkeypatch.setattr(LiveDesk, "_start", hidden_once)
     page = visit()
     take_off(page)
     page.wait_for_function(f"{LIVE}.state === 'flying' && {LIVE}.shown.i > 8")
-    assert page.evaluate(f"{LIVE}.flight") == said[0] == said[1]
+    assert said.count(page.evaluate(f"{LIVE}.flight")) > 1
 
 
 def test_the_prompt_changes_in_flight(visit, desk):

@@ -117,10 +117,14 @@ def ready(page):
 
 
 def click_point(page, checkpoint):
-    point = page.locator(f'#ledger circle.point[data-id="{checkpoint}"]')
-    point.scroll_into_view_if_needed()
-    box = point.bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    # In one piece: the curve is drawn anew when colours or sizes change, and a point that was found goes with it.
+    page.mouse.click(
+        *page.eval_on_selector(
+            f'#ledger circle.point[data-id="{checkpoint}"]',
+            "one => { one.scrollIntoView({block: 'center'}); const box = one.getBoundingClientRect();"
+            " return [box.x + box.width / 2, box.y + box.height / 2]; }",
+        )
+    )
     page.wait_for_selector(f'#ledger .row[data-id="{checkpoint}"][aria-selected=true]')
 
 
