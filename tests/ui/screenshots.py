@@ -96,10 +96,11 @@ def show_checkpoints(page: Any) -> None:
     """Three steps of the run that is selected first, picked on the curve."""
     page.wait_for_selector("#ledger .ledger[data-status=ready]")
     page.wait_for_selector("#ledger :is(circle.point, circle.carded) >> nth=0")
-    kind = "point" if page.locator("#ledger circle.point").count() else "carded"  # without a log there is no loss
     run = (page.get_attribute("#ledger .row[aria-selected=true]", "data-id") or "").partition("/")[0]
-    points = page.locator(f'#ledger circle.{kind}[data-id^="{run}/"]')
-    for index in sorted({0, points.count() // 2, points.count() - 1}):
+    points = page.locator(f'#ledger circle.point[data-id^="{run}/"]')
+    if points.count() == 0:  # without a log there is no loss
+        points = page.locator(f'#ledger circle.carded[data-id^="{run}/"]')
+    for index in sorted({0, points.count() // 2, points.count() - 1} & set(range(points.count()))):
         while not (box := points.nth(index).bounding_box()):  # it is just being drawn again, with newer states
             points.nth(index).wait_for()
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
