@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
@@ -37,15 +39,7 @@ def url(desk):
 def visit(browser, url):
     visits = Visits(browser, url)
 
-    def open_page(width: int = 1440, height: int = 1000, **options):
-        page = visits.open(width, height, **options)
-        page.set_default_timeout(120_000)
-        page.goto(url)
-        for part in (*READY, f"{PILOT} optgroup"):
-            page.wait_for_selector(part, state="attached")
-        return page
-
-    yield open_page
+    yield partial(visits.open_at, url, (*READY, f"{PILOT} optgroup"), state="attached")
     visits.end()
 
 
@@ -94,7 +88,7 @@ def test_it_can_be_asked_and_sent_away_in_flight(visit):
 
 
 def test_on_a_phone_it_is_chosen_and_a_thumb_takes_over(visit):
-    page = visit(390, 844, has_touch=True, is_mobile=True)
+    page = visit(width=390, height=844, has_touch=True, is_mobile=True)
     page.select_option(PILOT, "pilot/step-000000200:gates")
     take_off(page)
     flying(page)

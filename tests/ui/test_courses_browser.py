@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -68,15 +69,7 @@ def url(tiny_model_dir, tmp_path_factory, course, samples):
 def visit(browser, url):
     visits = Visits(browser, url)
 
-    def open_page(width: int = 1440, height: int = 1000, **options):
-        page = visits.open(width, height, **options)
-        page.set_default_timeout(120_000)
-        page.goto(url)
-        for part in (*READY, f"{COURSES} .course"):
-            page.wait_for_selector(part)
-        return page
-
-    yield open_page
+    yield partial(visits.open_at, url, (*READY, f"{COURSES} .course"))
     visits.end()
 
 
@@ -154,7 +147,7 @@ def test_a_course_from_its_first_key_to_the_table(visit):
     assert page.locator(f"{COURSES} .claim").is_hidden() and "· best" in page.inner_text(card("ahead"))
     assert not serious_violations(Axe().run(page))
 
-    later = visit(390, 844, has_touch=True, is_mobile=True)
+    later = visit(width=390, height=844, has_touch=True, is_mobile=True)
     name = card("ahead")
     later.wait_for_function(f"document.querySelector('{name}').innerText.includes('· best')")
     later.tap(f"{card('ahead')} button:not(.main)")
@@ -163,7 +156,7 @@ def test_a_course_from_its_first_key_to_the_table(visit):
 
 
 def test_on_a_phone_the_courses_stay_inside_their_card(visit):
-    page = visit(390, 844, has_touch=True, is_mobile=True)
+    page = visit(width=390, height=844, has_touch=True, is_mobile=True)
     right = "part => Math.max(...[...document.querySelectorAll(part)].map(e => e.getBoundingClientRect().right))"
     card, inside = (page.evaluate(right, part) for part in ("#live-place", f"{COURSES} :is(h2, .course, button)"))
     assert inside <= card <= 390

@@ -43,12 +43,7 @@ def visit(browser, url):
     visits = Visits(browser, url)
 
     def open_page(search: str = "", width: int = 1440, height: int = 1000, ready=READY, **options):
-        page = visits.open(width, height, **options)
-        page.set_default_timeout(90_000)
-        page.goto(url + search)
-        for part in ready:
-            page.wait_for_selector(part)
-        return page
+        return visits.open_at(url + search, ready, timeout_ms=90_000, width=width, height=height, **options)
 
     yield open_page
     visits.end()

@@ -66,6 +66,15 @@ class Visits:
         page.on("request", lambda request: self.note_foreign(request.url))
         return page
 
+    def open_at(self, address, parts, *, timeout_ms=120_000, state="visible", **options):
+        """The page of a new visitor at an address, once these parts of it are there."""
+        page = self.open(**options)
+        page.set_default_timeout(timeout_ms)
+        page.goto(address)
+        for part in parts:
+            page.wait_for_selector(part, state=state)
+        return page
+
     def __call__(self, width=1440, height=1000, **options):
         page = self.open(width, height, **options)
         page.goto(self.url)

@@ -250,11 +250,14 @@ class Drafter:
     @torch.no_grad()
     def _near(self, picture: Tensor, place: Tensor) -> Tensor:
         assert self.eye is not None, "who looks has one"
+        elevation = self._seen_at(picture, place).elevation()
+        return self.eye(picture.to(next(self.eye.parameters()).dtype), elevation).float()
+
+    def _seen_at(self, picture: Tensor, place: Tensor) -> Ray:
+        """Through every second pixel of a picture [B, 3, H, W] from a place [B, 4]: where it is seen how near it is."""
         height, width = picture.shape[2:]
         x, y = (torch.arange(0, size, 2, device=picture.device) + 1.0 for size in (width, height))
-        view = View(width, height, self.settings.field_of_view_deg)
-        elevation = view.rays(x, y, place[:, None, 3]).elevation()
-        return self.eye(picture.to(next(self.eye.parameters()).dtype), elevation).float()
+        return View(width, height, self.settings.field_of_view_deg).rays(x, y, place[:, None, 3])
 
     @torch.no_grad()
     def __call__(
@@ -327,11 +330,10 @@ class Drafter:
         x, y = (torch.arange(0, size + apart, apart, device=targets.device) + 0.5 for size in (width, height))
         view = View(width, height, self.settings.field_of_view_deg)
         yaw = targets[..., 2] - region.place[:, None, 2]
-        turn, way = torch.deg2rad(yaw), way_to(region.place, targets)
-        cos, sin = torch.cos(turn), torch.sin(turn)  # the way as the camera sees it that has turned
-        way = torch.stack([way[..., 0] * cos + way[..., 1] * sin, way[..., 1] * cos - way[..., 0] * sin], dim=-1)
+        there = region.place.repeat_interleave(count, dim=0)[:, None]
+        way = way_to(targets.flatten(0, 1), there).view(batch, count, 2)  # as the camera sees it that has turned
         ray = view.rays(x, y, targets[..., 3])
-        ray = ray.moved(-way, usual_nearness(ray.elevation())).folded(yaw, self.settings.field_of_view_deg / 2)
+        ray = ray.moved(way, usual_nearness(ray.elevation())).folded(yaw, self.settings.field_of_view_deg / 2)
         place = view.places(ray, region.place[:, None, 3].expand(batch, count))
         grid = _between(place, apart, height, width).permute(0, 2, 3, 1)
         video = _sampled(region.picture.repeat_interleave(count, dim=0), grid).clamp(-1, 1)
@@ -376,9 +378,7 @@ class Drafter:
         """
         near, (height, width) = sight.near, sight.picture.shape[2:]
         assert near is not None, "who looks knows"
-        x, y = (torch.arange(0, size, 2, device=place.device) + 1.0 for size in (width, height))
-        source = view.rays(x, y, before[:, :1])
-        gone = source.moved(way, near)
+        gone = self._seen_at(sight.picture, sight.place).moved(way, near)
         comes = near / gone.length()  # how near it is from there
         leads = view.places(gone.turned(yaw), after)
         known = torch.cat([comes[:, :, None], leads], dim=2).flatten(0, 1)

@@ -167,7 +167,8 @@ class CausalRollout:
         h, w = first_latent.shape[3:]
         self.cache = cache(transformer, (h, w), settings.window, batch_size=len(first_latent))
         self._zero = torch.zeros(1, 1, device=first_latent.device)
-        self._first_picture = first_picture
+        if drafter is not None and first_picture is not None and place is not None:
+            self._last = drafter.sight(first_picture, place)
         self.commit(first_latent, None)
 
     @property
@@ -311,10 +312,8 @@ class CausalRollout:
             self._turn(action)
         assert self.place is not None, "who drafts knows where the camera is"
         drawn_from = self._draft if latent is self._drawn else None
-        if self.cache.num_frames == 0 and self._first_picture is not None:
-            picture = self._first_picture
-        else:
-            picture = drafter.picture(latent)
+        given = self._last if self.cache.num_frames == 0 else None
+        picture = drafter.picture(latent) if given is None else given.picture
         if drawn_from is not None:
             picture = drawn_from.shown(picture[:, :, None], TEMPORAL_STRIDE - 1)[:, :, 0]
         self._last, known = drafter.sight(picture, self.place), drawn_from is None
