@@ -248,6 +248,8 @@ STARTS = "window.starts = 0; document.addEventListener('wanact:compare-start', (
 
 def test_a_press_is_kept_while_a_gif_is_made_and_none_while_lanes_are_drawn(page, pipe, monkeypatch):
     go(page, "Compare")
+    compare(page)  # a GIF of a test before is written by then, and not held back with those that follow
+    page.wait_for_selector("#stage-compare a.gif >> visible=true")
     goes_on = threading.Event()
 
     def write(*arguments):
