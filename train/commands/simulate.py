@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--clips_per_world", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0, help="first world seed; worlds are seed, seed + 1, ...")
     parser.add_argument("--returns", type=float, default=0.0, help="share of flights that come back, 0 to 1")
-    parser.add_argument("--num_frames", type=int, default=81)
+    parser.add_argument("--num_frames", type=int, default=81, help="of each clip; 1 for pictures that nobody flies")
     parser.add_argument("--height", type=int, default=192)
     parser.add_argument("--width", type=int, default=320)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
@@ -61,8 +61,9 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"--{name} {getattr(args, name)} must be an even number of pixels from 2 to {LARGEST_SIZE}")
     if args.seed < 0:
         raise UserError(f"--seed {args.seed} must be at least 0")
-    if num_actions(args.num_frames) < 1:
-        raise UserError(f"--num_frames {args.num_frames} is a picture; 5 and more are a flight")
+    num_actions(args.num_frames)  # raises unless whole latent frames
+    if args.num_frames == 1 and args.format != "table":
+        raise UserError(f"--num_frames 1 is a picture; --format {args.format} takes flights, of 5 frames and more")
     for name in ("clips", "clips_per_world", "workers"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)} must be at least 1")

@@ -48,7 +48,7 @@ def folder(tmp_path, model):
         ((*SIMULATE, "--clips", "-1"), "--clips -1 must be at least 1"),
         ((*SIMULATE, "--num_frames", "6"), "nearest are 5 and 9"),
         ((*SIMULATE, "--num_frames", "-3"), "num_frames=-3"),
-        ((*SIMULATE, "--num_frames", "1"), "is a picture"),
+        ((*SIMULATE, "--num_frames", "1", "--format", "dji"), "is a picture"),
         ((*SIMULATE, "--height", "33"), "--height 33 must be an even number"),
         ((*SIMULATE, "--width", "-2"), "--width -2 must be an even number"),
         ((*SIMULATE, "--height", "30000000"), "--height 30000000 must be an even number of pixels from 2 to 4096"),
