@@ -210,6 +210,8 @@ def test_an_index_of_no_known_layout_is_refused(model_dir):
         (lambda d: edit(d / METADATA, defaults={"num_inference_steps": 0}), "is 0, expected a whole number"),
         (lambda d: edit(d / METADATA, defaults={"guidance_scale": 0}), "guidance_scale of 1 or more"),
         (lambda d: edit(d / METADATA, defaults={"text_to_video": "yes"}), "is 'yes', expected true or false"),
+        (lambda d: edit(d / METADATA, from_words=[20]), "must be an object of num_inference_steps and guidance_scale"),
+        (lambda d: edit(d / METADATA, from_words={"num_inference_steps": 0}), "expected a whole number above 0"),
         (lambda d: edit(d / METADATA, draws=["hills"]), '"draws" in .* must be text'),
         (lambda d: edit(d / METADATA, draws="x" * 500), "up to 400 characters"),
         (lambda d: edit(d / METADATA, latent_rgb={"weight": [[1, 2]]}), '"latent_rgb" in'),

@@ -57,7 +57,7 @@ from wanact.weights.convert import convert
 from wanact.weights.finetuned import files_of, lay_on, said_causal
 from wanact.weights.layouts import METADATA, ModelDirError
 from wanact.weights.lora import convert_lora
-from wanact.weights.model_dir import Components, fingerprint, former_fingerprint, load_components
+from wanact.weights.model_dir import FROM_WORDS, Components, fingerprint, former_fingerprint, load_components
 from wanact.weights.names import ConvertError
 
 # Clips with frames up to this size are decoded in one pass, which takes a third less time (nano, 96x160: 1.8 s of one
@@ -647,7 +647,7 @@ class WanActPipeline:
         """Latents [1, C, T, h, w] of a causal checkpoint: each frame in its turn, shown on a screen if there is one."""
         assert self.causal is not None, "__call__ looked"
         if first_latent is None:
-            first_latent = self._draw_first(request, context)
+            first_latent = self._draw_first(request)
         generator = torch.Generator().manual_seed(request.seed)
 
         def draw_noise() -> Tensor:
@@ -688,21 +688,21 @@ class WanActPipeline:
                     on_step(Progress(frame, total, latents.clone()))
         return latents
 
-    def _draw_first(self, request: Request, context: Tensor) -> Tensor:
+    def _draw_first(self, request: Request) -> Tensor:
         """The first latent frame [1, C, 1, h, w] as the base draws it from words; the checkpoint is put on again.
 
         A base that is causal itself draws it alone: it has never seen a clip's frames together.
         """
-        asked = replace(request, track=None, num_inference_steps=self.defaults["num_inference_steps"])
+        usual = {"num_inference_steps": self.defaults["num_inference_steps"]}
+        asked = replace(request, track=None, **usual | self.metadata.get(FROM_WORDS, {}))
         if self.base_causal is not None:
-            return self._denoise(replace(asked, num_frames=1), context, None, None, None)
-        assert self.checkpoint is not None, "only a causal checkpoint has its first frame drawn by another"
-        own = self.checkpoint.path
-        self.load_controller(None)
+            asked = replace(asked, num_frames=1)
+        worn = self._worn
+        self._put_on(None)
         try:
-            return self._denoise(asked, context, None, None, None)[:, :, :1]
+            return self._denoise(asked, self._encode_text(asked), None, None, None)[:, :, :1]
         finally:
-            self.load_controller(own)
+            self._put_on(worn)
 
     def _read_text(self, transformer: Any, context: Tensor) -> Tensor | PreparedText:
         """What the layers read of text embeddings [B, S, text_dim], made now if it can be kept."""

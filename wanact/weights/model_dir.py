@@ -62,6 +62,10 @@ DEFAULTS: dict[str, Any] = {
     "text_to_video": True,
 }
 
+# How a base that is flown frame by frame draws a first frame from words, where that is not how it draws what follows:
+# an object of metadata.json with any of `num_inference_steps` and `guidance_scale`.
+FROM_WORDS = "from_words"
+
 MAX_DRAWS = 400
 
 # The name that `python -m train init` writes.
@@ -209,6 +213,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     silent = {"text_to_video": False} if file.exists() else {}
     metadata["defaults"] = DEFAULTS | before | silent | defaults
     check_defaults(metadata["defaults"], file)
+    _check_from_words(metadata.get(FROM_WORDS, {}), metadata["defaults"], file)
     _check_latent_rgb(metadata.get("latent_rgb"), file)
     draws = metadata.get("draws", "")
     if not isinstance(draws, str) or len(draws) > MAX_DRAWS:
@@ -414,6 +419,12 @@ def check_defaults(defaults: dict[str, Any], file: Path) -> None:
             raise ModelDirError(f"default {name!r} in {file} is {defaults[name]!r}, expected {', '.join(choices)}")
     if defaults["fps"] <= 0 or defaults["flow_shift"] <= 0 or defaults["guidance_scale"] < 1:
         raise ModelDirError(f"the defaults in {file} need fps and flow_shift above 0 and guidance_scale of 1 or more")
+
+
+def _check_from_words(said: Any, defaults: dict[str, Any], file: Path) -> None:
+    if not isinstance(said, dict) or said.keys() - {"num_inference_steps", "guidance_scale"}:
+        raise ModelDirError(f'"{FROM_WORDS}" in {file} must be an object of num_inference_steps and guidance_scale')
+    check_defaults(defaults | said, file)
 
 
 def _check_latent_rgb(latent_rgb: Any, file: Path) -> None:
