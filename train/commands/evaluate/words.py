@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--run", dest="checkpoint", metavar="RUN[@STEP]", help="the base if not given")
     parser.add_argument("--worlds", type=int, default=3, help="of each biome and time, whose views are known")
     parser.add_argument("--views", type=int, default=4, help="of each of these worlds")
-    parser.add_argument("--num_frames", type=int, help="of each clip, whose first is looked at; the model's own, 1 where it draws in turn")
+    parser.add_argument("--num_frames", type=int, help="of each clip, whose first is looked at")
     parser.add_argument("--steps", type=int, help="denoising steps; the model's own if not given")
     parser.add_argument("--guidance", type=float, help="guidance scale; the model's own if not given")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
