@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from wanact.models.lapped import AutoencoderLapped
 from wanact.models.nearness import FOLDER, LOWEST_DEG, NEARNESS, STEP_DEG
 from wanact.runs.ref import RUN_CONFIG
 from wanact.weights.layouts import METADATA, ModelDirError
+from wanact.weights.model_dir import PLACES
 from wanact.world.poses import PATH_UNITS, pose_matrix
 
 SCALE = [100.0] * 4 + [1.0] * 4
@@ -233,12 +235,66 @@ def test_a_model_directory_may_say_that_its_base_is_causal_and_without_actions_i
         WanActPipeline.from_model_dir(folder)
 
 
+def test_what_is_flown_at_wears_out(drafter):
+    """By a doubling where it is seen twice as large, and no less after it was seen small again."""
+    across, down = ((torch.arange(size) + 0.5) * 2 / size - 1 for size in (WIDTH, HEIGHT))
+    size = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)[None]
+    worn = torch.full((1, 1, 4, 6), 0.5)
+    torch.testing.assert_close(draft._worn(worn, size / 2), worn + 1, atol=1e-2, rtol=0)
+    torch.testing.assert_close(draft._worn(worn, size), worn, atol=1e-2, rtol=0)
+    assert not draft._worn(worn, size * 4).any()
+
+    picture = drafter.sight(torch.zeros(1, 3, HEIGHT, WIDTH), drafter.start(1, "cpu"))
+    assert not picture.worn.any()
+    ahead, turned, still = (
+        drafter(picture, scaled(track)).worn[0, 0]
+        for track in (channel_track("forward", 1), channel_track("yaw_right", 1), ActionTrack.zeros(1))
+    )
+    assert ahead[-1].mean() > 2 * ahead[0].mean() > 0, "what is near grows sooner than the sky"
+    assert float(still.max()) < 1e-5
+    assert turned[:, -1].min() > 0.3 > turned[:, :-1].max(), "and what came into view was made up"
+
+
+def test_what_has_worn_out_is_drawn_anew_and_flown_on_from(lapped_dir, tmp_path, ramp):
+    """Whenever drafts begin to be moved from the newest picture; what has not worn out stays to the pixel."""
+    folder = tmp_path / "model"
+    shutil.copytree(lapped_dir, folder)
+    WanActPipeline.from_model_dir(lapped_dir).components.transformer.save_pretrained(folder / PLACES)
+    metadata = json.loads((folder / METADATA).read_text())
+    metadata["places"] = {"num_inference_steps": 40, "guidance_scale": 1.0}
+    (folder / METADATA).write_text(json.dumps(metadata))
+    pipe = WanActPipeline.from_model_dir(folder)
+    run = write_drafting_run(tmp_path / "run", trust=1.0, noise=0.0, redraws=True)
+    ahead = channel_track("forward", 1).magnitude[0]
+
+    def fly(words: str, actions: Sequence[np.ndarray]) -> np.ndarray:
+        stream = WanActStream(pipe, ramp, words, 4)
+        return np.concatenate([stream.step(action) for action in actions])
+
+    pipe.load_controller(run)
+    seen: list[torch.Tensor] = []
+    assert pipe.components.places is not None
+    handle = pipe.components.places.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    drawn = fly("hills", [ahead] * 9)
+    handle.remove()
+    assert seen, "a way of half a clip wears a picture out"
+    assert np.array_equal(drawn, fly("hills", [ahead] * 9)), "the same flight is the same again"
+    pipe.load_controller(write_drafting_run(tmp_path / "other", trust=1.0, noise=0.0))
+    kept = fly("hills", [ahead] * 9)
+    assert np.array_equal(drawn[:20], kept[:20]) and not np.array_equal(drawn[-4:], kept[-4:])
+    pipe.load_controller(run)
+    clip = pipe("hills", ramp, channel_track("forward", 9), seed=4, num_frames=37)
+    assert np.array_equal(clip[1:], drawn), "in a clip as in a live flight"
+
+
 def test_drafts_that_see_need_a_network_that_does(lapped_dir, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(lapped_dir, folder, ignore=shutil.ignore_patterns(FOLDER))
     pipe = WanActPipeline.from_model_dir(folder)
     with pytest.raises(CheckpointError, match=f"no {FOLDER}/"):
         pipe.load_controller(write_drafting_run(tmp_path / "run", sees=True))
+    with pytest.raises(CheckpointError, match=f"drawn anew .* no {PLACES}/"):
+        pipe.load_controller(write_drafting_run(tmp_path / "other", redraws=True))
 
 
 def test_a_flight_that_is_taken_up_again_knows_how_far_its_camera_has_turned(lapped_dir, drafting_run, ramp):

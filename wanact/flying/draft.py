@@ -40,6 +40,7 @@ FILL_FROM = (4, 8, 16)  # pixels, from how far around that is filled: the neares
 FARTHER = 4.0  # how much what is far counts more where something hidden is filled
 LINEAR = 1 / 3  # share of linear interpolation where pictures are moved
 ENOUGH = 1e-6  # weight of what is known around, to fill from
+MADE_UP = 3.0  # how far what is filled from around, or mirrored, has worn out
 OFF = 1.5  # pixels that a place may miss the one it comes from: beyond it was hidden
 
 
@@ -57,6 +58,8 @@ class DraftSettings:
             what comes into view to the network.
         mirrors: whether what comes into view at the sides is begun from an earlier picture, mirrored at its sides as
             often as it takes, and not from noise: for networks that know no more of it than a blur.
+        redraws: whether what has worn out of a picture, because it was flown at or made up, is drawn anew by the model
+            directory's network of places.
 
     Raises:
         ValueError: for settings that cannot be flown.
@@ -69,6 +72,7 @@ class DraftSettings:
     sees: bool = False
     trust: float = 0.0
     mirrors: bool = False
+    redraws: bool = False
 
     def __post_init__(self) -> None:
         bounds = {
@@ -81,7 +85,7 @@ class DraftSettings:
             value = getattr(self, name)
             if type(value) not in (int, float) or not least <= value <= most:
                 raise UserError(f"draft: {name} is {str(value)[:20]}, expected a number from {least:g} to {most:g}")
-        for name in ("sees", "mirrors"):
+        for name in ("sees", "mirrors", "redraws"):
             if type(getattr(self, name)) is not bool:
                 raise UserError(f"draft: {name} is {str(getattr(self, name))[:20]}, expected true or false")
         limits = self.pitch_limits_deg
@@ -103,6 +107,7 @@ class Draft(NamedTuple):
         stays: share of each picture that stays as it is, [B, 1, 4, H, W].
         latent_stays: the same of the latent frame, [B, 1, 1, h, w].
         held: share of the last picture that the sight it was moved from first showed, [B].
+        worn: how far the last picture has worn out, as a sight's, [B, 1, h, w].
     """
 
     latent: Tensor
@@ -111,6 +116,7 @@ class Draft(NamedTuple):
     stays: Tensor
     latent_stays: Tensor
     held: Tensor
+    worn: Tensor
 
     def under(self, noise: Tensor) -> Tensor:
         """What the latent frame is drawn from: the guess under this standard noise."""
@@ -134,10 +140,24 @@ class Sight:
         picture: [B, 3, H, W] in [-1, 1].
         place: it was seen from, [B, 4].
         look: says of both how near things are; None where nobody does.
+        worn: how far it has worn out, [B, 1, h, w]: how often what it shows was doubled in size since it was drawn.
+            Not at all if not given.
+
+    Attributes:
+        fades_from: what was shown before this picture was drawn anew, [B, 3, H, W]: the next draft goes over from it.
     """
 
-    def __init__(self, picture: Tensor, place: Tensor, look: Callable[[Tensor, Tensor], Tensor] | None = None):
+    def __init__(
+        self,
+        picture: Tensor,
+        place: Tensor,
+        look: Callable[[Tensor, Tensor], Tensor] | None = None,
+        worn: Tensor | None = None,
+    ):
+        self.fades_from: Tensor | None = None
         self.picture, self.place, self._look = picture, place, look
+        cells = (size // SPATIAL_STRIDE for size in picture.shape[2:])
+        self.worn = picture.new_zeros(len(picture), 1, *cells) if worn is None else worn
         self._near: Tensor | None = None
 
     @property
@@ -157,7 +177,9 @@ class Sight:
         def chosen(new: Tensor, old: Tensor) -> Tensor:
             return torch.where(where.view(-1, *[1] * (new.ndim - 1)), new, old)
 
-        sight = Sight(chosen(other.picture, self.picture), chosen(other.place, self.place), self._look)
+        mixed = (chosen(getattr(other, name), getattr(self, name)) for name in ("picture", "place", "worn"))
+        picture, place, worn = mixed
+        sight = Sight(picture, place, self._look, worn)
         if self.near is not None and other.near is not None:
             sight._near = chosen(other.near, self.near)
         return sight
@@ -170,12 +192,14 @@ class _Seen(NamedTuple):
         video: [B, 3, n, H, W].
         outside, hidden: what the picture did not show, bool [B, n, H, W].
         near: 1 / distance, [B, n, H, W]; 0 where nobody looked.
+        worn: as a sight's, of the last moment, [B, 1, h, w].
     """
 
     video: Tensor
     outside: Tensor
     hidden: Tensor
     near: Tensor
+    worn: Tensor
 
     @property
     def missing(self) -> Tensor:
@@ -191,6 +215,7 @@ class _Seen(NamedTuple):
             self.outside & ~fills & (other.outside if where is None else True),
             (self.hidden & ~fills) | ((self.outside & other.hidden) if where is None else False),
             torch.where(fills, other.near, self.near),
+            torch.lerp(self.worn, other.worn, _of_cells(fills[:, -1:], self.worn)),
         )
 
     def painted(self) -> Tensor:
@@ -243,9 +268,9 @@ class Drafter:
         """The last picture of latent frames [B, C, 1, h, w], [B, 3, H, W] in [-1, 1]."""
         return vae_ops.last_picture(self.vae, latent.to(self._dtype)).float()
 
-    def sight(self, picture: Tensor, place: Tensor) -> Sight:
-        """A picture [B, 3, H, W] in [-1, 1] from a place [B, 4], for drafts to be moved from."""
-        return Sight(picture, place, None if self.eye is None else self._near)
+    def sight(self, picture: Tensor, place: Tensor, worn: Tensor | None = None) -> Sight:
+        """A picture [B, 3, H, W] in [-1, 1] from a place [B, 4], for drafts to be moved from; `worn` as a sight's."""
+        return Sight(picture, place, None if self.eye is None else self._near, worn)
 
     @torch.no_grad()
     def _near(self, picture: Tensor, place: Tensor) -> Tensor:
@@ -297,6 +322,7 @@ class Drafter:
             mirrored, found = self._mirrored(region, targets)
             video = torch.lerp(video, mirrored, _faded(unseen)[:, None])
             unseen = unseen & ~found
+        worn = torch.lerp(seen.worn, torch.full_like(seen.worn, MADE_UP), _of_cells(seen.missing[:, -1:], seen.worn))
         unknown = F.avg_pool2d(unseen.float().mean(1, keepdim=True), 8)
         unknown = F.adaptive_max_pool2d(unknown, cells)[:, :, None]
         settings = self.settings
@@ -308,19 +334,26 @@ class Drafter:
             settings.trust * (1 - edge),
             settings.trust * (1 - (2 * unknown).clamp(0, 1)),
             held,
+            worn,
         )
 
     def _seen(self, sight: Sight, targets: Tensor) -> _Seen:
         """A picture as it looks from others places [B, n, 4]."""
         grid, met = self._places(sight, targets)
         batch, count = targets.shape[:2]
-        seen = _sampled(sight.picture.repeat_interleave(count, dim=0), grid).clamp(-1, 1)
+        pictures = sight.picture.repeat_interleave(count, dim=0)
+        if sight.fades_from is not None:
+            share = (torch.arange(count, device=grid.device) + 1) / count
+            before = sight.fades_from.repeat_interleave(count, dim=0)
+            pictures = torch.lerp(before, pictures, share.repeat(batch).view(-1, 1, 1, 1))
+        seen = _sampled(pictures, grid).clamp(-1, 1)
         outside = (grid.abs().amax(-1) > 1).unflatten(0, (batch, count))
         hidden, near = torch.zeros_like(outside), outside.new_zeros(outside.shape, dtype=seen.dtype)
         if met is not None:
             hidden, near = met.unflatten(0, (batch, count)).unbind(2)
             hidden = (hidden > 0.5) & ~outside
-        return _Seen(seen.unflatten(0, (batch, count)).transpose(1, 2), outside, hidden, near)
+        video = seen.unflatten(0, (batch, count)).transpose(1, 2)
+        return _Seen(video, outside, hidden, near, _worn(sight.worn, grid.unflatten(0, (batch, count))[:, -1]))
 
     def _mirrored(self, region: Sight, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What a picture shows in the directions that are seen from the targets [B, n, 4], as if its sides were
@@ -404,6 +437,22 @@ def _between(nodes: Tensor, apart: int, height: int, width: int) -> Tensor:
     size = [apart * (count - 1) + 1 for count in nodes.shape[3:]]
     values = F.interpolate(nodes.flatten(0, 1), size, mode="bilinear", align_corners=True)
     return values[..., :height, :width]
+
+
+def _of_cells(places: Tensor, cells: Tensor) -> Tensor:
+    """Share of each of these cells [B, 1, h, w] that places [B, 1, H, W] fill."""
+    return F.adaptive_avg_pool2d(places.to(cells.dtype), cells.shape[2:])
+
+
+def _worn(worn: Tensor, grid: Tensor) -> Tensor:
+    """How far a picture has worn out, [B, 1, h, w], when its pixels are taken from the places of a grid [B, H, W, 2]:
+    a double as large is once more."""
+    at = F.adaptive_avg_pool2d(grid.permute(0, 3, 1, 2), worn.shape[2:])
+    before = F.grid_sample(worn, at.permute(0, 2, 3, 1), "bilinear", "border", align_corners=False)
+    h, w = worn.shape[2:]
+    across, down = (torch.gradient(at, dim=dim)[0] for dim in (3, 2))  # in half pictures a cell
+    area = (across[:, :1] * down[:, 1:] - across[:, 1:] * down[:, :1]).abs() * h * w / 4
+    return (before - area.clamp_min(1e-3).log2() / 2).clamp(0, MADE_UP)
 
 
 def _faded(places: Tensor) -> Tensor:

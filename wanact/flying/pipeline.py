@@ -38,6 +38,7 @@ from wanact.flying.placement import (
     size_of,
 )
 from wanact.flying.placement_options import NOTHING_SPECIAL, FitOptions
+from wanact.flying.places import Places, Redrawer
 from wanact.flying.prompts import Prompts, PromptStore, encoder_identity
 from wanact.flying.request import ClipRequest, Picture, Request, RequestError, check_request
 from wanact.flying.rollout import CausalRollout, CausalSettings, causal_settings
@@ -57,7 +58,7 @@ from wanact.weights.convert import convert
 from wanact.weights.finetuned import files_of, lay_on, said_causal
 from wanact.weights.layouts import METADATA, ModelDirError
 from wanact.weights.lora import convert_lora
-from wanact.weights.model_dir import FROM_WORDS, Components, fingerprint, former_fingerprint, load_components
+from wanact.weights.model_dir import PLACES, Components, fingerprint, former_fingerprint, load_components
 from wanact.weights.names import ConvertError
 
 # Clips with frames up to this size are decoded in one pass, which takes a third less time (nano, 96x160: 1.8 s of one
@@ -317,7 +318,7 @@ class WanActPipeline:
         options, parts = self.placement.options, self.components
         if options.offload != "none" or options.compile or options.vae_tiling:
             return
-        for network in (parts.transformer, parts.vae, parts.text_encoder):
+        for network in (parts.transformer, parts.vae, parts.text_encoder, parts.places):
             for module in network.modules() if network is not None else ():
                 if isinstance(module, torch.nn.ModuleList):
                     for block in module:
@@ -554,6 +555,24 @@ class WanActPipeline:
         binary, magnitude = (torch.from_numpy(x)[None] for x in track.to_model(self._magnitude_scale))
         return binary.to(self.device), magnitude.to(self.device)
 
+    def places(self, prompt: str, negative_prompt: str | None = None) -> Places:
+        """What draws pictures of what these words say, without guidance unless there is a negative prompt; the model
+        directory has a network for it."""
+        network = self.components.places
+        assert network is not None, "who asks looked"
+        said = self.defaults | self.metadata.get(PLACES, {})
+        guidance = 1.0 if negative_prompt is None else said["guidance_scale"]
+        prompts = [prompt] if negative_prompt is None or guidance <= 1 else [prompt, negative_prompt]
+        text = self._read_text(network, self._prompts.encode(prompts, self.device, network.dtype))
+        sigmas = self.rollout_sigmas(said["num_inference_steps"])
+        return Places(network, text, self.prediction, sigmas, guidance)
+
+    def redrawer(self, prompt: str, seed: int) -> Redrawer | None:
+        """What draws anew what wears out in the loaded checkpoint's flights; None where nothing does."""
+        if self.causal is None or self.causal.draft is None or not self.causal.draft.redraws:
+            return None
+        return Redrawer(self.places(prompt), self.components.vae, seed)
+
     def drafter(self) -> Drafter | None:
         """What drafts the latent frames of the loaded checkpoint's flights; None where it draws from noise alone."""
         if self.causal is None or self.causal.draft is None:
@@ -609,9 +628,7 @@ class WanActPipeline:
         on_step: OnStep | None,
     ) -> Tensor:
         """Noise -> latents [1, C, T, h, w], latent frame 0 kept clean under timestep 0 if it is given."""
-        C, (h, w) = self.components.transformer.config.in_channels, shapes.latent_size(request.height, request.width)
-        generator = torch.Generator().manual_seed(request.seed)  # on the CPU: the same noise on every device
-        latents = torch.randn(1, C, request.num_latent_frames, h, w, generator=generator).to(self.device)
+        latents = self._noise(request, request.num_latent_frames)
         known = first_latent is not None
         scheduler = self._make_scheduler(request.num_inference_steps)
         total = len(scheduler.timesteps)
@@ -679,6 +696,7 @@ class WanActPipeline:
                 negative=self._read_text(transformer, context[1:]) if settings.guidance_scale > 1 else None,
                 drafter=drafter,
                 first_picture=picture,
+                redraw=self.redrawer(request.prompt, request.seed),
             )
             for frame, latent in enumerate(rollout.clip(actions, total, draw_noise), start=1):
                 latents[:, :, frame : frame + 1] = latent
@@ -689,12 +707,14 @@ class WanActPipeline:
         return latents
 
     def _draw_first(self, request: Request) -> Tensor:
-        """The first latent frame [1, C, 1, h, w] as the base draws it from words; the checkpoint is put on again.
+        """The first latent frame [1, C, 1, h, w], from words: by the network of places where there is one, else as the
+        base draws it; the checkpoint is put on again.
 
         A base that is causal itself draws it alone: it has never seen a clip's frames together.
         """
-        usual = {"num_inference_steps": self.defaults["num_inference_steps"]}
-        asked = replace(request, track=None, **usual | self.metadata.get(FROM_WORDS, {}))
+        if self.components.places is not None:
+            return self.places(request.prompt, request.negative_prompt).draw(self._noise(request, 1))
+        asked = replace(request, track=None, num_inference_steps=self.defaults["num_inference_steps"])
         if self.base_causal is not None:
             asked = replace(asked, num_frames=1)
         worn = self._worn
@@ -703,6 +723,12 @@ class WanActPipeline:
             return self._denoise(asked, self._encode_text(asked), None, None, None)[:, :, :1]
         finally:
             self._put_on(worn)
+
+    def _noise(self, request: Request, num_latent_frames: int) -> Tensor:
+        """What a clip of so many latent frames is drawn from, [1, C, T, h, w]; the same on every device."""
+        C, (h, w) = self.components.transformer.config.in_channels, shapes.latent_size(request.height, request.width)
+        generator = torch.Generator().manual_seed(request.seed)
+        return torch.randn(1, C, num_latent_frames, h, w, generator=generator).to(self.device)
 
     def _read_text(self, transformer: Any, context: Tensor) -> Tensor | PreparedText:
         """What the layers read of text embeddings [B, S, text_dim], made now if it can be kept."""
@@ -795,11 +821,16 @@ class WanActPipeline:
                 f"{whose} draws its latent frames from drafts, and those of this model's "
                 f"{type(self.components.vae).__name__} depend on one another; fly it with the model it was trained on"
             )
-        if causal is not None and causal.draft is not None and causal.draft.sees and self.components.nearness is None:
-            raise CheckpointError(
-                f"{whose} draws its latent frames from drafts that see how near things are, and the model directory "
-                f"has no {NEARNESS}/; fly it with the model it was trained on"
-            )
+        draft, parts = causal and causal.draft, self.components
+        for asked, wanted, network, folder in (
+            (draft and draft.sees, "see how near things are", parts.nearness, NEARNESS),
+            (draft and draft.redraws, "are drawn anew where they wear out", parts.places, PLACES),
+        ):
+            if asked and network is None:
+                raise CheckpointError(
+                    f"{whose} draws its latent frames from drafts that {wanted}, and the model directory has no "
+                    f"{folder}/; fly it with the model it was trained on"
+                )
         return causal
 
     @contextlib.contextmanager

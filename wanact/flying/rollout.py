@@ -17,6 +17,7 @@ from wanact.actions import NUM_CHANNELS
 from wanact.errors import UserError
 from wanact.flying.album import EVERY, Album
 from wanact.flying.draft import Draft, Drafter, DraftSettings, Sight
+from wanact.flying.places import Redrawer
 from wanact.flying.request import MAX_GUIDANCE
 from wanact.flying.viewpoint import way_to
 from wanact.models.controller import WanActionController
@@ -123,9 +124,11 @@ class CausalRollout:
         cache: `RolloutCache` where more than one frame is learned from.
         first_picture: the first frame as it was given, [B, 3, H, W] in [-1, 1], for drafts; decoded if not given.
         place: of the camera in it, [B, 4]; the drafter's start if not given.
+        redraw: draws anew what has worn out of a picture; nobody does if not given.
 
     Attributes:
         place: of the camera after what is committed, [B, 4]; a drafter asks for it.
+        redraw: the same; may be set anew in flight, for other words.
     """
 
     def __init__(
@@ -143,8 +146,9 @@ class CausalRollout:
         cache: type[KVCache] = KVCache,
         first_picture: Tensor | None = None,
         place: Tensor | None = None,
+        redraw: Redrawer | None = None,
     ):
-        self.drafter = drafter
+        self.drafter, self.redraw = drafter, redraw
         if drafter is not None and place is None:
             place = drafter.start(len(first_latent), first_latent.device)
         self.place = place
@@ -316,11 +320,19 @@ class CausalRollout:
         picture = drafter.picture(latent) if given is None else given.picture
         if drawn_from is not None:
             picture = drawn_from.shown(picture[:, :, None], TEMPORAL_STRIDE - 1)[:, :, 0]
-        self._last, known = drafter.sight(picture, self.place), drawn_from is None
-        self._region = _renewed(self._region, self._last, known, REGION)
+        worn = None if drawn_from is None else drawn_from.worn
+        if self._anchor is not None:
+            self._anchor.fades_from = None
+        self._last, known = drafter.sight(picture, self.place, worn), drawn_from is None
         if drawn_from is not None and self._anchor is not None:
             self._anchor = self._anchor.renewed(self._last, drawn_from.held < HELD)
         self._anchor = _renewed(self._anchor, self._last, known, NEARBY)
+        if self.redraw is not None and worn is not None and self._anchor is self._last:
+            shown = picture
+            picture, worn = self.redraw(picture, worn, self.cache.num_frames)
+            self._last = self._anchor = drafter.sight(picture, self.place, worn)
+            self._last.fades_from = shown
+        self._region = _renewed(self._region, self._last, known, REGION)
         if self.cache.num_frames % EVERY == 0:
             self._album.keep(picture, self.place)
 

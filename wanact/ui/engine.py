@@ -116,7 +116,7 @@ class Engine:
         self.defaults: dict[str, Any] = pipe.defaults
         self.name = str(pipe.components.metadata.get("name") or pipe.components.path.name)
         self.draws = str(pipe.components.metadata.get("draws") or "")  # what it can draw, in words for visitors
-        self.draws_places = bool(self.defaults.get("text_to_video"))
+        self.draws_places = bool(self.defaults.get("text_to_video")) or pipe.components.places is not None
         self.negative_prompts = negative_prompts(config.text_dim)
         self._room = _Room(int(ROOM_SHARE * free_memory(pipe.device)))
         self.num_actions = shapes.num_actions(self.defaults["num_frames"])

@@ -62,9 +62,9 @@ DEFAULTS: dict[str, Any] = {
     "text_to_video": True,
 }
 
-# How a base that is flown frame by frame draws a first frame from words, where that is not how it draws what follows:
-# an object of metadata.json with any of `num_inference_steps` and `guidance_scale`.
-FROM_WORDS = "from_words"
+# A folder with a transformer of its own that draws single pictures from words, for a base that has not learned to; and
+# what metadata.json says of how it draws: an object of `num_inference_steps` and `guidance_scale`.
+PLACES = "places"
 
 MAX_DRAWS = 400
 
@@ -89,6 +89,7 @@ class Components:
         metadata: content of metadata.json with every entry of `DEFAULTS` under "defaults".
         path: the directory.
         nearness: sees how near everything in a picture is, where the directory has a network for it.
+        places: a transformer that draws single pictures, where the directory has one; loaded with the transformer.
     """
 
     transformer: Any
@@ -99,6 +100,7 @@ class Components:
     metadata: dict[str, Any]
     path: Path
     nearness: NearnessNetwork | None = None
+    places: Any = None
 
 
 def load_components(
@@ -140,11 +142,16 @@ def load_components(
         component = reader.load(part)
         loaded[part] = component.to(device) if isinstance(component, torch.nn.Module) else component
     _check_together(loaded, path)
+    places = None
+    if loaded["transformer"] is not None and (path / PLACES).is_dir():
+        places = load_part("transformer", path / PLACES, dtype).to(device)
+        _check_together(loaded | {"transformer": places}, path / PLACES)
     try:
         nearness = load_nearness(path / NEARNESS)
     except NearnessError as error:
         raise ModelDirError(str(error)) from error
-    return Components(**loaded, metadata=metadata, path=path, nearness=nearness and nearness.to(device))
+    nearness = nearness and nearness.to(device)
+    return Components(**loaded, metadata=metadata, path=path, nearness=nearness, places=places)
 
 
 def load_part(part: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -213,7 +220,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     silent = {"text_to_video": False} if file.exists() else {}
     metadata["defaults"] = DEFAULTS | before | silent | defaults
     check_defaults(metadata["defaults"], file)
-    _check_from_words(metadata.get(FROM_WORDS, {}), metadata["defaults"], file)
+    _check_places(metadata.get(PLACES, {}), metadata["defaults"], file)
     _check_latent_rgb(metadata.get("latent_rgb"), file)
     draws = metadata.get("draws", "")
     if not isinstance(draws, str) or len(draws) > MAX_DRAWS:
@@ -280,6 +287,9 @@ def save_components(components: Components, path: str | os.PathLike) -> Path:
             index[part] = library_class(component)
     if components.nearness is not None:
         components.nearness.save(path / NEARNESS)
+    if components.places is not None:
+        components.places.save_pretrained(path / PLACES)
+        _forget_origin(path / PLACES / "config.json")
     write_json(path / METADATA, components.metadata)
     write_json(path / INDEX, index)
     return path
@@ -421,9 +431,9 @@ def check_defaults(defaults: dict[str, Any], file: Path) -> None:
         raise ModelDirError(f"the defaults in {file} need fps and flow_shift above 0 and guidance_scale of 1 or more")
 
 
-def _check_from_words(said: Any, defaults: dict[str, Any], file: Path) -> None:
+def _check_places(said: Any, defaults: dict[str, Any], file: Path) -> None:
     if not isinstance(said, dict) or said.keys() - {"num_inference_steps", "guidance_scale"}:
-        raise ModelDirError(f'"{FROM_WORDS}" in {file} must be an object of num_inference_steps and guidance_scale')
+        raise ModelDirError(f'"{PLACES}" in {file} must be an object of num_inference_steps and guidance_scale')
     check_defaults(defaults | said, file)
 
 
