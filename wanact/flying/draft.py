@@ -441,15 +441,16 @@ def _between(nodes: Tensor, apart: int, height: int, width: int) -> Tensor:
 
 def _of_cells(places: Tensor, cells: Tensor) -> Tensor:
     """Share of each of these cells [B, 1, h, w] that places [B, 1, H, W] fill."""
-    return F.adaptive_avg_pool2d(places.to(cells.dtype), cells.shape[2:])
+    h, w = cells.shape[2:]
+    return F.adaptive_avg_pool2d(places.to(cells.dtype), (h, w))
 
 
 def _worn(worn: Tensor, grid: Tensor) -> Tensor:
     """How far a picture has worn out, [B, 1, h, w], when its pixels are taken from the places of a grid [B, H, W, 2]:
     a double as large is once more."""
-    at = F.adaptive_avg_pool2d(grid.permute(0, 3, 1, 2), worn.shape[2:])
-    before = F.grid_sample(worn, at.permute(0, 2, 3, 1), "bilinear", "border", align_corners=False)
     h, w = worn.shape[2:]
+    at = F.adaptive_avg_pool2d(grid.permute(0, 3, 1, 2), (h, w))
+    before = F.grid_sample(worn, at.permute(0, 2, 3, 1), "bilinear", "border", align_corners=False)
     across, down = (torch.gradient(at, dim=dim)[0] for dim in (3, 2))  # in half pictures a cell
     area = (across[:, :1] * down[:, 1:] - across[:, 1:] * down[:, :1]).abs() * h * w / 4
     return (before - area.clamp_min(1e-3).log2() / 2).clamp(0, MADE_UP)

@@ -696,7 +696,7 @@ class WanActPipeline:
                 negative=self._read_text(transformer, context[1:]) if settings.guidance_scale > 1 else None,
                 drafter=drafter,
                 first_picture=picture,
-                redraw=self.redrawer(request.prompt, request.seed),
+                redrawer=self.redrawer(request.prompt, request.seed),
             )
             for frame, latent in enumerate(rollout.clip(actions, total, draw_noise), start=1):
                 latents[:, :, frame : frame + 1] = latent

@@ -44,7 +44,8 @@ class Places:
         sigmas: list[float],
         guidance_scale: float,
     ) -> None:
-        self.transformer, self.text, self.prediction = transformer, text, prediction
+        self.transformer, self.text = transformer, text
+        self.prediction: flow.Prediction = prediction
         self.sigmas, self.guidance_scale = sigmas, guidance_scale
 
     def draw(self, noise: Tensor, known: Tensor | None = None, worn: Tensor | None = None) -> Tensor:

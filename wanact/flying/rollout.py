@@ -124,11 +124,11 @@ class CausalRollout:
         cache: `RolloutCache` where more than one frame is learned from.
         first_picture: the first frame as it was given, [B, 3, H, W] in [-1, 1], for drafts; decoded if not given.
         place: of the camera in it, [B, 4]; the drafter's start if not given.
-        redraw: draws anew what has worn out of a picture; nobody does if not given.
+        redrawer: draws anew what has worn out of a picture; nobody does if not given.
 
     Attributes:
         place: of the camera after what is committed, [B, 4]; a drafter asks for it.
-        redraw: the same; may be set anew in flight, for other words.
+        redrawer: the same; may be set anew in flight, for other words.
     """
 
     def __init__(
@@ -146,9 +146,9 @@ class CausalRollout:
         cache: type[KVCache] = KVCache,
         first_picture: Tensor | None = None,
         place: Tensor | None = None,
-        redraw: Redrawer | None = None,
+        redrawer: Redrawer | None = None,
     ):
-        self.drafter, self.redraw = drafter, redraw
+        self.drafter, self.redrawer = drafter, redrawer
         if drafter is not None and place is None:
             place = drafter.start(len(first_latent), first_latent.device)
         self.place = place
@@ -327,9 +327,9 @@ class CausalRollout:
         if drawn_from is not None and self._anchor is not None:
             self._anchor = self._anchor.renewed(self._last, drawn_from.held < HELD)
         self._anchor = _renewed(self._anchor, self._last, known, NEARBY)
-        if self.redraw is not None and worn is not None and self._anchor is self._last:
+        if self.redrawer is not None and worn is not None and self._anchor is self._last:
             shown = picture
-            picture, worn = self.redraw(picture, worn, self.cache.num_frames)
+            picture, worn = self.redrawer(picture, worn, self.cache.num_frames)
             self._last = self._anchor = drafter.sight(picture, self.place, worn)
             self._last.fades_from = shown
         self._region = _renewed(self._region, self._last, known, REGION)

@@ -288,7 +288,7 @@ class WanActStream:
                 negative=None if self.guidance_scale == 1 else pipe.prepare_prompt(pipe.defaults["negative_prompt"]),
                 drafter=pipe.drafter(),
                 first_picture=pipe.picture(self.image),
-                redraw=pipe.redrawer(self._prompt, self.seed),
+                redrawer=pipe.redrawer(self._prompt, self.seed),
             )
             rollout.fly_blind(pipe.model_actions(track) for track in self._tracks_before(len(past)))
             rollout.cache.skip(self._num_committed - len(past))
@@ -541,7 +541,7 @@ class WanActStream:
         with self._flying():
             self.commit()
             self._text = self._now.rollout.text = self.pipe.prepare_prompt(prompt)
-            self._now.rollout.redraw = self.pipe.redrawer(prompt, self.seed)
+            self._now.rollout.redrawer = self.pipe.redrawer(prompt, self.seed)
             self._prompt = prompt
             if self.num_frames == 0:  # nothing has been seen yet: the flight begins with these words
                 self._first_words = prompt
