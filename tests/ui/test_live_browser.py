@@ -259,8 +259,6 @@ def test_a_page_that_has_not_heard_the_start_flies_all_the_same(visit, monkeypat
 def test_the_prompt_changes_in_flight(visit, desk):
     page = visit()
     page.fill("#live-prompt textarea", "green hills")
-    page.click("#live-say")
-    assert "No flight is running" in page.inner_text(f"{STAGE} .notice")
     flight = take_off(page)
     page.fill("#live-prompt textarea", "desert at dusk")
     page.click("#live-say")
@@ -268,6 +266,26 @@ def test_the_prompt_changes_in_flight(visit, desk):
     assert [words for _, words in desk.hangar.get(flight).stream.prompts] == ["green hills", "desert at dusk"]
     page.fill("#live-prompt textarea", "wasd")
     assert lit(page) == set(), "words are no keys"
+
+
+def test_a_prompt_is_offered_to_a_flight_that_was_told_another_one(visit):
+    page = visit()
+    use = page.locator("#live-say")
+    page.fill("#live-prompt textarea", "green hills")
+    page.wait_for_timeout(600)
+    assert not use.is_visible(), "nothing flies: the next flight takes it anyway"
+    take_off(page)
+    page.wait_for_timeout(600)
+    assert not use.is_visible(), "it flies to these words"
+    page.fill("#live-prompt textarea", "desert at dusk")
+    use.wait_for()
+    use.click()
+    use.wait_for(state="hidden")
+    assert page.evaluate(f"document.activeElement.matches('{STAGE} .live')"), "the keys are the flight's"
+    page.fill("#live-prompt textarea", "a lake")
+    use.wait_for()
+    page.click(f"{STAGE} [data-do=land]")
+    use.wait_for(state="hidden")
 
 
 def test_a_flight_that_has_dissolved_offers_the_way_back_and_another_place(visit, desk, monkeypatch):
@@ -686,8 +704,8 @@ def test_a_flight_starts_where_a_clip_ended_and_without_a_causal_run_the_page_sa
     """The whole site, on runs that draw clips only."""
     page = visit(page_url, ready=("#plan td[data-c]", "#frame img"))
     page.get_by_role("tab", name="Fly").click()
-    page.click("#live-from-clip")
-    page.wait_for_function("document.querySelector('#live-note')?.textContent.includes('no clip yet')")
+    page.wait_for_selector("#live-prompt textarea")
+    assert not page.locator("#live-from-clip").is_visible(), "there is no clip yet"
     page.get_by_role("tab", name="Plan a clip").click()
     page.click("#generate")
     page.wait_for_selector("#viewer .viewer[data-status=done]")

@@ -34,6 +34,13 @@ export class Ground {
     return document.querySelector('#live-samples [aria-pressed=true]')?.dataset.id || this.own;
   }
 
+  // Whether the prompt in its field says something else; line breaks are spaces to the server.
+  saysElse(words) {
+    const plain = text => text.replace(/\s+/g, ' ').trim();
+    const field = document.querySelector('#live-prompt textarea');
+    return field !== null && typeof words === 'string' && plain(field.value) !== plain(words);
+  }
+
   // What was chosen before a reload is chosen again.
   get isSettled() {
     return Boolean(document.querySelector('#live-memory [data-restored]'));

@@ -22,7 +22,7 @@ from wanact.ui.pages.live.beside import known_samples
 from wanact.ui.pages.live.desk import FILMS, LiveDesk, LiveLimits
 from wanact.ui.places import PLACES
 from wanact.ui.samples import load_samples
-from wanact.ui.scene import QUIET, Scene
+from wanact.ui.scene import AT_ONCE, QUIET, Scene
 
 LENT_S = 50
 # What the stage's script says of the flight that is asked for goes first.
@@ -152,7 +152,7 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
             scene.crop.render()
             scene.note.render()
             scene.gallery.render()
-            from_clip = gr.Button("Start from your last clip", size="sm", elem_id="live-from-clip")
+            from_clip = gr.Button("Start from your last clip", size="sm", visible=False, elem_id="live-from-clip")
             scene.prompt.render()
             scene.describe.render()
             say = gr.Button("Use this prompt now", size="sm", elem_id="live-say")
@@ -178,6 +178,7 @@ def build_live(engine: Engine, last_frame: gr.State, desk: LiveDesk | None = Non
     courses.claim(partial(_enter, desk), courses, courses, js=_CLAIM, **QUIET)
     scene.connect()
     scene.take(from_clip.click, _from_clip, last_frame)
+    last_frame.change(lambda frame: gr.update(visible=frame is not None), last_frame, from_clip, **AT_ONCE)
     say.click(None, scene.prompt, scene.prompt, js=_SAY, **QUIET)
     return bool(listing["choices"])
 

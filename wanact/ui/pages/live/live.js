@@ -108,6 +108,11 @@ export function mount({element, props, trigger, server, watch}) {
     const isOnStage = branch?.id && !ground.isNew;
     truth.offer(isOnStage ? Boolean(branch.known) : null, ground.name);
   }
+  // The prompt can be used now: a flight is in the air that was told another one.
+  function offerWords() {
+    const isUp = ['flying', 'paused', 'scrubbing'].includes(state);
+    root.classList.toggle('new-words', isUp && ground.saysElse(branch?.words));
+  }
   function tell(text) {
     if (say.textContent !== text) say.textContent = text;
   }
@@ -610,6 +615,7 @@ export function mount({element, props, trigger, server, watch}) {
   hear('live-prompt', ({words}) => {
     if (!flight || !branch) return warn('No flight is running: the new prompt applies at the next take-off.');
     post({prompt: words});
+    root.focus({preventScroll: true}); // the button goes, and the keys are the flight's again
   });
   find('[name=speed]').addEventListener('input', event => {
     speed = +event.target.value / 100;
@@ -837,6 +843,7 @@ export function mount({element, props, trigger, server, watch}) {
       state === 'flying' && !root.contains(document.activeElement) && !document.fullscreenElement,
     );
     if (ground.look()) show(state);
+    offerWords();
     if (state !== 'flying') return;
     const fps = card.rate();
     const pill = find('.rate');
