@@ -3,7 +3,8 @@
 Without --url it serves the page itself, on the bundled world. A film is the page as it was seen: keys are held as
 somebody flies, and its frames are put together with the times at which they were on the screen. `--only phone` films
 the cockpit of a phone that is held sideways, under two thumbs. `--only minute` films the first minute of somebody new,
-the whole screen from the page's opening on: minute-1440.mp4, and minute-390.mp4 on a phone.
+the whole screen from the page's opening on: minute-1440.mp4 and minute-1440.webp, which the README shows, and
+minute-390.mp4 and .webp on a phone.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from PIL import Image
 
 from tests.conftest import ROOT, find_chromium
 from tests.ui.screenshots import SIZES, served
-from wanact.bench.live_browser import ARGUMENTS, open_live, take_off
+from wanact.bench.live_browser import ARGUMENTS, BrowserError, open_live, take_off
 from wanact.media.video import write_mp4
 
 STAGE = "#live-stage"
 LIVE = f"document.querySelector('{STAGE} .live').wanact"
 MINUTE_WIDTH = 960  # of its film on a wide screen
-FILM_FPS, FILM_WIDTH, MAX_BYTES = 12, 640, 4_000_000
+LOOK_MS = 2500  # as long somebody new looks at what has come, and half of it holds a key
+STEP_S = 180
+FILM_FPS, FILM_WIDTH, MAX_BYTES = 12, 640, 3_000_000
 # Key by key: what is held from when to when, in seconds.
 FLIGHT = (
     ("w", 0.8, 7.5),
@@ -77,58 +80,110 @@ def take(url: str, out: Path, playwright) -> None:
     browser.close()
 
 
-def film_minute(url: str, out: Path, playwright, width: int) -> None:
-    """What somebody new does: looks, takes off with the first key, flies, lands, shares, and looks at the other places.
+def film_minute(url: str, out: Path, browser, width: int) -> None:
+    """What somebody new does: looks, takes off with the first key, flies, lands, shares, has a clip drawn, and looks at
+    the checkpoints and the comparison; minute-<width>.mp4 and .webp.
 
     A step begins when the one before has been answered, so that a slow machine films the same, in more time.
+
+    Raises:
+        BrowserError: with the page's own words, if it does not fly or draws no clip.
+        playwright.sync_api.TimeoutError: if a step is not answered within STEP_S.
     """
-    browser = playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS)
     is_phone = width < 500
     more = {"has_touch": True, "is_mobile": True} if is_phone else {}
     page = browser.new_page(viewport={"width": width, "height": SIZES[width]}, **more)
-    page.set_default_timeout(300_000)
-    with filming(page) as shots:
-        page.goto(url)
-        page.wait_for_selector(f"{STAGE} .chosen:not([hidden])")
-        page.wait_for_timeout(3000)
-        (fly_with_thumbs if is_phone else fly_with_keys)(page)
-        page.click(f"{STAGE} [data-do=land]")
-        page.wait_for_timeout(1500)
-        page.click(f"{STAGE} [data-do=share]")
-        page.wait_for_selector("#live-shared .what:not(:empty)")
-        page.wait_for_timeout(2500)
-        for place in ("fly", "checkpoints", "compare"):
-            page.click(f"#place-{place}-button")
-            page.wait_for_timeout(2500)
-    browser.close()
-    frames = film_frames(shots, [0, 0, width, SIZES[width]], min(width, MINUTE_WIDTH))
+    page.set_default_timeout(1000 * STEP_S)
+    wide = min(width, MINUTE_WIDTH)
+    try:
+        with filming(page, wide) as shots:
+            page.goto(url)
+            page.wait_for_selector(f"{STAGE} .chosen:not([hidden])")
+            page.wait_for_timeout(LOOK_MS)
+            (fly_with_thumbs if is_phone else fly_with_keys)(page)
+            land_and_share(page)
+            for place, show in (("fly", draw_clip), ("checkpoints", show_best), ("compare", show_lanes)):
+                page.click(f"#place-{place}-button")
+                show(page)
+                page.wait_for_timeout(LOOK_MS)
+    finally:
+        page.close()
+    frames = film_frames(shots, width=wide)
     write_mp4(frames, out / f"minute-{width}.mp4", fps=FILM_FPS)
+    write_webp(frames, out / f"minute-{width}.webp")
 
 
 def fly_with_keys(page) -> None:
     """W takes off; then turns, for a quarter of a minute."""
     page.locator(STAGE).click(position={"x": 300, "y": 200})
     page.keyboard.down("w")
-    page.wait_for_function(f"{LIVE}.state === 'flying' && {LIVE}.shown.i > 8")
+    see_it_fly(page)
     for key in ("ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown"):
-        page.wait_for_timeout(1500)
+        page.wait_for_timeout(LOOK_MS / 2)
         page.keyboard.down(key)
-        page.wait_for_timeout(1500)
+        page.wait_for_timeout(LOOK_MS / 2)
         page.keyboard.up(key)
     page.keyboard.up("w")
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(LOOK_MS / 3)
 
 
 def fly_with_thumbs(page) -> None:
     """The button takes off; then both sticks."""
     page.tap(f"{STAGE} [data-do=takeoff]")
-    page.wait_for_function(f"{LIVE}.state === 'flying' && {LIVE}.shown.i > 8")
+    see_it_fly(page)
     thumbs = Thumbs(page)
     for move, look in (((0, 1), (0, 0)), ((0, 1), (0.8, 0)), ((0, 1), (0, 0.5)), ((0.7, 0.7), (-0.8, -0.3))):
         thumbs.hold(move, look)
-        page.wait_for_timeout(3000)
+        page.wait_for_timeout(LOOK_MS)
     thumbs.let_go()
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(LOOK_MS / 3)
+
+
+def see_it_fly(page) -> None:
+    """Wait for the first pictures of a flight."""
+    page.wait_for_function(f"{LIVE}.state === 'failed' || ({LIVE}.state === 'flying' && {LIVE}.shown.i > 8)")
+    if page.evaluate(f"{LIVE}.state") == "failed":
+        raise BrowserError(page.inner_text(f"{STAGE} .notice span"))
+
+
+def land_and_share(page) -> None:
+    """Land, unless the flight has landed by itself, and have a link to it with its poster."""
+    if page.locator(f"{STAGE} [data-do=land]").is_visible():
+        page.click(f"{STAGE} [data-do=land]")
+    page.wait_for_selector(f"{STAGE} [data-state=landed]")
+    page.wait_for_timeout(LOOK_MS / 2)
+    page.click(f"{STAGE} [data-do=share]")
+    page.wait_for_selector("#live-shared .shared.ready")
+    page.wait_for_function(
+        "(poster => poster.complete && poster.naturalWidth)(document.querySelector('#live-shared .poster'))"
+    )
+    page.locator("#live-shared .shared").scroll_into_view_if_needed()
+    page.wait_for_timeout(LOOK_MS)
+
+
+def draw_clip(page) -> None:
+    """A clip of what is chosen already, which plays while it is drawn."""
+    page.wait_for_selector("#plan td[data-c]")
+    page.wait_for_selector("#frame img")
+    page.wait_for_timeout(LOOK_MS / 2)
+    page.click("#generate")
+    page.locator("#viewer").scroll_into_view_if_needed()
+    page.wait_for_selector("#viewer .viewer:is([data-status=done], [data-status=failed])")
+    if page.get_attribute("#viewer .viewer", "data-status") == "failed":
+        raise BrowserError(page.inner_text("#viewer .notice"))
+    page.wait_for_timeout(LOOK_MS)
+
+
+def show_best(page) -> None:
+    """The list of checkpoints with a card."""
+    page.wait_for_selector("#ledger .ledger[data-status=ready]")
+    page.evaluate("scrollTo(0, 0)")
+
+
+def show_lanes(page) -> None:
+    """The lanes that are compared by default."""
+    page.wait_for_selector("#lanes .lane >> nth=1")
+    page.evaluate("scrollTo(0, 0)")
 
 
 def film(url: str, out: Path, playwright, seconds: float) -> None:
@@ -209,39 +264,69 @@ class Thumbs:
 
 
 @contextlib.contextmanager
-def filming(page) -> Iterator[list[tuple[float, bytes]]]:
-    """What Chromium has on its screen meanwhile: when, and as JPEG."""
+def filming(page, width: int | None = None) -> Iterator[list[tuple[float, bytes]]]:
+    """What Chromium has on its screen meanwhile: when, and as JPEG; the last one also as long as it stood there.
+
+    Args:
+        page: what is filmed.
+        width: at most so many pixels; the browser makes them smaller itself, which on a busy machine leaves more time
+            for what is filmed, and is what takes longest afterwards.
+    """
     shots: list[tuple[float, bytes]] = []
     cast = page.context.new_cdp_session(page)
 
     def keep(event: dict) -> None:
-        shots.append((event["metadata"]["timestamp"], base64.b64decode(event["data"])))
+        shot = event["metadata"]["timestamp"], base64.b64decode(event["data"])
+        is_soon = len(shots) > 1 and shot[0] - shots[-2][0] < 0.5 / FILM_FPS
+        shots[-1 if is_soon else len(shots) :] = [shot]  # more than the film shows would only take memory
         cast.send("Page.screencastFrameAck", {"sessionId": event["sessionId"]})
 
     cast.on("Page.screencastFrame", keep)
-    cast.send("Page.startScreencast", {"format": "jpeg", "quality": 90, "everyNthFrame": 2})
+    size = {} if width is None else {"maxWidth": width, "maxHeight": 10_000}
+    cast.send("Page.startScreencast", {"format": "jpeg", "quality": 90, "everyNthFrame": 2, **size})
     yield shots
     cast.send("Page.stopScreencast")
     if len(shots) < 2:
         raise SystemExit("Chromium gave no pictures of its screen")
+    shots.append((max(time.time(), shots[-1][0]), shots[-1][1]))
 
 
-def film_frames(shots: list[tuple[float, bytes]], area: list[float], width: int = FILM_WIDTH) -> list[np.ndarray]:
-    """An area of the screen at FILM_FPS, so many pixels wide."""
+def film_frames(
+    shots: list[tuple[float, bytes]], area: list[float] | None = None, width: int = FILM_WIDTH
+) -> list[np.ndarray]:
+    """An area of the screen, or all of it, at FILM_FPS, so many pixels wide; what stands still is one array."""
     times = np.array([at for at, _ in shots]) - shots[0][0]
-    ticks = np.arange(0, times[-1], 1 / FILM_FPS)
-    wanted = [shots[int(np.searchsorted(times, tick, side="right")) - 1][1] for tick in ticks]
-    frames = []
-    for data in wanted:
-        left, top, right, bottom = area
-        picture = Image.open(io.BytesIO(data)).convert("RGB").crop((left, top, right, bottom))
+    frames: list[np.ndarray] = []
+    before = None
+    for tick in np.arange(0, times[-1], 1 / FILM_FPS):
+        number = int(np.searchsorted(times, tick, side="right")) - 1
+        if number == before:
+            frames.append(frames[-1])
+            continue
+        before = number
+        picture = Image.open(io.BytesIO(shots[number][1])).convert("RGB")
+        if area is not None:
+            picture = picture.crop(tuple(area))
         height = round(width * picture.height / picture.width / 2) * 2
-        frames.append(np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS)))
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        frames.append(np.asarray(picture))
     return frames
 
 
+def write_webp(frames: list[np.ndarray], path: Path) -> None:
+    """The film as WebP, which a README shows, in the best quality that stays below MAX_BYTES."""
+    some = [Image.fromarray(frame) for frame in frames]
+    for quality, step in ((70, 1), (50, 1), (50, 2), (30, 2), (20, 3)):
+        few = some[::step]
+        duration = round(1000 * step / FILM_FPS)
+        few[0].save(path, save_all=True, append_images=few[1:], duration=duration, loop=0, quality=quality, method=2)
+        if path.stat().st_size < MAX_BYTES:
+            return
+
+
 def write_film(shots: list[tuple[float, bytes]], area: list[float], out: Path) -> None:
-    """live.mp4, and live.gif in the best quality that stays below 4 MB."""
+    """live.mp4, and live.gif in the best quality that stays below MAX_BYTES."""
     frames = [Image.fromarray(frame) for frame in film_frames(shots, area)]
     write_mp4([np.asarray(frame) for frame in frames], out / "live.mp4", fps=FILM_FPS)
     for width, colours, step in ((480, 128, 1), (420, 96, 1), (400, 64, 2), (320, 48, 2), (280, 32, 3)):
@@ -279,8 +364,10 @@ def main() -> None:
         if args.only in (None, "phone"):
             film_phone(url, args.out, playwright, args.seconds)
         if args.only in (None, "minute"):
+            browser = playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS)
             for width in SIZES:
-                film_minute(url, args.out, playwright, width)
+                film_minute(url, args.out, browser, width)
+            browser.close()
 
 
 if __name__ == "__main__":

@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +19,17 @@ import numpy as np
 from tests.conftest import ROOT, find_chromium
 from tests.data.conftest import write_table
 from wanact.actions import ActionTrack
-from wanact.bench.live_browser import ARGUMENTS
+from wanact.bench.live_browser import ARGUMENTS, serve
 from wanact.media.video import write_mp4
 from wanact.world import simulator
 
-PORT = 7876
 SIZES = {1440: 1000, 390: 844}
 NUM_FLIGHTS, PER_WORLD = 16, 4  # of the data set
 
 
-@contextlib.contextmanager
-def served(model_dir: Path, runs: Path, data: Path | None = None) -> Iterator[str]:
+def served(model_dir: Path, runs: Path, data: Path | None = None) -> contextlib.AbstractContextManager[str]:
     """The page's address, while an app of its own runs; with the page Data where there is a data set."""
-    url = f"http://127.0.0.1:{PORT}/"
-    command = [sys.executable, "app.py", "--port", str(PORT), "--model_dir", str(model_dir), "--runs", str(runs)]
-    command += ["--data", str(data)] if data else []
-    process = subprocess.Popen(command, cwd=ROOT)
-    try:
-        for _ in range(240):
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                urllib.request.urlopen(url, timeout=2).close()
-                break
-            if process.poll() is not None:
-                raise SystemExit(f"app.py ended with {process.returncode}")
-            time.sleep(1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
+    return serve(str(model_dir), runs, more=["--data", str(data)] if data else [])
 
 
 def take(url: str, out: Path, places: Sequence[str]) -> None:

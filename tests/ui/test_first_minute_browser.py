@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.ui import live_pictures
 from tests.ui.conftest import write_run
 from tests.ui.live_desks import make_desk, slowed
 from tests.ui.test_live_browser import LIVE, STAGE, flying, pixels, take_off
 from tests.ui.visits import Visits, serving
+from wanact.bench.live_browser import BrowserError
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.record import FlightRecord
+from wanact.flying.request import RequestError
+from wanact.media.footage import read_video
 from wanact.ui.page import build_page
+from wanact.ui.pages.live.desk import LiveDesk
 from wanact.ui.samples import load_samples
 
 pytestmark = pytest.mark.browser
@@ -265,6 +270,7 @@ def test_a_picture_that_is_taken_away_stays_away(visit):
     page.wait_for_selector("#live-samples:not(:has([aria-pressed=true]))")
     page.wait_for_timeout(1000)  # until now the sample came back, under another name
     assert page.locator("#live-frame img").count() == 0
+    assert not page.locator(f"{STAGE} .why").is_visible(), "nothing is chosen of which more could be known"
     page.click(f"{STAGE} [data-do=takeoff]")
     page.wait_for_selector(f"{STAGE} .notice:not([hidden])")
     assert "no first frame" in page.inner_text(f"{STAGE} .notice")
@@ -340,3 +346,33 @@ def test_a_place_is_described(visit):
     page.wait_for_selector("#live-samples:not(:has([aria-pressed=true]))")
     has_words(page, "snowy mountains at dusk")
     take_off(page)
+
+
+# ---- its film --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", live_pictures.SIZES)
+def test_the_first_minute_is_filmed_from_the_opened_page_to_the_comparison(browser, url, tmp_path, monkeypatch, width):
+    for name, value in (("LOOK_MS", 400), ("FILM_FPS", 4), ("MINUTE_WIDTH", 360)):  # a quick and coarse film
+        monkeypatch.setattr(live_pictures, name, value)
+    live_pictures.film_minute(url, tmp_path, browser, width)
+    film = tmp_path / f"minute-{width}.mp4"
+    first, *_, last = frames = read_video(film)
+    wide = min(width, live_pictures.MINUTE_WIDTH)
+    assert first.shape[:2] == (pytest.approx(wide * live_pictures.SIZES[width] / width, abs=2), wide)
+    assert len(frames) / 4 > 3, "as long as keys were held"
+    tabs = [frame[: frame.shape[0] // 4].astype(int) for frame in (first, last)]
+    assert np.abs(tabs[0] - tabs[1]).max() > 60, "another tab is lit at its end"
+    with Image.open(film.with_suffix(".webp")) as shown:
+        assert getattr(shown, "n_frames", 1) > 5
+    assert film.with_suffix(".webp").stat().st_size < live_pictures.MAX_BYTES
+
+
+def test_a_film_of_a_flight_that_fails_says_what_the_page_says(browser, url, tmp_path, monkeypatch):
+    def refuse(*_args):
+        raise RequestError("the world is closed today")
+
+    monkeypatch.setattr(LiveDesk, "_new_flight", refuse)
+    with pytest.raises(BrowserError, match="world is closed today"):
+        live_pictures.film_minute(url, tmp_path, browser, 1440)
+    assert not list(tmp_path.iterdir())

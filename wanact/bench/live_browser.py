@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,15 @@ def format_browser(result: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def serve(model_dir: str, runs: Path, threads: int | None = None) -> Iterator[str]:
-    """The address of an app of our own, while it runs."""
+def serve(model_dir: str, runs: Path, threads: int | None = None, more: Sequence[str] = ()) -> Iterator[str]:
+    """The address of an app of our own, while it runs; `more` are further arguments of `app.py`.
+
+    Raises:
+        BrowserError: if it does not answer within START_S.
+    """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "app.py", "--port", str(port), "--model_dir", model_dir, "--runs", str(runs)]
+    command = [sys.executable, "app.py", "--port", str(port), "--model_dir", model_dir, "--runs", str(runs), *more]
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=environment)
     url = f"http://127.0.0.1:{port}/"

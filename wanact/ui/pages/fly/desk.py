@@ -367,10 +367,10 @@ class FlyDesk:
 
 
 def _playing(event: Decoded, num_frames: int, fps: float) -> ClipState:
-    """A clip that plays while it is drawn, and how many of its seconds there are."""
+    """A clip that plays while it is drawn, and how many of its seconds there are: those after its first frame."""
     return ClipState(
         status="working",
-        message=f"Drawing: {event.num_frames / fps:.1f} of {num_frames / fps:.0f} s",
+        message=f"Drawing: {(event.num_frames - 1) / fps:.1f} of {(num_frames - 1) / fps:.3g} s",
         progress=max(0.02, event.num_frames / num_frames),
         frames=[base64.b64encode(encode_jpeg(frame)).decode() for frame in event.frames],
         begin=event.num_frames - len(event.frames),

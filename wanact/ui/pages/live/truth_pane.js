@@ -50,11 +50,11 @@ export class TruthPane {
     this.show(latentFrame);
   }
 
-  // Whether it can be had: for the flight, or for the first frame that is chosen.
+  // Whether it can be had: for the flight, or for the first frame that is chosen (its name; null before one is there).
   offer(inFlight, chosen) {
     const knows = inFlight ?? Boolean(this.known?.includes(chosen));
     this.box.disabled = !knows;
-    const why = knows ? '' : this.known ? UNKNOWN : NOWHERE;
+    const why = knows || (inFlight === null && chosen === null) ? '' : this.known ? UNKNOWN : NOWHERE;
     if (this.why.textContent !== why) this.why.textContent = why;
     this.why.hidden = !why;
     this.inFlight = inFlight;
