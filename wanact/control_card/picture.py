@@ -66,7 +66,7 @@ def how_measured(card: ControlCard) -> list[str]:
     words = [
         f"{card.model.get('name', '')}",
         f"{'quick card, ' if card.is_quick else ''}{card.of_what} from {settings.get('first_frames')} first frames",
-        f"{settings['num_inference_steps']} steps" if settings.get("num_inference_steps") else "",
+        f"{steps} step{'s' if steps > 1 else ''}" if (steps := settings.get("num_inference_steps")) else "",
         f"guidance {settings.get('guidance_scale'):g}" if settings.get("guidance_scale") else "",
     ]
     return [word for word in words if word]

@@ -65,7 +65,7 @@ export class Ground {
   // Show what is chosen; whether it is another picture than before.
   look() {
     const wanted = this.isNew ? this.chosen : this.last || this.chosen;
-    const key = `${wanted} ${this.name} ${this.isNew}`; // the name may follow its picture
+    const key = [wanted, this.name, this.isNew, this.isSettled].join(' '); // the name may follow its picture
     if (key === this.shown) return false;
     this.shown = key;
     this.picture.hidden = !wanted;

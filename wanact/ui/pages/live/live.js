@@ -106,7 +106,7 @@ export function mount({element, props, trigger, server, watch}) {
   // Of the flight on the stage, or of the first frame that is chosen for one.
   function offerTruth() {
     const isOnStage = branch?.id && !ground.isNew;
-    truth.offer(isOnStage ? Boolean(branch.known) : null, ground.chosen ? ground.name : null);
+    truth.offer(isOnStage ? Boolean(branch.known) : null, ground.chosen && ground.isSettled ? ground.name : null);
   }
   // The prompt can be used now: a flight is in the air that was told another one.
   function offerWords() {
