@@ -28,7 +28,7 @@ from wanact.media.video import write_mp4
 STAGE = "#live-stage"
 LIVE = f"document.querySelector('{STAGE} .live').wanact"
 MINUTE_WIDTH = 960  # of its film on a wide screen
-LOOK_MS = 2500  # as long somebody new looks at what has come, and half of it holds a key
+LOOK_MS, HELD = 2500, 5  # as long somebody new looks at what has come, and holds a key, in latent frames
 STEP_S = 180
 FILM_FPS, FILM_WIDTH, MAX_BYTES = 12, 640, 3_000_000
 # Key by key: what is held from when to when, in seconds.
@@ -80,11 +80,12 @@ def take(url: str, out: Path, playwright) -> None:
     browser.close()
 
 
-def film_minute(url: str, out: Path, browser, width: int) -> None:
+def film_minute(url: str, out: Path, browser, width: int, speed: float = 1.0) -> None:
     """What somebody new does: looks, takes off with the first key, flies, lands, shares, has a clip drawn, and looks at
     the checkpoints and the comparison; minute-<width>.mp4 and .webp.
 
-    A step begins when the one before has been answered, so that a slow machine films the same, in more time.
+    A step begins when the one before has been answered, so that a slow machine films the same, in more time; there it
+    may be played so many times as fast, which is to be said where it is shown.
 
     Raises:
         BrowserError: with the page's own words, if it does not fly or draws no clip.
@@ -108,23 +109,34 @@ def film_minute(url: str, out: Path, browser, width: int) -> None:
                 page.wait_for_timeout(LOOK_MS)
     finally:
         page.close()
-    frames = film_frames(shots, width=wide)
+    frames = film_frames(shots, width=wide, speed=speed)
     write_mp4(frames, out / f"minute-{width}.mp4", fps=FILM_FPS)
     write_webp(frames, out / f"minute-{width}.webp")
 
 
 def fly_with_keys(page) -> None:
-    """W takes off; then turns, for a quarter of a minute."""
+    """W takes off; then each turn."""
     page.locator(STAGE).click(position={"x": 300, "y": 200})
     page.keyboard.down("w")
     see_it_fly(page)
     for key in ("ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown"):
-        page.wait_for_timeout(LOOK_MS / 2)
-        page.keyboard.down(key)
-        page.wait_for_timeout(LOOK_MS / 2)
+        fly_on(page, "w")
+        fly_on(page, "w", key)
         page.keyboard.up(key)
     page.keyboard.up("w")
     page.wait_for_timeout(LOOK_MS / 3)
+
+
+def fly_on(page, *keys: str) -> None:
+    """Hold keys for HELD latent frames, whatever time they take. A page that has heard nothing for some seconds lets go
+    of all keys, as it should; then they are held again."""
+    end = page.evaluate(f"{LIVE}.shown.t") + HELD
+    for _ in range(20):
+        for key in keys:
+            page.keyboard.down(key)
+        page.wait_for_function(f"{LIVE}.shown.t >= {end} || {LIVE}.held.every(value => value === 0)")
+        if page.evaluate(f"{LIVE}.shown.t") >= end or page.evaluate(f"{LIVE}.state") != "flying":
+            return
 
 
 def fly_with_thumbs(page) -> None:
@@ -292,13 +304,14 @@ def filming(page, width: int | None = None) -> Iterator[list[tuple[float, bytes]
 
 
 def film_frames(
-    shots: list[tuple[float, bytes]], area: list[float] | None = None, width: int = FILM_WIDTH
+    shots: list[tuple[float, bytes]], area: list[float] | None = None, width: int = FILM_WIDTH, speed: float = 1.0
 ) -> list[np.ndarray]:
-    """An area of the screen, or all of it, at FILM_FPS, so many pixels wide; what stands still is one array."""
+    """An area of the screen, or all of it, at FILM_FPS and so many times as fast, so many pixels wide; what stands
+    still is one array."""
     times = np.array([at for at, _ in shots]) - shots[0][0]
     frames: list[np.ndarray] = []
     before = None
-    for tick in np.arange(0, times[-1], 1 / FILM_FPS):
+    for tick in np.arange(0, times[-1], speed / FILM_FPS):
         number = int(np.searchsorted(times, tick, side="right")) - 1
         if number == before:
             frames.append(frames[-1])
@@ -351,6 +364,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     parser.add_argument("--only", choices=("pictures", "film", "phone", "minute"), help="one of them")
     parser.add_argument("--seconds", type=float, default=20.0, help="of film")
+    parser.add_argument("--speed", type=float, default=1.0, help="the film of the first minute plays so much faster")
     parser.add_argument("--model_dir", type=Path, default=ROOT / "assets" / "nano")
     parser.add_argument("--runs", type=Path, default=ROOT / "assets" / "runs")
     args = parser.parse_args()
@@ -366,7 +380,7 @@ def main() -> None:
         if args.only in (None, "minute"):
             browser = playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS)
             for width in SIZES:
-                film_minute(url, args.out, browser, width)
+                film_minute(url, args.out, browser, width, args.speed)
             browser.close()
 
 

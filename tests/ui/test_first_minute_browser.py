@@ -353,7 +353,12 @@ def test_a_place_is_described(visit):
 
 @pytest.mark.parametrize("width", live_pictures.SIZES)
 def test_the_first_minute_is_filmed_from_the_opened_page_to_the_comparison(browser, url, tmp_path, monkeypatch, width):
-    for name, value in (("LOOK_MS", 400), ("FILM_FPS", 4), ("MINUTE_WIDTH", 360)):  # a quick and coarse film
+    for name, value in (
+        ("LOOK_MS", 400),
+        ("HELD", 1),
+        ("FILM_FPS", 4),
+        ("MINUTE_WIDTH", 360),
+    ):  # a quick and coarse film
         monkeypatch.setattr(live_pictures, name, value)
     live_pictures.film_minute(url, tmp_path, browser, width)
     film = tmp_path / f"minute-{width}.mp4"
