@@ -46,6 +46,29 @@ def test_in_high_contrast_what_is_held_planned_and_set_can_be_seen(visit):
     assert differ(page.locator("#pad .key.forward"), page.locator("#pad .key.back")), "a key that is held"
 
 
+# Text that is drawn in the colour of what is chosen, on a plate of the same colour that the system lays under it.
+HIDDEN = """() => {
+    const probe = document.body.appendChild(document.createElement('i'));
+    probe.style.color = 'HighlightText';
+    const {color} = getComputedStyle(probe);
+    probe.remove();
+    const own = one => [...one.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    return [...document.querySelectorAll('body *')]
+        .filter(one => one.checkVisibility() && own(one))
+        .filter(one => getComputedStyle(one).color === color && getComputedStyle(one).forcedColorAdjust !== 'none')
+        .map(one => one.outerHTML.slice(0, 80));
+}"""
+
+
+def test_in_high_contrast_text_on_the_accent_can_be_read_in_every_place(visit):
+    page = visit(forced_colors="active")
+    for place, part in (("fly", "#plan td[data-c]"), ("checkpoints", "#ledger .row"), ("compare", "#lanes .lane")):
+        page.click(f"#place-{place}-button")
+        page.wait_for_selector(part)
+        page.wait_for_timeout(500)
+        assert page.evaluate(HIDDEN) == [], place
+
+
 def test_less_motion_means_that_nothing_plays_or_comes_round_by_itself(visit):
     page = visit(reduced_motion="reduce")
     generate(page)

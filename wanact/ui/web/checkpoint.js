@@ -26,9 +26,18 @@ export function mount({element, props, trigger, server, watch}) {
     const was = before.find(choice => choice.id === props.value);
     const now = was?.latest && choices.find(choice => choice.run === was.run && choice.latest);
     if (!now || now.id === was.id) return;
-    props.value = now.id;
+    const go = () => {
+      props.value = now.id;
+      trigger('input');
+    };
     news = `${was.run} has a new step; the latest is chosen, as before. `;
-    trigger('input');
+    go();
+    setTimeout(() => {
+      // a value that is set while the component is being made is lost
+      if (props.value !== was.id) return;
+      go();
+      mark();
+    }, 700);
   }
   function mark() {
     select.value = props.value;
