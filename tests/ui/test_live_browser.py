@@ -181,6 +181,18 @@ def test_a_flight_from_take_off_to_the_saved_files(visit, desk, tmp_path):
     assert page.locator(f"{STAGE} [data-do=continue]").is_visible()
 
 
+def test_nothing_is_offered_before_it_answers(visit, url):
+    held = []
+    page = visit("about:blank", ready=())
+    page.route("**/pages/live/live.js", lambda route: held.append(route))
+    page.goto(url)
+    page.wait_for_selector(f"{STAGE} .screen")
+    wait_for(lambda: page.evaluate("true") and held)
+    assert not page.locator(f"{STAGE} [data-do=takeoff]").is_visible(), "a press would be lost"
+    held[0].continue_()
+    take_off(page)
+
+
 def test_a_link_to_a_shared_flight_plays_it_and_hands_over_the_controls(visit, desk, tmp_path):
     page = visit()
     flight = take_off(page)
