@@ -10,7 +10,7 @@ import gradio as gr
 
 from wanact.ui.page import launch_options
 
-ABORTED = "AbortError: signal is aborted without reason"
+ABORTED = "AbortError: "  # then "signal is aborted without reason", or "BodyStreamBuffer was aborted"
 CUT_OFF = "Unexpected error Connection errored out."
 
 
@@ -89,7 +89,7 @@ class Visits:
     def end(self) -> None:
         for context in self.contexts:
             context.close()
-        assert not self.problems
+        assert not self.problems, self.problems
 
 
 def press(page, button: str, start: str, done: str) -> None:
