@@ -260,9 +260,6 @@ def test_what_has_worn_out_is_drawn_anew_and_flown_on_from(lapped_dir, tmp_path,
     folder = tmp_path / "model"
     shutil.copytree(lapped_dir, folder)
     WanActPipeline.from_model_dir(lapped_dir).components.transformer.save_pretrained(folder / PLACES)
-    metadata = json.loads((folder / METADATA).read_text())
-    metadata["places"] = {"num_inference_steps": 40, "guidance_scale": 1.0}
-    (folder / METADATA).write_text(json.dumps(metadata))
     pipe = WanActPipeline.from_model_dir(folder)
     run = write_drafting_run(tmp_path / "run", trust=1.0, noise=0.0, redraws=True)
     ahead = channel_track("forward", 1).magnitude[0]
@@ -275,15 +272,15 @@ def test_what_has_worn_out_is_drawn_anew_and_flown_on_from(lapped_dir, tmp_path,
     seen: list[torch.Tensor] = []
     assert pipe.components.places is not None
     handle = pipe.components.places.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    drawn = fly("hills", [ahead] * 9)
+    drawn = fly("hills", [ahead] * 16)
     handle.remove()
-    assert seen, "a way of half a clip wears a picture out"
-    assert np.array_equal(drawn, fly("hills", [ahead] * 9)), "the same flight is the same again"
+    assert seen, "a way of most of a clip wears a picture out"
+    assert np.array_equal(drawn, fly("hills", [ahead] * 16)), "the same flight is the same again"
     pipe.load_controller(write_drafting_run(tmp_path / "other", trust=1.0, noise=0.0))
-    kept = fly("hills", [ahead] * 9)
+    kept = fly("hills", [ahead] * 16)
     assert np.array_equal(drawn[:20], kept[:20]) and not np.array_equal(drawn[-4:], kept[-4:])
     pipe.load_controller(run)
-    clip = pipe("hills", ramp, channel_track("forward", 9), seed=4, num_frames=37)
+    clip = pipe("hills", ramp, channel_track("forward", 16), seed=4, num_frames=65)
     assert np.array_equal(clip[1:], drawn), "in a clip as in a live flight"
 
 

@@ -38,7 +38,7 @@ from wanact.flying.placement import (
     size_of,
 )
 from wanact.flying.placement_options import NOTHING_SPECIAL, FitOptions
-from wanact.flying.places import Places, Redrawer
+from wanact.flying.places import REDRAW_STEPS, Places, Redrawer
 from wanact.flying.prompts import Prompts, PromptStore, encoder_identity
 from wanact.flying.request import ClipRequest, Picture, Request, RequestError, check_request
 from wanact.flying.rollout import CausalRollout, CausalSettings, causal_settings
@@ -555,23 +555,23 @@ class WanActPipeline:
         binary, magnitude = (torch.from_numpy(x)[None] for x in track.to_model(self._magnitude_scale))
         return binary.to(self.device), magnitude.to(self.device)
 
-    def places(self, prompt: str, negative_prompt: str | None = None) -> Places:
-        """What draws pictures of what these words say, without guidance unless there is a negative prompt; the model
-        directory has a network for it."""
+    def places(self, prompt: str, negative_prompt: str | None = None, num_steps: int | None = None) -> Places:
+        """What draws pictures of what these words say, in so many steps or as many as the model likes, without guidance
+        unless there is a negative prompt; the model directory has a network for it."""
         network = self.components.places
         assert network is not None, "who asks looked"
         said = self.defaults | self.metadata.get(PLACES, {})
         guidance = 1.0 if negative_prompt is None else said["guidance_scale"]
         prompts = [prompt] if negative_prompt is None or guidance <= 1 else [prompt, negative_prompt]
         text = self._read_text(network, self._prompts.encode(prompts, self.device, network.dtype))
-        sigmas = self.rollout_sigmas(said["num_inference_steps"])
+        sigmas = self.rollout_sigmas(num_steps or said["num_inference_steps"])
         return Places(network, text, self.prediction, sigmas, guidance)
 
     def redrawer(self, prompt: str, seed: int) -> Redrawer | None:
         """What draws anew what wears out in the loaded checkpoint's flights; None where nothing does."""
         if self.causal is None or self.causal.draft is None or not self.causal.draft.redraws:
             return None
-        return Redrawer(self.places(prompt), self.components.vae, seed)
+        return Redrawer(self.places(prompt, num_steps=REDRAW_STEPS), self.components.vae, seed)
 
     def drafter(self) -> Drafter | None:
         """What drafts the latent frames of the loaded checkpoint's flights; None where it draws from noise alone."""

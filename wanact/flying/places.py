@@ -21,6 +21,7 @@ from wanact.models.transformer import PreparedText
 KEPT = 0.25  # doublings in size that a picture bears without being drawn anew
 NOISE = 0.6  # level of the noise that a doubling more calls for
 MOST_NOISE = 0.95  # what is there says something even where it was made up
+REDRAW_STEPS = 6  # from noise to a picture; a flight waits for it
 SHOWN = 0.15  # level from which nothing but the new picture is shown
 
 
