@@ -39,6 +39,12 @@ def test_a_causal_clip_plays_while_it_is_drawn_and_nothing_below_it_moves(page, 
     slowed(monkeypatch, CausalRollout, "draw", 0.1)
     plan_a_clip(page)
     page.wait_for_selector("#frame img")
+    page.wait_for_function("""() => {  // what is said of the first frame has come, and its fonts
+        const top = document.querySelector('#generate').getBoundingClientRect().top;
+        window.still = top === window.top_ ? window.still + 1 : 0;
+        window.top_ = top;
+        return window.still > 60;
+    }""")
     page.evaluate("""() => {
         window.seen = {words: [], frames: [], places: []};
         const {seen} = window, viewer = document.querySelector('#viewer .viewer');
