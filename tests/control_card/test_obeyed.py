@@ -51,9 +51,12 @@ def test_a_long_flight_tells_its_control_and_how_much_it_is_of(scenery):  # noqa
 
 
 def test_what_the_readme_says_of_control_is_what_the_card_measured():
-    card = load_card(BUNDLED_RUN, bundled_step())
+    run, step = BUNDLED_RUN.name, bundled_step()
+    card = load_card(BUNDLED_RUN, step)
     assert card is not None and not card.is_quick
     words = (ROOT / "README.md").read_text(encoding="utf-8")
-    row = rf"control: share of (\d+ \w+ of \d+ frames) .*\| (\d+)%, .*`wanact card assets/runs/{BUNDLED_RUN.name}`"
-    said = re.search(row, words)
-    assert said and said[1] == card.of_what and int(said[2]) == round(100 * card.number("sign_accuracy"))
+    of_what = re.escape(card.of_what)
+    said = re.search(
+        rf"`{run}` \(step {step}\): share of {of_what} .*\| (\d+)%, .*`wanact card assets/runs/{run}`", words
+    )
+    assert said and int(said[1]) == round(100 * card.number("sign_accuracy"))

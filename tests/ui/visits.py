@@ -10,7 +10,8 @@ import gradio as gr
 
 from wanact.ui.page import launch_options
 
-ABORTED = "AbortError: "  # then "signal is aborted without reason", or "BodyStreamBuffer was aborted"
+# What Chromium says of a request that its page has left, by its version.
+ABORTED = ("AbortError: signal is aborted without reason", "AbortError: BodyStreamBuffer was aborted")
 CUT_OFF = "Unexpected error Connection errored out."
 
 

@@ -8,7 +8,7 @@ not worn out stays (Differential Diffusion, Levin and Fried 2023, arXiv:2306.009
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,13 @@ class Places:
         return without + self.guidance_scale * (asked - without)
 
 
+class Redrawn(NamedTuple):
+    """A picture, [1, 3, H, W] in [-1, 1], and how far it is still worn out, [1, 1, h, w]."""
+
+    picture: Tensor
+    worn: Tensor
+
+
 class Redrawer:
     """Draws anew what has worn out of a flight's pictures.
 
@@ -95,8 +102,8 @@ class Redrawer:
         self.places, self.vae, self.seed = places, vae, seed
 
     @torch.no_grad()
-    def __call__(self, picture: Tensor, worn: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """A picture, and how far it has worn out then.
+    def __call__(self, picture: Tensor, worn: Tensor, number: int) -> Redrawn | None:
+        """A picture as it is drawn anew; None where it has not worn out so far.
 
         Args:
             picture: [1, 3, H, W] in [-1, 1].
@@ -105,7 +112,7 @@ class Redrawer:
         """
         noise_level = ((worn - KEPT) * NOISE).clamp(0, MOST_NOISE)
         if float(noise_level.max()) < self.places.sigmas[-2]:
-            return picture, worn
+            return None
         dtype = next(self.vae.parameters()).dtype
         known = vae_ops.encode(self.vae, picture.unsqueeze(2).to(dtype)).float()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
@@ -113,4 +120,4 @@ class Redrawer:
         drawn = vae_ops.decode(self.vae, self.places.draw(noise, known, noise_level.unsqueeze(2)).to(dtype))
         share = (noise_level / SHOWN).clamp(0, 1)
         smooth = F.interpolate(share, picture.shape[2:], mode="bilinear", align_corners=False)
-        return torch.lerp(picture, drawn[:, :, 0].float(), smooth), worn * (1 - share)
+        return Redrawn(torch.lerp(picture, drawn[:, :, 0].float(), smooth), worn * (1 - share))

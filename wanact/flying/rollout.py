@@ -328,10 +328,10 @@ class CausalRollout:
             self._anchor = self._anchor.renewed(self._last, drawn_from.held < HELD)
         self._anchor = _renewed(self._anchor, self._last, known, NEARBY)
         if self.redrawer is not None and worn is not None and self._anchor is self._last:
-            shown = picture
-            picture, worn = self.redrawer(picture, worn, self.cache.num_frames)
-            self._last = self._anchor = drafter.sight(picture, self.place, worn)
-            self._last.fades_from = shown
+            redrawn = self.redrawer(picture, worn, self.cache.num_frames)
+            if redrawn is not None:
+                self._last = self._anchor = drafter.sight(redrawn.picture, self.place, redrawn.worn)
+                self._last.fades_from, picture = picture, redrawn.picture
         self._region = _renewed(self._region, self._last, known, REGION)
         if self.cache.num_frames % EVERY == 0:
             self._album.keep(picture, self.place)
