@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 from wanact import shapes
@@ -32,7 +31,7 @@ def bench_live(
     steps: int | None = None,
     image: Image.Image | None = None,
 ) -> dict[str, Any]:
-    """Fly for a while with keys held at random, as fast as it goes, decoding one latent frame while the next is drawn.
+    """Fly for a while with keys held at random, as fast as it goes.
 
     Args:
         pipe: with a causal checkpoint loaded.
@@ -42,7 +41,7 @@ def bench_live(
 
     Returns:
         `fps`, `first_frame_ms` from the start of a flight to its first four frames, `step_ms_p50` and `step_ms_p95` of
-        a latent frame, the shares of it that transformer and decoder, side by side, were busy, `memory_growth_mb` from
+        a latent frame, the shares of it that transformer and decoder were busy, `memory_growth_mb` from
         the first tenth to the end, and `sharpness_ratio` and `colour_shift` of the last tenth's frames against the
         first's.
     """
@@ -64,7 +63,7 @@ def bench_live(
             action = _random_keys(rng)
         start = time.perf_counter()
         following = drawn.step(action)
-        frames, decoding = decoding.result(), following
+        frames, decoding = decoding(), following
         spent.append(time.perf_counter() - start)
         parts.append(dict(flight.timings))
         looks.append(_look(frames[-1]))
@@ -96,31 +95,26 @@ def bench_live(
 class _Overlapped:
     """Steps of a flight whose frames are decoded in the background, while the next latent frame is drawn already.
 
-    More frames a second for one latent frame more between a key and what is seen of it. On a CPU the two halves share
-    the threads out, since neither grows much faster with more.
+    More frames a second for one latent frame more between a key and what is seen of it. On a CPU both would want the
+    same cores, so there one comes after the other.
     """
 
     def __init__(self, flight: WanActStream):
         self.flight = flight
-        self._threads = torch.get_num_threads()
-        self._half = max(1, self._threads // 2) if flight.pipe.device.type == "cpu" else self._threads
-        self._background = ThreadPoolExecutor(1, "decoder", torch.set_num_threads, (self._half,))
-        self._decoding: Future[np.ndarray] | None = None
+        self._background = None if flight.pipe.device.type == "cpu" else ThreadPoolExecutor(1, "decoder")
 
-    def step(self, action: np.ndarray) -> Future[np.ndarray]:
-        """As the flight's `step`; the frames come later."""
-        overlapped = self._decoding is not None and not self._decoding.done()
-        torch.set_num_threads(self._half if overlapped else self._threads)
-        try:
-            pieces = self.flight.draw(action)
-        finally:
-            torch.set_num_threads(self._threads)
-        self._decoding = self._background.submit(_all_of, pieces)
-        return self._decoding
+    def step(self, action: np.ndarray) -> Callable[[], np.ndarray]:
+        """As the flight's `step`; what gives the frames, once they are asked for."""
+        pieces = self.flight.draw(action)
+        if self._background is not None:
+            return self._background.submit(_all_of, pieces).result
+        frames = _all_of(pieces)
+        return lambda: frames
 
     def close(self) -> None:
         """Wait for what is still decoded."""
-        self._background.shutdown()
+        if self._background is not None:
+            self._background.shutdown()
 
 
 def _all_of(pieces: Iterator[np.ndarray]) -> np.ndarray:
