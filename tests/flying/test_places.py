@@ -58,6 +58,22 @@ def test_a_first_frame_is_drawn_by_the_network_of_places(pipe, tmp_path):
     assert Engine(pipe, tmp_path / "no runs").draws_places, "so the page offers to describe a place"
 
 
+def test_a_base_that_draws_pictures_does_so_whatever_is_flown(tiny_model_dir, tmp_path):
+    """What metadata.json says is enough; a run's transformer draws its flights and no places."""
+    shutil.copytree(tiny_model_dir, base := tmp_path / "model")
+    write_json(base / METADATA, read_json(base / METADATA) | {"places": SAID})
+    pipe = WanActPipeline.from_model_dir(base)
+    noise = torch.randn(1, 48, 1, 2, 4, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        drawn = pipe.places("a lake at noon", "").draw(noise)
+        run = write_run(tmp_path / "run")
+        save_file(build_transformer(seed=2).state_dict(), run / "transformer.safetensors")
+        pipe.load_controller(run)
+        assert torch.equal(pipe.places("a lake at noon", "").draw(noise), drawn)
+    saved = save_components(pipe.components, tmp_path / "saved")
+    assert not (saved / PLACES).exists()
+
+
 def test_what_has_not_worn_out_stays_and_what_has_is_drawn_anew(pipe):
     with torch.no_grad():
         places = pipe.places("a lake at noon", "")

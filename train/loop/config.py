@@ -287,7 +287,7 @@ class LossConfig:
     prompt_dropout: float = flag(default=0.1, help="fraction of samples trained without prompt, for guidance")
     action_dropout: float = flag(default=0.0, help="fraction of samples trained with no action")
     first_frame_dropout: float = flag(
-        default=0.0, help="fraction of samples trained without first frame: from words alone, as Wan2.2-TI2V is"
+        default=0.0, help="fraction of clips trained without first frame, from words alone; of single pictures all are"
     )
     embodiment_aware: bool = flag(default=False, help="errors count for more where --idm sees a body act")
     eta: float = flag(default=3.0, help="how much more: inside its mask an error is multiplied by 1 + eta")
@@ -570,10 +570,10 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.optim.optimizer == "muon" and config.shard.fsdp:
         raise ConfigError("--optimizer muon needs whole matrices, which --fsdp splits; keep one")
     choices, num_frames = config.data.num_latent_frames_choices, config.data.num_frames
-    if choices and min(choices) == 1 and config.loss.first_frame_dropout < 1:
+    if choices and min(choices) == 1 and config.loss.first_frame_dropout == 0:
         raise ConfigError(
-            "--num_latent_frames_choices 1 must be at least 2: the first is given, unless --first_frame_dropout 1 has "
-            "every one drawn from its prompt"
+            "--num_latent_frames_choices 1 must be at least 2, or --first_frame_dropout above 0: a single picture is "
+            "drawn from its prompt alone"
         )
     if choices and num_frames and max(choices) > shapes.num_latent_frames(num_frames):
         raise ConfigError(

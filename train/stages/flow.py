@@ -408,7 +408,8 @@ class FlowStage(Stage):
         noise = torch.stack([torch.randn(latents.shape[1:], generator=draw.generator("noise")) for draw in draws])
         uniform = torch.stack([torch.rand((), generator=draw.generator("sigma")) for draw in draws])
         sigma = self.sigmas.sigma(uniform)
-        dropped = torch.tensor([draw_fraction(d, "first_frame") < self.config.loss.first_frame_dropout for d in draws])
+        from_words = 1.0 if frames == 1 else self.config.loss.first_frame_dropout  # a single picture is never given
+        dropped = torch.tensor([draw_fraction(draw, "first_frame") < from_words for draw in draws])
         batch = {"latents": latents, "noise": noise, "sigma": sigma, "weight": self._weight(sigma)}
         batch |= {"from_words": dropped} | self.emphasis(draws, frames)
         return batch | self._prompts(draws) | self.conditions(draws, frames)

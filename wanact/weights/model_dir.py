@@ -62,8 +62,8 @@ DEFAULTS: dict[str, Any] = {
     "text_to_video": True,
 }
 
-# A folder with a transformer of its own that draws single pictures from words, for a base that has not learned to; and
-# what metadata.json says of how it draws: an object of `num_inference_steps` and `guidance_scale`.
+# What metadata.json says of how single pictures are drawn from words, an object of `num_inference_steps` and
+# `guidance_scale`; and a folder with a transformer of its own that draws them, for a base that has not learned to.
 PLACES = "places"
 
 MAX_DRAWS = 400
@@ -89,7 +89,8 @@ class Components:
         metadata: content of metadata.json with every entry of `DEFAULTS` under "defaults".
         path: the directory.
         nearness: sees how near everything in a picture is, where the directory has a network for it.
-        places: a transformer that draws single pictures, where the directory has one; loaded with the transformer.
+        places: a transformer that draws single pictures, where the directory has one or says how its base draws them;
+            loaded with the transformer.
     """
 
     transformer: Any
@@ -146,6 +147,8 @@ def load_components(
     if loaded["transformer"] is not None and (path / PLACES).is_dir():
         places = load_part("transformer", path / PLACES, dtype).to(device)
         _check_together(loaded | {"transformer": places}, path / PLACES)
+    elif loaded["transformer"] is not None and metadata.get(PLACES):
+        places = reader.load("transformer").to(device)  # its own, since the base may wear the weights of a run
     try:
         nearness = load_nearness(path / NEARNESS)
     except NearnessError as error:
@@ -287,7 +290,7 @@ def save_components(components: Components, path: str | os.PathLike) -> Path:
             index[part] = library_class(component)
     if components.nearness is not None:
         components.nearness.save(path / NEARNESS)
-    if components.places is not None:
+    if components.places is not None and (components.path / PLACES).is_dir():
         components.places.save_pretrained(path / PLACES)
         _forget_origin(path / PLACES / "config.json")
     write_json(path / METADATA, components.metadata)
