@@ -87,6 +87,9 @@ class DataConfig:
     random_start: bool = flag(
         default=False, help="such clips begin at any latent frame; for autoencoders whose latent frames stand alone"
     )
+    pictures_per_clip: int = flag(
+        default=1, help="where a step draws 1 of them, so many single pictures of each clip, so that it costs as much"
+    )
     encoding: Literal["ahead", "lazy"] = flag(
         default="ahead",
         help="encode all clips before the first step, or, of a manifest of episodes, each when it is first drawn",
@@ -127,6 +130,7 @@ class DataConfig:
             if choice < 1:
                 raise ConfigError(f"--num_latent_frames_choices {choice} must be at least 1")
         _positive(self, "dataset_repeat")
+        _positive(self, "pictures_per_clip")
         if self.max_rows is not None:
             _positive(self, "max_rows")
         _positive(self, "fps")
@@ -561,6 +565,7 @@ def _check_combinations(config: TrainConfig) -> None:
         ("idm", config.loss.embodiment_aware, "--embodiment_aware true"),
         ("sample_count", config.log.sample_steps, "--sample_steps N"),
         ("sample_inference_steps", config.log.sample_steps, "--sample_steps N"),
+        ("pictures_per_clip", 1 in (config.data.num_latent_frames_choices or []), "1 in --num_latent_frames_choices"),
         ("muon_momentum", config.optim.optimizer == "muon", "--optimizer muon"),
         ("ema_start_step", config.optim.ema_decay, "--ema_decay"),
         ("wandb_run_name", config.log.tracker != "none", "--use_wandb or --tracker NAME"),

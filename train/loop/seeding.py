@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,10 @@ class Draw:
     step: int
     seed: int
     stage: str
+
+    def again(self, number: int) -> Draw:
+        """The same row once more, with randomness of its own; number 0 is this draw."""
+        return replace(self, stage=f"{self.stage}, again {number}") if number else self
 
     def generator(self, purpose: str) -> torch.Generator:
         """Generator on the CPU for this sample, one independent stream for each `purpose`."""

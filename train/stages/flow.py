@@ -404,6 +404,8 @@ class FlowStage(Stage):
     def load(self, draws: list[Draw]) -> dict[str, Any]:
         """Micro-batch: latents and noise [B, C, T, h, w], sigma and weight [B], prompts, and what a subclass adds."""
         frames = self._prefix(draws[0])
+        if frames == 1:
+            draws = [draw.again(number) for draw in draws for number in range(self.config.data.pictures_per_clip)]
         latents = torch.stack([self._clip(draw, frames) for draw in draws]).float()
         noise = torch.stack([torch.randn(latents.shape[1:], generator=draw.generator("noise")) for draw in draws])
         uniform = torch.stack([torch.rand((), generator=draw.generator("sigma")) for draw in draws])

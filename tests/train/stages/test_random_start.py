@@ -45,6 +45,21 @@ def test_a_clip_begins_at_any_latent_frame_with_the_actions_from_there(run, stag
         assert_close(batch["magnitude"][i, 0].double(), torch.from_numpy(row.track.magnitude[start] * scale).double())
 
 
+def test_single_pictures_are_several_of_each_clip_and_drawn_from_words(run, lapped_model, tmp_path):
+    """Nothing of a picture is given, whatever share of clips keeps its first frame; each has noise of its own."""
+    flags = (*FLAGS[:4], "1", *FLAGS[5:], "--first_frame_dropout", "0.1", "--pictures_per_clip", "6")
+    trained = run("i2v", tmp_path, "--model_dir", str(lapped_model), *flags).stage
+    autoencoder = load_component("vae", lapped_model / "vae", torch.float32)
+    batch = trained.load([Draw(i, i, 0, 0, "test") for i in range(2)])
+    assert batch["from_words"].all() and len(batch["latents"]) == 12
+    for i, row in enumerate(row for row in (trained.rows[0], trained.rows[1]) for _ in range(6)):
+        stills = [video.to_tensor(frame[None])[None] for frame in footage.read_video(row.video)[::4]]
+        alone = [wan_vae.encode(autoencoder, still)[0] for still in stills]
+        assert any(torch.allclose(batch["latents"][i], latent, atol=1e-4) for latent in alone)
+    assert len({float(noise.sum()) for noise in batch["noise"]}) == 12
+    assert len({float(latent.sum()) for latent in batch["latents"]}) > 3, "from several places of each clip"
+
+
 def test_the_whole_clip_has_one_beginning(run, lapped_model, tmp_path):
     stage = run("action", tmp_path, "--model_dir", str(lapped_model), *FLAGS[:3]).stage
     assert {stage._start(Draw(0, i, 0, 0, "test"), 3) for i in range(8)} == {0}
