@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.flying.test_pipeline import edit_config
 from tests.flying.test_stream import write_causal_run
 from tests.ui.conftest import write_card, write_run
 from wanact.files import CheckpointError
@@ -14,7 +15,7 @@ from wanact.flying.prompts import negative_prompts
 from wanact.flying.turns import Turns
 from wanact.runs.ref import BASE
 from wanact.ui.engine import Decoded, Denoised, Engine, Waiting, _Room
-from wanact.ui.pages.fly.desk import FlyForm
+from wanact.ui.pages.fly.desk import FlyDesk, FlyForm
 
 
 @pytest.fixture
@@ -136,6 +137,20 @@ def test_work_that_is_cut_at_every_block_gives_the_same_frames(engine, flight, r
     assert sum(ways) > 20, "they have had the model in turns"
     for one, other in zip(alone, together, strict=True):
         assert np.array_equal(one, other)
+
+
+def test_a_causal_checkpoint_keeps_its_own_number_of_steps_unless_another_is_asked(engine, request_fields, tmp_path):
+    edit_config(write_causal_run(tmp_path / "live"), causal={"window": 3, "num_inference_steps": 5})
+    desk = FlyDesk(Engine(engine.pipe, tmp_path))
+    usual = engine.defaults["num_inference_steps"]
+    for checkpoint, asked, steps in (
+        ("live/exported", None, 5),
+        ("live/exported", usual, 5),
+        ("live/exported", usual + 1, usual + 1),
+        (BASE, usual, usual),
+    ):
+        form = FlyForm(**request_fields | {"checkpoint": checkpoint, "steps": asked})
+        assert desk.read_flight(form).num_inference_steps == steps
 
 
 def test_what_would_not_fit_beside_others_waits_and_what_is_alone_gets_all(engine):

@@ -28,7 +28,7 @@ from wanact.flying.prompts import negative_prompts
 from wanact.flying.record import FlightRecord, image_sha256
 from wanact.flying.replay import replay
 from wanact.flying.request import ClipRequest
-from wanact.flying.rollout import says_causal
+from wanact.flying.rollout import causal_settings, says_causal
 from wanact.flying.turns import Place
 from wanact.runs.index import MAX_UNASKED_BYTES, Entry, Run, RunIndex
 from wanact.runs.ref import BASE, BASE_MODEL, CheckpointRef
@@ -171,6 +171,21 @@ class Engine:
         """Whether a checkpoint is flown frame by frame: it says so, or leaves a base alone that is."""
         alone = path is None or not (path / TRANSFORMER).exists()
         return says_causal(config) or (alone and self.pipe.base_causal is not None)
+
+    def steps_of(self, checkpoint: CheckpointRef, asked: int) -> int:
+        """How many steps a clip is drawn in, or each of its latent frames by a checkpoint that flies frame by frame.
+
+        Such a one was made for a number of its own, and keeps it unless another than the model's is asked for.
+        """
+        if asked != self.defaults["num_inference_steps"]:
+            return asked
+        try:
+            if not self.flies_live(config := checkpoint.config, checkpoint.path):
+                return asked
+            own = causal_settings(config.get("causal"), asked) or self.pipe.base_causal
+        except (CheckpointError, TypeError, ValueError):
+            return asked  # what is wrong is said when it is loaded
+        return asked if own is None else own.num_inference_steps
 
     def default_checkpoint(self) -> str:
         """The model directory's own recommendation, else the best checkpoint of the run that was saved to last."""

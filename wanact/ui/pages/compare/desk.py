@@ -168,7 +168,7 @@ class CompareDesk:
                 differ from the others; "pilot" as "id:task", where a pilot flies instead of the plan}.
             seed: 0 to 2147483647, of every lane that has none of its own.
             negative_prompt: what to avoid in the scene.
-            steps: denoising steps.
+            steps: denoising steps; at the model's own number a causal checkpoint takes its own.
             guidance: how closely the clips follow the prompt.
             crop: where a picture of another shape is cut, from 0 (it keeps its left or top) to 1.
             size: width × height.
@@ -345,6 +345,7 @@ class CompareDesk:
         lane.record = replace(
             lane.record,
             checkpoint=choice.to_json() if choice.path else None,
+            num_inference_steps=self.engine.steps_of(choice, lane.record.num_inference_steps),
         )
         events = self.engine.replay(lane.record, choice)
         with closing(events):  # type: ignore[type-var]

@@ -176,7 +176,7 @@ class FlyDesk:
             checkpoint: id of a checkpoint, or "base" for the model without actions.
             seed: 0 to 2147483647; the same seed gives the same clip.
             negative_prompt: what to avoid in the scene.
-            steps: denoising steps.
+            steps: denoising steps; at the model's own number a causal checkpoint takes its own.
             guidance: how closely the clip follows the prompt.
             size: width × height.
             crop: where a picture of another shape is cut, from 0 (it keeps its left or top) to 1.
@@ -222,7 +222,9 @@ class FlyDesk:
             "guidance": defaults["guidance_scale"] if form.guidance is None else form.guidance,
         }
         numbers = read_model(_Numbers, settings, RequestError)
-        self.budget.check_clip(height, width, defaults["num_frames"], numbers.steps)
+        checkpoint = self.engine.find(form.checkpoint)
+        steps = self.engine.steps_of(checkpoint, numbers.steps)
+        self.budget.check_clip(height, width, defaults["num_frames"], steps)
         return Flight(
             read_prompt(form.prompt),
             fitted_frame(form.first_frame, form.crop, height, width),
@@ -230,10 +232,10 @@ class FlyDesk:
             negative_prompt=read_prompt(form.negative_prompt, "negative prompt"),
             height=height,
             width=width,
-            num_inference_steps=numbers.steps,
+            num_inference_steps=steps,
             guidance_scale=numbers.guidance,
             seed=form.seed,
-            checkpoint=self.engine.find(form.checkpoint),
+            checkpoint=checkpoint,
         )
 
     def read_size(self, size: str | None) -> tuple[int, int]:
