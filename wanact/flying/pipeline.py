@@ -571,7 +571,8 @@ class WanActPipeline:
         """What draws anew what wears out in the loaded checkpoint's flights; None where nothing does."""
         if self.causal is None or self.causal.draft is None or not self.causal.draft.redraws:
             return None
-        return Redrawer(self.places(prompt, num_steps=REDRAW_STEPS), self.components.vae, seed)
+        places = self.places(prompt, self.defaults["negative_prompt"], REDRAW_STEPS)
+        return Redrawer(places, self.components.vae, seed)
 
     def drafter(self) -> Drafter | None:
         """What drafts the latent frames of the loaded checkpoint's flights; None where it draws from noise alone."""

@@ -19,8 +19,6 @@ from wanact.models import vae as vae_ops
 from wanact.models.transformer import PreparedText
 
 KEPT = 0.25  # doublings in size that a picture bears without being drawn anew
-NOISE = 0.6  # level of the noise that a doubling more calls for
-MOST_NOISE = 0.95  # what is there says something even where it was made up
 REDRAW_STEPS = 6  # from noise to a picture; a flight waits for it
 SHOWN = 0.15  # level from which nothing but the new picture is shown
 
@@ -110,7 +108,7 @@ class Redrawer:
             worn: doublings in size since it was drawn, [1, 1, h, w].
             number: of its latent frame: each has noise of its own.
         """
-        noise_level = ((worn - KEPT) * NOISE).clamp(0, MOST_NOISE)
+        noise_level = (worn - KEPT).clamp(0, 1)  # a doubling more is made up anew
         if float(noise_level.max()) < self.places.sigmas[-2]:
             return None
         dtype = next(self.vae.parameters()).dtype
@@ -120,4 +118,5 @@ class Redrawer:
         drawn = vae_ops.decode(self.vae, self.places.draw(noise, known, noise_level.unsqueeze(2)).to(dtype))
         share = (noise_level / SHOWN).clamp(0, 1)
         smooth = F.interpolate(share, picture.shape[2:], mode="bilinear", align_corners=False)
-        return Redrawn(torch.lerp(picture, drawn[:, :, 0].float(), smooth), worn * (1 - share))
+        # What is coarser than this noise is what it was, and stays worn: else a wall that fills the view stays a wall.
+        return Redrawn(torch.lerp(picture, drawn[:, :, 0].float(), smooth), worn * (1 - noise_level))
