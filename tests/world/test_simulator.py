@@ -12,7 +12,7 @@ import pytest
 from train.commands import simulate
 from wanact.actions import CHANNELS, FULL_DEFLECTION, ActionTrack, channel_track
 from wanact.media.footage import read_video
-from wanact.world import landmarks, simulator
+from wanact.world import craft, landmarks, simulator
 from wanact.world.exact_flow import inside, ray_depths
 from wanact.world.palettes import BIOMES, TIMES, WEATHERS
 from wanact.world.poses import pose_matrix
@@ -184,6 +184,25 @@ def test_every_landmark_is_where_rays_followed_apart_from_the_renderer_meet_it(w
     covered = (followed < 0.98 * ground) | (np.isfinite(followed) & np.isinf(ground))
     assert covered.sum() > 60  # large enough to be seen
     assert (np.abs(depth[covered] / followed[covered] - 1) < 0.01).mean() > 0.97
+
+
+@pytest.mark.parametrize("name", sorted(landmarks.LANDMARKS))
+def test_a_level_ray_ends_where_the_drone_is_kept_off(world, name):
+    """Of a roof that it would pass close above, too, and of what is thin."""
+    parts = landmarks.build(name, np.random.default_rng(0), 600.0, 512.0, 1.0)
+    alone, ahead, met = flat_world(world, parts), craft.RAY_DIRECTIONS_DEG.index((0.0, 0.0)), 0
+    for altitude in (20.0, *(parts[:, landmarks.TOP] + simulator.BERTH - 0.5), *(parts[:, landmarks.TOP] - 4)):
+        for y in (500.0, 512.0, 530.0):
+            drone = craft.SimulatedCraft(alone, (455.0, y, float(altitude), 0.0, 0.0))
+            if altitude < 15 or drone.room(455.0, y) < simulator.BERTH:
+                continue
+            free = drone.rays()[ahead]
+            while not drone.touched and drone.pose[0] < 455 + craft.RAY_REACH:
+                drone.fly(np.array((0.5, 0, 0, 0)))
+            flown = drone.pose[0] - 455
+            assert abs(min(flown, craft.RAY_REACH) - free) < 2 * craft.RAY_REACH / craft.RAY_SAMPLES
+            met += free < craft.RAY_REACH
+    assert met > 2
 
 
 @pytest.mark.parametrize("seed", [1, 4])

@@ -123,6 +123,11 @@ def test_the_pilot_written_by_hand_flies_round_what_its_rays_meet():
         assert verdict.is_done and 25 < aside_at_the_wall < np.inf
 
 
+def test_hovering_until_the_time_is_over_is_as_dear_as_a_crash():
+    verdict, total = fly("avoid", lambda _: np.zeros(4))
+    assert verdict.is_over and not verdict.is_done and total < -tasks.CRASH_PENALTY
+
+
 @pytest.mark.parametrize("name", tasks.NAMES)
 def test_a_task_goes_on_from_json_to_the_last_bit(name):
     craft = ReckonedCraft()

@@ -107,6 +107,7 @@ class WarmStart:
     external_policy: str | None = _help("a policy's weights (.safetensors or .pt of tensors) to begin with", None)
     clone_epochs: int = _help("passes over the demonstrations", 30)
     clone_copies: int = _help("places from which each demonstration is flown", 6)
+    clone_flights: int = _help("flights of hand_written, of which those are imitated that were done", 40)
     clone_learning_rate: float = _help("of cloning", 1e-3)
     on_existing: OnExisting = _help("where checkpoints exist beside these; ask: resume without a terminal", "ask")
 
@@ -194,6 +195,7 @@ class PilotConfig:
             "total_steps": ppo.total_steps, "rollout_len": ppo.rollout_len, "num_epochs": ppo.num_epochs,
             "checkpoint_interval": self.checkpoints.checkpoint_interval, "num_chunks": chunks.num_chunks,
             "max_checkpoints": self.checkpoints.max_checkpoints, "threads": self.run.threads,
+            "clone_flights": self.warmstart.clone_flights,
         }  # fmt: skip
         for name, value in least.items():
             if value < 1:

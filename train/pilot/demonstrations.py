@@ -25,7 +25,6 @@ from wanact.world import tasks
 from wanact.world.craft import FULL, Craft, Worlds, start
 
 HAND_WRITTEN = "hand_written"
-HAND_WRITTEN_EPISODES = 40
 MOST_SAMPLES = 200_000
 
 
@@ -104,7 +103,7 @@ def _watch(task: tasks.Task, craft: Craft, axes: np.ndarray) -> Iterator[tuple[n
 def _hand_written_flights(config: PilotConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     settings = config.environment
     env = gym.make(SIM, task=settings.task, num_worlds=settings.num_worlds, first_world=settings.first_world)
-    for episode in range(HAND_WRITTEN_EPISODES):
+    for episode in range(config.warmstart.clone_flights):
         seed = derive_seed(config.run.seed, "pilot", HAND_WRITTEN, episode) % 2**31
         seen, info = env.reset(seed=seed)
         flown, is_over = [], False

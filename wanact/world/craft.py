@@ -121,23 +121,28 @@ class SimulatedCraft:
         px = x + way * np.cos(yaw + azimuth) * np.cos(elevation)
         py = y + way * np.sin(yaw + azimuth) * np.cos(elevation)
         pz = altitude + way * np.sin(elevation)
-        met = (self.ground(px, py) >= pz) | self._in_a_solid(px, py, pz)
+        met = (self.ground(px, py) >= pz) | self._kept_off(px, py, pz)
         return np.where(met.any(0), way[met.argmax(0), 0], RAY_REACH)
 
-    def _in_a_solid(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Which points lie within the upright hull of a landmark's part, bool of their shape."""
-        parts = self.world.parts
+    def _kept_off(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """At which points the drone would be kept off a landmark's part, bool of their shape.
+
+        With the berth that it keeps, or else a roof just below it would be touched unseen, and a sail from its edge.
+        """
+        berth, parts = simulator.BERTH, self.world.parts
         near = np.hypot(*_wrapped(parts[:, [landmarks.X, landmarks.Y]] - self.pose[:2]).T)
-        parts = parts[near < RAY_REACH + 2 * parts[:, landmarks.REACH]]
-        inside = np.zeros(x.shape, bool)
-        for part in parts:
+        parts = parts[near < RAY_REACH + berth + 2 * parts[:, landmarks.REACH]]
+        kept = np.zeros(x.shape, bool)
+        for part, half, is_round in zip(parts, *landmarks.outlines(parts), strict=True):
             dx, dy = _wrapped(x - part[landmarks.X]), _wrapped(y - part[landmarks.Y])
             cos, sin = part[landmarks.COS], part[landmarks.SIN]
-            along, across = np.abs(dx * cos + dy * sin), np.abs(dy * cos - dx * sin)
-            wide = max(part[landmarks.A0], part[landmarks.A1]), max(part[landmarks.B0], part[landmarks.B1])
-            between = (part[landmarks.BOTTOM] <= z) & (z <= part[landmarks.TOP])
-            inside |= between & (along <= wide[0]) & (across <= wide[1])
-        return inside
+            if is_round:
+                away = np.hypot(dx, dy) - half.max()
+            else:
+                along, across = np.abs(dx * cos + dy * sin) - half[0], np.abs(dy * cos - dx * sin) - half[1]
+                away = np.hypot(np.maximum(along, 0), np.maximum(across, 0))
+            kept |= (part[landmarks.BOTTOM] - berth < z) & (z < part[landmarks.TOP] + berth) & (away < berth)
+        return kept
 
     def landmarks(self) -> np.ndarray:
         places = np.array(self.world.places, float).reshape(-1, 3)

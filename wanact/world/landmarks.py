@@ -240,11 +240,23 @@ def build(name: str, rng: np.random.Generator, x: float, y: float, z: float, is_
     return np.stack((builders[-1] if is_canyon else builders[0])(rng, x, y, z))
 
 
+def outlines(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Half sides of every part's outline along and across it, [n, 2], and which are round, [n].
+
+    An outline is what a part's widest level covers; of a round part it is a circle of the larger half side.
+    """
+    half = np.maximum(parts[:, [A0, B0]], parts[:, [A1, B1]])
+    arch = parts[:, KIND] == ARCH
+    half[arch, 0] += 1.6 * half[arch, 1]
+    half[arch, 1] *= 1.6
+    return half, np.isin(parts[:, KIND], (CONE, ELLIPSOID))
+
+
 def clearance(parts: np.ndarray, x: float, y: float, size: float) -> tuple[np.ndarray, np.ndarray]:
     """Horizontal distance from a point to every part's outline, and the way out; negative inside.
 
     Args:
-        parts: [n, COLUMNS]; the outline of a part is what its widest level covers.
+        parts: [n, COLUMNS]; see `outlines`.
         x, y: the point; the world wraps after ``size``.
 
     Returns:
@@ -254,10 +266,7 @@ def clearance(parts: np.ndarray, x: float, y: float, size: float) -> tuple[np.nd
     dy = (y - parts[:, Y] + size / 2) % size - size / 2
     cos, sin = parts[:, COS], parts[:, SIN]
     local = np.stack([dx * cos + dy * sin, dy * cos - dx * sin], 1)
-    half = np.maximum(parts[:, [A0, B0]], parts[:, [A1, B1]])
-    arch, round_ = parts[:, KIND] == ARCH, np.isin(parts[:, KIND], (CONE, ELLIPSOID))
-    half[arch, 0] += 1.6 * half[arch, 1]
-    half[arch, 1] *= 1.6
+    half, round_ = outlines(parts)
     radius = half.max(1)
     over = np.abs(local) - half
     outside = np.hypot(*np.maximum(over, 0).T)

@@ -270,7 +270,10 @@ class Avoid:
     def judge(self, before: Pose, craft: Craft, step: int) -> Verdict:
         was, away = (float(np.hypot(self.x - p[0], self.y - p[1])) for p in (before, craft.pose))
         is_done = away < self.NEAR
-        return Verdict((was - away) / SCALE - 0.01 + 3.0 * is_done, is_done, is_done)
+        reward = (was - away) / SCALE - 0.01 + 3.0 * is_done
+        if not is_done and step >= self.num_steps:  # as dear as a crash, and the end: who hovers has nothing to come
+            return Verdict(reward - CRASH_PENALTY, is_over=True)
+        return Verdict(reward, is_done, is_done)
 
 
 Task = Gates | Course | Circle | Avoid
@@ -288,7 +291,8 @@ _SECOND = slice(_FIRST.stop, _FIRST.stop + 6)
 _RAYS = slice(_SECOND.stop, _SECOND.stop + NUM_RAYS)
 SIZE = _RAYS.stop
 LIMIT = 10.0
-_LOOKS_AHEAD, _KEEPS_OFF = 90.0, 21.0  # world units, of the pilot written by hand
+_LOOKS_AHEAD, _KEEPS_OFF = 90.0, 14.0  # world units, of the pilot written by hand
+_WIDEST_WAY_DEG = 120  # off its aim that it goes round what is in the way
 
 
 def set_up(name: str, craft: Craft, rng: np.random.Generator) -> Task | None:
@@ -373,13 +377,16 @@ def _round_what_is_in_the_way(aim: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """
     azimuth = np.radians([ray[0] for ray in RAY_DIRECTIONS_DEG if ray[1] == 0])
     free, bearing = rays[: len(azimuth)], float(np.arctan2(aim[1], aim[0]))
-    away = np.radians(np.arange(-90, 91, 5))
-    off = azimuth - (bearing + away)[:, None]
+    away = np.radians(np.arange(-_WIDEST_WAY_DEG, _WIDEST_WAY_DEG + 1, 5))
+    ways = bearing + away
+    off = azimuth - ways[:, None]
     ahead, aside = free * np.cos(off), np.abs(free * np.sin(off))
     is_near = free < min(_LOOKS_AHEAD, float(np.hypot(aim[0], aim[1])))
     is_met = is_near & (ahead > 0) & (aside < _KEEPS_OFF + 0.15 * free)
     blocked = (is_met * (1.3 - free / _LOOKS_AHEAD)).sum(1)
-    way = bearing + float(away[(np.abs(away) + 2.5 * blocked).argmin()])
+    # It looks where it goes; so what is ahead is the side that it has chosen, and it does not waver before a wide wall.
+    cost = np.abs(away) + np.abs(_angle(ways)) + 2.5 * blocked
+    way = float(ways[cost.argmin()])
     speed = float(np.clip(free[np.abs(azimuth - way) < np.radians(35)].min(initial=45.0) / 50, 0.3, 0.9))
     return np.clip(np.array((speed * np.cos(way), speed * np.sin(way), np.degrees(_angle(way)) / 12, 0.0)), -1, 1)
 
