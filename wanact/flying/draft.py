@@ -40,7 +40,8 @@ FILL_FROM = (4, 8, 16)  # pixels, from how far around that is filled: the neares
 FARTHER = 4.0  # how much what is far counts more where something hidden is filled
 LINEAR = 1 / 3  # share of linear interpolation where pictures are moved
 ENOUGH = 1e-6  # weight of what is known around, to fill from
-MADE_UP = 3.0  # how far what is filled from around, or mirrored, has worn out
+MADE_UP = 1.15  # how far what is filled from around has worn out, and the most that anything can
+MIRRORED = 0.8  # the same of what is mirrored: its horizon meets its neighbour's, which that of another picture does not
 OFF = 1.5  # pixels that a place may miss the one it comes from: beyond it was hidden
 
 
@@ -322,7 +323,9 @@ class Drafter:
             mirrored, found = self._mirrored(region, targets)
             video = torch.lerp(video, mirrored, _faded(unseen)[:, None])
             unseen = unseen & ~found
-        worn = torch.lerp(seen.worn, torch.full_like(seen.worn, MADE_UP), _of_cells(seen.missing[:, -1:], seen.worn))
+        worn = seen.worn
+        for where, how_far in ((seen.hidden, MADE_UP), (seen.outside, MIRRORED)):
+            worn = torch.lerp(worn, torch.full_like(worn, how_far), _of_cells(where[:, -1:], worn))
         unknown = F.avg_pool2d(unseen.float().mean(1, keepdim=True), 8)
         unknown = F.adaptive_max_pool2d(unknown, cells)[:, :, None]
         settings = self.settings
