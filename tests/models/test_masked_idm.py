@@ -16,6 +16,7 @@ from wanact.models.masked_idm import (
     config_of,
     huber_and_mask,
     load_masked_idm,
+    motion_features,
     preset,
     resized,
 )
@@ -32,6 +33,7 @@ def built(config=TINY, seed=0):
         if name.endswith(("mean", "var", "std")):
             low, high = (-0.05, 0.05) if name.endswith("mean") else (0.01, 0.05)
             buffer.uniform_(low, high)
+    model.model.mask_model.out.reset_parameters()
     return model.eval()
 
 
@@ -154,11 +156,43 @@ def test_a_latent_frame_has_the_mean_mask_of_its_own_pictures():
 
 
 def test_of_a_drone_the_first_latent_frame_has_the_mask_of_the_second():
-    model = built(replace(preset("small", 4), height=32, width=64))
+    torch.manual_seed(0)
+    model = MaskedInverseDynamics(replace(preset("small", 4), height=32, width=64)).eval()
+    model.model.mask_model.out.reset_parameters()
     frames = np.random.default_rng(0).integers(0, 255, (13, 32, 64, 3), dtype=np.uint8)
     found = model.get_mask(frames, (2, 4))
     assert found.shape == (1, 4, 2, 4) and torch.equal(found[0, 0], found[0, 1])
     assert not torch.equal(found[0, 1], found[0, 2])
+
+
+@pytest.mark.parametrize("contrast", [1.0, 0.5])
+def test_motion_is_told_in_pixels_whatever_the_contrast(contrast):
+    down, across = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+
+    def seen(dx, dy):
+        return torch.sin((across - dx) / 4) + torch.sin((down - dy) / 3) + torch.sin((across + down - dx - dy) / 5)
+
+    frames = contrast * torch.stack([seen(0.5 * t, -0.25 * t) for t in range(5)])
+    features = motion_features(frames[None]).unflatten(1, (5, 4))[0, :, :, 8:-8, 8:-8]
+    sideways, downwards, share, lean = (kind.mean() for kind in features[:4])
+    # change = -(slope across) dx - (slope down) dy
+    assert float(sideways) == pytest.approx(float(-0.5 * share + 0.25 * lean), abs=0.02)
+    assert float(downwards) == pytest.approx(float(-0.5 * lean + 0.25 * (1 - share)), abs=0.02)
+
+
+def test_what_is_seen_is_as_exact_in_bfloat16_training():
+    model = built(replace(preset("small", 4), height=32, width=64))
+    frames = torch.rand(2, 5, 32, 64, 3, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = model.as_input(frames)
+    assert seen.dtype == torch.float32 and torch.equal(seen, model.as_input(frames))
+
+
+def test_the_reader_begins_with_the_whole_picture():
+    model = MaskedInverseDynamics(replace(preset("small", 4), height=32, width=64))
+    frames = torch.rand(4, 5, 32, 64, 3, generator=torch.Generator().manual_seed(0))
+    mask = model(model.as_input(frames))[1]
+    assert float(mask.detach().min()) == float(mask.detach().max()) > 0.5
 
 
 def test_the_loss_is_hubers_of_deviations_and_the_mean_of_the_mask():

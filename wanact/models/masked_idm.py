@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from wanact.errors import UserError
 from wanact.files import CheckpointError, load_state, load_weights, read_json
-from wanact.models.idm import CONFIG, FRAMES, WEIGHTS, IDMError, pair_features
+from wanact.models.idm import CONFIG, FRAMES, WEIGHTS, IDMError
 from wanact.shapes import TEMPORAL_STRIDE, num_latent_frames
 
 RELEASED = "idm.pt"  # as Vidar writes it
@@ -35,7 +35,12 @@ SECTION = "masked_idm"  # of a configuration's file
 # Of ImageNet's pictures in 0..1, to which the released network is used.
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY = (0.299, 0.587, 0.114)
+AROUND = 9  # pixels a side, from which a pixel's motion is told
+FLAT = 1e-3  # squared slope below which nothing tells it
 AT_ONCE = 8  # pictures whose masks are read together
+# What the mask is before its tanh, everywhere: 0.73 after it, so that the reader begins with the whole picture and what
+# it does not need is taken from it. As torch draws it an eighth of the pixels was seen, by chance.
+SEEN_AT_FIRST = 0.5
 
 
 @dataclass(frozen=True)
@@ -126,10 +131,10 @@ class MaskedInverseDynamics(nn.Module):
         if self.config.frames == 1:
             mean, std = (frames.new_tensor(values) for values in (IMAGE_MEAN, IMAGE_STD))
             return ((frames[:, 0] - mean) / std).permute(0, 3, 1, 2)
-        grey = frames @ frames.new_tensor(GREY)
+        grey = (frames * frames.new_tensor(GREY)).sum(dim=-1)  # a product of matrices would be bfloat16 in training
         mean, deviation = grey.mean((1, 2, 3), keepdim=True), grey.std((1, 2, 3), keepdim=True)
         grey = (grey - mean) / (deviation + 0.02)
-        return torch.cat([grey, pair_features(grey)], dim=1)
+        return torch.cat([grey, motion_features(grey)], dim=1)
 
     @torch.no_grad()
     def get_mask(self, frames: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -215,6 +220,9 @@ class _UNet(nn.Module):
             *(_Up(2 * width, end) for width, end in zip(widths[depth - 1 :: -1], ends, strict=True))
         )
         self.out = nn.Conv2d(base, 1, 1)
+        weight, bias = self.out.parameters()
+        nn.init.zeros_(weight)
+        nn.init.constant_(bias, SEEN_AT_FIRST)
 
     def forward(self, x: Tensor) -> Tensor:
         seen = [self.in_conv(x)]
@@ -275,6 +283,34 @@ class _ResNet(nn.Module):
         for stage in range(1, 5):
             x = self.get_submodule(f"layer{stage}")(x)
         return self.fc(F.adaptive_avg_pool2d(x, self.cells).flatten(1))
+
+
+def motion_features(grey: Tensor) -> Tensor:
+    """How each pixel of normalised grey frames [B, F, H, W] moves and what tells it, [B, 5 (F - 1), H, W].
+
+    Of each pair of neighbours: change times slope, across and down, over the squared slope, which is the motion along
+    it (Lucas & Kanade 1981); what share of the slope is across, and how it leans; and the change. All but the last are
+    means around the pixel, and the contrast of the picture is in none of them: batch norm would follow the few
+    pictures with the strongest texture. A linear fit to 3 x 5 cells of the first two reads unseen flights (error 0.25
+    of full deflection, where 0.32 is that of no answer at all); one to the bare products does not (0.32).
+    """
+    change = grey.diff(dim=1)
+    middle = (grey[:, 1:] + grey[:, :-1]) / 2
+    across = F.pad(middle[..., 2:] - middle[..., :-2], (1, 1)) / 2
+    down = F.pad(middle[..., 2:, :] - middle[..., :-2, :], (0, 0, 1, 1)) / 2
+
+    slope = _around(across**2 + down**2) + FLAT
+    products = [change * across, change * down, across**2, across * down]
+    return torch.cat([*(_around(product) / slope for product in products), change / slope.sqrt()], dim=1)
+
+
+def _around(values: Tensor) -> Tensor:
+    """The mean over a square around each pixel, [..., H, W]; beyond the edges is 0. From running sums, at any size."""
+    half = AROUND // 2
+    for dim, pad in ((-1, (half + 1, half)), (-2, (0, 0, half + 1, half))):
+        sums, count = F.pad(values, pad).cumsum(dim), values.shape[dim]
+        values = sums.narrow(dim, AROUND, count) - sums.narrow(dim, 0, count)
+    return values / AROUND**2
 
 
 def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -57,8 +57,8 @@ def start(arms, tmp_path):
 
 def test_it_learns_where_the_arm_is_and_looks_there(start, arms, tmp_path):
     target = tmp_path / "idm"
-    flags = ["--max_steps", "60", "--disturb", "0", "--mask_weight", "0.3", "--export_model_dir", str(target)]
-    trainer = start("run", *flags, "--windows_per_clip", "8")
+    flags = ["--max_steps", "120", "--disturb", "0", "--mask_weight", "0.3", "--export_model_dir", str(target)]
+    trainer = start("run", *flags, "--windows_per_clip", "8", "--learning_rate", "4e-3")
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert np.mean([line["mean_error"] for line in lines[-10:]]) < 0.6 * lines[0]["mean_error"]
     assert lines[-1]["mask_mean"] < min(0.5, lines[0]["mask_mean"])
