@@ -33,7 +33,8 @@ def built(config=TINY, seed=0):
         if name.endswith(("mean", "var", "std")):
             low, high = (-0.05, 0.05) if name.endswith("mean") else (0.01, 0.05)
             buffer.uniform_(low, high)
-    model.model.mask_model.out.reset_parameters()
+    for begins_at_zero in (model.model.mask_model.out, model.model.resnet_model.fc):
+        begins_at_zero.reset_parameters()
     return model.eval()
 
 

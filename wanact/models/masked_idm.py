@@ -277,6 +277,9 @@ class _ResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.cells = config.cells
         self.fc = nn.Linear(wide * config.cells[0] * config.cells[1], config.action_dim)
+        # The first answer is the mean of the data: of thousands of inputs any other is noise, to be learned away.
+        for parameter in self.fc.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
