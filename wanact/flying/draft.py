@@ -41,7 +41,7 @@ FARTHER = 4.0  # how much what is far counts more where something hidden is fill
 LINEAR = 1 / 3  # share of linear interpolation where pictures are moved
 ENOUGH = 1e-6  # weight of what is known around, to fill from
 MADE_UP = 1.15  # how far what is filled from around has worn out, and the most that anything can
-MIRRORED = 0.8  # the same of what is mirrored: its horizon meets its neighbour's, which that of another picture does not
+MIRRORED = 0.8  # the same of what is mirrored, whose horizon meets its neighbour's: another picture's would not
 OFF = 1.5  # pixels that a place may miss the one it comes from: beyond it was hidden
 
 
