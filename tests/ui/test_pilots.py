@@ -101,6 +101,7 @@ def test_a_lane_is_flown_by_a_pilot_and_by_the_same_track_each_time(own, picture
     *_, state = compare.compare(**asked)
     assert [lane.status for lane in state.lanes] == ["done", "done", "failed"]
     assert state.lanes[1].label.endswith("flown by a pilot written by hand: gates")
+    assert state.lanes[2].label.endswith("flown by pilot · step 200: circle")
     assert "has not learnt the task 'circle'" in state.lanes[2].message
     flight = compare.read(CompareForm(**asked)).flight
     tracks = [compare._flown_by_a_pilot("hand_written:gates", flight).track for _ in range(2)]

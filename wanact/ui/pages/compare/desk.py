@@ -311,7 +311,9 @@ class CompareDesk:
 
     def _pilot_name(self, wanted: str) -> str:
         pilot_id, _, task = wanted.rpartition(":")
-        name = WRITTEN.name if pilot_id == HAND_WRITTEN else pilot_id.replace("/step-", " · step ")
+        run, _, step = pilot_id.partition("/step-")
+        name = f"{run} · step {int(step[:12]):,}" if step[:12].isdecimal() else run
+        name = WRITTEN.name if pilot_id == HAND_WRITTEN else name
         return f"{name[:60]}: {task[:20]}"
 
     def _flown_by_a_pilot(self, wanted: str, flight: FlightRecord) -> FlightRecord:
