@@ -12,6 +12,7 @@ from tests.ui.conftest import write_run
 from wanact.actions import channel_track
 from wanact.files import CheckpointError
 from wanact.flying.comparison import Comparison, ComparisonError, Lane
+from wanact.flying.rollout import CausalSettings
 from wanact.ui.engine import Engine
 from wanact.ui.pages.checkpoints.cards import CardDesk
 from wanact.ui.pages.checkpoints.desk import Shelf, ShelfMessage
@@ -43,6 +44,12 @@ def test_pilots_stand_beside_the_runs_and_have_a_curve_of_their_own(own):
     shown = shelf.show_checkpoint(ShelfMessage(id=PILOT))
     assert shown["stage"] == "pilot" and shown["config"]["task"] == "gates" and not shown["live"]
     json.dumps([listing, curves, shown], allow_nan=False)
+
+
+def test_a_pilot_is_no_causal_checkpoint_beside_a_causal_base(own, monkeypatch):
+    monkeypatch.setattr(own.pipe, "base_causal", CausalSettings(2, 1))
+    live = {name: Shelf(own).show_checkpoint(ShelfMessage(id=name))["live"] for name in (PILOT, "drone/step-000000200")}
+    assert live == {PILOT: False, "drone/step-000000200": True}
 
 
 def test_nothing_is_drawn_with_a_pilot_and_the_reason_is_said(own):

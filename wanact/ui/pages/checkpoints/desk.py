@@ -178,7 +178,7 @@ class Shelf:
         files = found.metadata.get("files", {})
         base = config.get("base_fingerprint")
         return _facts(config) | {
-            "live": self.engine.flies_live(config, found.path),
+            "live": not found.is_pilot and self.engine.flies_live(config, found.path),
             "metadata": _shown(metadata) if metadata else None,
             "config": _shown(config),
             "files": [{"name": str(name)[:200], "bytes": file["bytes"]} for name, file in list(files.items())[:200]],
