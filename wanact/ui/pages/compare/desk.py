@@ -34,6 +34,7 @@ from wanact.media.animation import write_animation
 from wanact.media.likeness import gmsd, psnr_db, ssim
 from wanact.media.tiles import TileLayout, tile_clips
 from wanact.media.video import fit_image, open_image, write_mp4
+from wanact.runs.store import step_of
 from wanact.ui.budget import MAX_STEPS
 from wanact.ui.engine import Decoded, Denoised, Engine
 from wanact.ui.gpu import LONGEST, clip_seconds, on_gpu
@@ -311,9 +312,12 @@ class CompareDesk:
 
     def _pilot_name(self, wanted: str) -> str:
         pilot_id, _, task = wanted.rpartition(":")
-        run, _, step = pilot_id.partition("/step-")
-        name = f"{run} · step {int(step[:12]):,}" if step[:12].isdecimal() else run
-        name = WRITTEN.name if pilot_id == HAND_WRITTEN else name
+        if pilot_id == HAND_WRITTEN:
+            name = WRITTEN.name
+        else:
+            run, _, step_name = pilot_id.partition("/")
+            step = step_of(step_name)
+            name = run if step is None else f"{run} · step {step:,}"
         return f"{name[:60]}: {task[:20]}"
 
     def _flown_by_a_pilot(self, wanted: str, flight: FlightRecord) -> FlightRecord:
