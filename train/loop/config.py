@@ -107,7 +107,7 @@ class DataConfig:
 
     def file_keys(self) -> set[str]:
         """Columns of the table whose files are used."""
-        return {key.strip() for key in self.data_file_keys.split(",") if key.strip()}
+        return set(named_in(self.data_file_keys))
 
     def clip_shape(self) -> tuple[int, int, int]:
         """Frames, height and width of a clip, for a stage that requires them."""
@@ -163,6 +163,10 @@ class ModelConfig:
     trainable_models: str | None = flag(
         default=None, help="comma list of transformer, text_encoder, action_controller; the stage's own if not given"
     )
+    frozen_layers: str | None = flag(
+        default=None,
+        help="comma list of layers of the transformer that stay as they are, diffusers' names (attn2); stage i2v",
+    )
     action_controller_config: str | None = flag(
         default=None, help="named configuration (wan_ti2v_5b, nano, ...) or a JSON object"
     )
@@ -204,7 +208,7 @@ class ModelConfig:
             self.trainable_models = ",".join("transformer" if name == "dit" else name for name in names)
         if self.task not in (None, "", "sft", "sft:train"):
             raise ConfigError(f"--task {self.task!r} must be sft: other tasks are stages of their own here")
-        inputs = {name.strip() for name in (self.extra_inputs or "").split(",") if name.strip()}
+        inputs = set(named_in(self.extra_inputs))
         if inputs - {"input_image", "action"}:
             raise ConfigError(f"--extra_inputs {self.extra_inputs!r} must be input_image: the model takes no others")
         given = [n for n in ("model_dir", "model_paths", "model_id_with_origin_paths") if getattr(self, n)]
@@ -801,6 +805,11 @@ def _fraction(config: Any, name: str, inclusive: bool = False) -> None:
     value = getattr(config, name)
     if not (0 <= value <= 1 if inclusive else 0 <= value < 1):
         raise ConfigError(f"--{name} {value:g} must be at least 0 and {'at most' if inclusive else 'below'} 1")
+
+
+def named_in(names: str | None) -> list[str]:
+    """The names of a comma list."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
 def require(config: TrainConfig, *names: str) -> None:

@@ -36,7 +36,8 @@ class ActionStage(FlowStage):
 
     name = "action"
     refuses = dict.fromkeys(("lora_base_model", *LORA_SETTINGS), NO_LORA) | {
-        "compile_blocks": "each layer takes actions in its own way"
+        "compile_blocks": "each layer takes actions in its own way",
+        "frozen_layers": "`python -m train i2v` holds layers still",
     }
     needs_actions = True
     known_models = ("action_controller", "transformer", "text_encoder")

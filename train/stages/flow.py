@@ -20,7 +20,7 @@ from train.data import csv, streams, text
 from train.data.cache import CachedEntries, Room
 from train.data.shards import LATENTS, ShardWriter
 from train.loop import export, legacy
-from train.loop.config import ConfigError, TrainConfig, require
+from train.loop.config import ConfigError, TrainConfig, named_in, require
 from train.loop.dist import Processes
 from train.loop.seeding import Draw
 from train.loop.stage import Stage, StepLoss, going_on
@@ -71,8 +71,7 @@ class FlowStage(Stage):
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         super().__init__(config, device)
-        chosen = config.model.trainable_models or self.default_models
-        self.chosen = tuple(name.strip() for name in chosen.split(",") if name.strip())
+        self.chosen = tuple(named_in(config.model.trainable_models or self.default_models))
         self.text_trained = "text_encoder" in self.chosen
 
     @classmethod
@@ -81,7 +80,7 @@ class FlowStage(Stage):
         require(config, "dataset_metadata_path", "output_path")
         if not (config.model.model_dir or config.model.model_paths or config.model.model_id_with_origin_paths):
             require(config, "model_dir")
-        names = [n.strip() for n in (config.model.trainable_models or cls.default_models).split(",") if n.strip()]
+        names = named_in(config.model.trainable_models or cls.default_models)
         unknown = [name for name in names if name not in cls.known_models]
         if unknown:
             raise ConfigError(

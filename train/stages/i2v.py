@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.loop.config import ConfigError, TrainConfig
+from train.loop.config import ConfigError, TrainConfig, named_in
 from train.loop.legacy import ADAPTER, from_lora
 from train.loop.seeding import derive_seed
 from train.stages.flow import NO_LORA_CONFIG, FlowStage
@@ -53,6 +53,8 @@ class I2VStage(FlowStage):
             raise ConfigError(
                 "--lora_base_model trains a LoRA and nothing else; leave --trainable_models out, or train in full"
             )
+        if config.model.frozen_layers:
+            _check_frozen(config)
         if uses_lora(config) and config.checkpoint.export_model_dir:
             raise ConfigError(
                 "--export_model_dir writes no LoRA; `python -m train merge-lora` makes a model directory of one"
@@ -66,6 +68,7 @@ class I2VStage(FlowStage):
             self._add_lora()
         elif trained:
             self.transformer.requires_grad_(True)
+            self._freeze_layers()
         if lora or trained:
             self.modules["transformer"] = self.transformer
         if self.text_trained:
@@ -73,6 +76,17 @@ class I2VStage(FlowStage):
             self.modules["text_encoder"] = encoder.requires_grad_(True)
         if self.config.model.compile_blocks:
             self._compile_blocks()
+
+    def _freeze_layers(self) -> None:
+        """Hold layers still that are named whole or by their last names: attn2, condition_embedder.text_embedder."""
+        for layer in named_in(self.config.model.frozen_layers):
+            modules = [m for name, m in self.transformer.named_modules() if f".{name}".endswith(f".{layer}")]
+            if not modules:
+                raise ConfigError(f"--frozen_layers {layer} is no layer of the transformer: attn1, attn2, ffn, ...")
+            for module in modules:
+                module.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in self.transformer.parameters()):
+            raise ConfigError(f"--frozen_layers {self.config.model.frozen_layers} leaves nothing to train")
 
     def _compile_blocks(self) -> None:
         if self.processes.sharded:
@@ -117,11 +131,25 @@ class I2VStage(FlowStage):
         own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
         if uses_lora(self.config):
             return {LORA: {f"transformer.{name.replace(f'.{ADAPTER}.', '.')}": value for name, value in own.items()}}
+        if not own:
+            return {}
+        left = {name: value for name, value in self.transformer.named_parameters() if not value.requires_grad}
         dtype = getattr(torch, self.config.checkpoint.export_dtype)
-        return {TRANSFORMER: {name: value.to(dtype) for name, value in own.items()}} if own else {}
+        return {TRANSFORMER: {name: value.detach().to("cpu", dtype) for name, value in (left | own).items()}}
 
     def export_config(self) -> tuple[str, dict[str, Any]]:
         return RUN_CONFIG, self.run_config() | {"lora": lora_config(self.config)}
+
+
+def _check_frozen(config: TrainConfig) -> None:
+    if uses_lora(config):
+        raise ConfigError("--frozen_layers has no effect on a LoRA; --lora_target_modules names what it changes")
+    if "transformer" not in named_in(config.model.trainable_models or I2VStage.default_models):
+        raise ConfigError("--frozen_layers has no effect where the transformer is not trained")
+    if config.shard.fsdp:
+        raise ConfigError("--frozen_layers: --fsdp splits what is trained alike; leave one of them out")
+    if config.checkpoint.init_from:
+        raise ConfigError("--frozen_layers keeps the model directory's layers, and --init_from brings others")
 
 
 def uses_lora(config: TrainConfig) -> bool:
@@ -130,7 +158,7 @@ def uses_lora(config: TrainConfig) -> bool:
 
 def lora_targets(names: str) -> list[str]:
     """Layers that get an adapter, in diffusers' names, from either spelling."""
-    targets = [LORA_TARGETS.get(name.strip(), name.strip()) for name in names.split(",") if name.strip()]
+    targets = [LORA_TARGETS.get(name, name) for name in named_in(names)]
     if not targets:
         raise ConfigError("--lora_target_modules names no layer")
     return targets

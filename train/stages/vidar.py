@@ -33,7 +33,7 @@ class VidarStage(I2VStage):
 
     name = "vidar"
     usual = USUAL
-    refuses = I2VStage.refuses | dict.fromkeys(("lora_base_model", *LORA_SETTINGS), WHOLE)
+    refuses = I2VStage.refuses | dict.fromkeys(("lora_base_model", "frozen_layers", *LORA_SETTINGS), WHOLE)
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from tests.train.conftest import CONTROLLER
 from train.commands import bench
 from train.data.csv import read_records
+from train.loop.config import ConfigError
 from wanact.actions import PRESETS, ActionTrack
 from wanact.files import read_json
 from wanact.media.footage import read_video
@@ -156,6 +157,33 @@ def test_all_ways_to_hold_memory_down_give_the_same_loss(run, tmp_path):
     assert losses[0] == pytest.approx([row["loss"] for row in store.read_log(tmp_path / "bf16")], rel=0.02)
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     assert losses[0] == losses[2] == losses[3]
+
+
+def test_frozen_layers_stay_and_are_exported_with_the_others(run, model, tmp_path):
+    flags = ["--frozen_layers", "attn2, condition_embedder.text_embedder", "--export_dtype", "float32"]
+    run("i2v", tmp_path, "--max_steps", "2", *flags)
+    before = model_dir.load_components(model, parts=("transformer",)).transformer.state_dict()
+    after = store.load_flight_weights(tmp_path).transformer
+    assert after.keys() == before.keys()
+    held = {name for name in after if ".attn2." in name or ".text_embedder." in name}
+    changed = {name for name in after if not torch.equal(after[name].float(), before[name].float())}
+    assert held and not held & changed and any(".attn1." in name for name in changed)
+    run("i2v", tmp_path, "--max_steps", "3", *flags)
+    assert store.read_log(tmp_path)[-1]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--frozen_layers", "attn3"], "--frozen_layers attn3 is no layer"),
+        (["--frozen_layers", "attn2", "--lora_base_model", "transformer"], "no effect on a LoRA"),
+        (["--frozen_layers", "attn2", "--trainable_models", "text_encoder"], "where the transformer is not trained"),
+        (["--frozen_layers", "attn2", "--init_from", "."], "--init_from brings others"),
+    ],
+)
+def test_frozen_layers_are_refused_where_they_mean_nothing(run, tmp_path, flags, said):
+    with pytest.raises(ConfigError, match=said):
+        run("i2v", tmp_path / "run", "--max_steps", "1", *flags)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
