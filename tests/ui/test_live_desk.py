@@ -6,7 +6,9 @@ import contextlib
 import errno
 import json
 import os
+import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import cv2
@@ -22,6 +24,7 @@ from wanact.flying.request import RequestError
 from wanact.media.footage import read_video
 from wanact.media.likeness import Sight
 from wanact.media.video import decode_jpeg, encode_jpeg
+from wanact.ui.pages.live import desk as live_module
 from wanact.ui.pages.live import flight as live_flight
 from wanact.ui.pages.live.desk import LiveDesk
 from wanact.ui.pages.live.flight import LiveFlight, action_of
@@ -332,6 +335,20 @@ def shared(live_desk, picture) -> tuple[str, Visitor]:
     return name, visitor
 
 
+def test_a_visitor_shares_so_many_flights_an_hour(live_desk, shared, monkeypatch):
+    """Each new one makes the oldest of the others leave: without an end one visitor would end all links."""
+    name, visitor = shared
+    monkeypatch.setattr(live_module, "MAX_SHARES", 2)
+    live_desk._shared_as.clear()
+    live_desk._shared_at = {who: times[-1:] for who, times in live_desk._shared_at.items()}
+    assert live_desk.share(visitor.flight)[0] != name
+    live_desk._shared_as.clear()
+    with pytest.raises(RequestError, match="2 flights within an hour"):
+        live_desk.share(visitor.flight)
+    monkeypatch.setattr(live_module, "SHARES_S", 0.0)
+    assert live_desk.share(visitor.flight)[0]
+
+
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_a_shared_flight_is_watched_and_taken_over_at_any_moment(live_desk, picture, shared, is_kept, tmp_path):
     name, visitor = shared
@@ -356,6 +373,41 @@ def test_a_shared_flight_is_watched_and_taken_over_at_any_moment(live_desk, pict
     list(friend.messages)
     again, _ = live_desk.share(friend.flight)
     assert again != name and live_desk.watch({"id": again})["seconds"] >= 25 / 200, "and is shared in its turn"
+
+
+def in_another_thread(work):
+    done: Future = Future()
+
+    def run():
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result(20)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_who_leaves_while_a_flight_is_flown_again_leaves_the_model_too(live_desk, picture, shared, monkeypatch, leaves):
+    """A page's messages are asked for in any thread, and the end of its visitor is noticed in another one."""
+    name, _ = shared
+    live_desk.hangar._flights.clear()
+    monkeypatch.setattr(live_module, "BEAT_S", 1e-6)
+    lock, messages = live_desk.engine.pipe.lock, live_desk.fly({"shared": name}, str(picture), "a lake", None, 3)
+    while next(messages)["kind"] != "catching":
+        pass
+    taken = in_another_thread(lambda: lock.acquire(timeout=5) and (lock.release(), True)[1])
+    if leaves:
+        in_another_thread(messages.close)
+    else:
+        heard = []
+        while not heard or heard[-1] in ("catching", "state"):
+            heard.append(in_another_thread(lambda: next(messages)["kind"]))
+        assert heard[-1] == "start"
+        messages.close()
+    assert taken and lock.acquire(timeout=5)
+    lock.release()
 
 
 def test_a_flight_of_another_model_can_be_watched_but_not_taken_over(live_desk, picture, shared, monkeypatch):

@@ -78,6 +78,16 @@ def test_the_oldest_leaves_first_and_what_is_not_ours_stays(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"notes", fourth}
 
 
+def test_what_a_process_that_was_killed_had_begun_is_taken_away(tmp_path):
+    shares = Shares(tmp_path)
+    for name in (".new-killed", ".old-killed", ".new-now", "notes"):
+        (tmp_path / name / "a").mkdir(parents=True)
+        if not name.endswith("now"):
+            age(shares, name, 7200)
+    shares.forget_old()
+    assert {path.name for path in tmp_path.iterdir()} == {".new-now", "notes"}
+
+
 def test_what_is_too_large_or_has_no_room_leaves_nothing(tmp_path, monkeypatch):
     shares = Shares(tmp_path)
     with pytest.raises(RequestError, match="share a shorter one"):

@@ -9,6 +9,7 @@ uploaded.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import io
 import os
@@ -17,7 +18,8 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +40,12 @@ MAX_BYTES = 2 * 2**30  # of all of them
 MAX_FLIGHT_BYTES = 64 * 2**20  # of one: two minutes of a large model have about 20 MB
 POSTER = 1200, 630  # the size that sites show beside a link
 QUERY = "flight"  # of the page's address
+LEFT_S = 3600.0  # after which what a process that was killed had begun is taken away
 GONE = "this flight is not shared any more, or never was; take off for one of your own"
 
 _ID = re.compile(r"[A-Za-z0-9_-]{16}")
 _RECORD, _CLIP, _POSTER = "flight.json", "clip.mp4", "poster.jpg"
+_NEW, _OLD = ".new-", ".old-"  # folders that are being made, and taken away
 _FOR_AN_HOUR = {"Cache-Control": "public, max-age=3600"}
 
 
@@ -102,7 +106,7 @@ class Shares:
             RequestError: if it is too large, or the disk is full.
         """
         name = secrets.token_urlsafe(12)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=self.folder) as made:
+        with tempfile.TemporaryDirectory(prefix=_NEW, dir=self.folder) as made:
             folder = Path(made) / name
             folder.mkdir()
             if not has_room(self.folder, MAX_FLIGHT_BYTES):
@@ -144,19 +148,27 @@ class Shares:
     def forget_old(self) -> None:
         """Let the oldest leave until the others are within bounds; sooner where the disk is nearly full."""
         with self._lock:
-            kept = sorted(
-                ((path.stat().st_mtime, path) for path in self.folder.iterdir() if _is_share(path)), reverse=True
-            )
             num_bytes = 0
-            for place, (_, path) in enumerate(kept):
-                num_bytes += _size(path)
+            for place, (_, path, size) in enumerate(sorted(self._kept(), reverse=True)):
+                num_bytes += size
                 newest = place == 0
                 if not newest and (
                     place >= self.max_flights or num_bytes > self.max_bytes or not has_room(self.folder)
                 ):
-                    gone = self.folder / f".old-{secrets.token_urlsafe(6)}"
-                    os.rename(path, gone)  # so that no half of it can be found
+                    gone = self.folder / f"{_OLD}{secrets.token_urlsafe(6)}"
+                    with contextlib.suppress(FileNotFoundError):  # another process was sooner
+                        os.rename(path, gone)  # so that no half of it can be found
                     shutil.rmtree(gone, ignore_errors=True)
+
+    def _kept(self) -> Iterator[tuple[float, Path, int]]:
+        """When each was shared, where it lies, and its bytes; what was begun long ago and never ended is taken away."""
+        for path in list(self.folder.iterdir()):
+            with contextlib.suppress(FileNotFoundError):  # another process lets flights leave, too
+                when = path.lstat().st_mtime
+                if path.name.startswith((_NEW, _OLD)) and time.time() - when > LEFT_S:
+                    shutil.rmtree(path, ignore_errors=True)
+                elif _is_share(path):
+                    yield when, path, _size(path)
 
 
 @functools.lru_cache(maxsize=16)

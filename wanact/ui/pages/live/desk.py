@@ -35,7 +35,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,6 +78,7 @@ FILMS = ("gif", "webp")
 SHARED_S = 120  # of a flight are shared: whoever takes over at its end has all of it flown again
 POSTER_LOOKS = 12  # frames that a poster is chosen from
 MAX_SHARED_KNOWN = 1_000  # of which it is remembered what they were shared as
+MAX_SHARES, SHARES_S = 60, 3600.0  # of one visitor in so long: each new one may make the oldest of others leave
 
 logger = logging.getLogger(__name__)
 
@@ -215,6 +216,7 @@ class LiveDesk:
         self.limits = limits or LiveLimits()
         self.line = Line(self.limits.max_flights)
         self._shared_as: dict[str, str] = {}  # ids of flights, and those that they are shared by
+        self._shared_at: dict[Hashable, list[float]] = {}  # when each visitor has shared of late
         self.folder = Path(tempfile.mkdtemp(prefix="wanact-flights-"))  # 0700: other users see no mailbox
         limits, fps = self.limits, float(engine.defaults["fps"])
         self.best = BestTimes(engine.shares.folder)
@@ -379,7 +381,7 @@ class LiveDesk:
     def _shared(self, name: Any) -> LiveFlight | FlightRecord:
         """A shared flight to take over: itself while it is kept, else its record."""
         record = self.engine.shares.find(name).record
-        flown = next((flight for flight, shared in self._shared_as.items() if shared == name), None)
+        flown = next((flight for flight, shared in list(self._shared_as.items()) if shared == name), None)
         flight = self.hangar.get(flown)
         if flight is not None and flight.landed_at is not None:
             return flight
@@ -412,20 +414,21 @@ class LiveDesk:
         mailbox: Mailbox,
     ) -> Generator[dict[str, Any], None, LiveFlight]:
         """Wait for the model, then make the stream, which is the generator's result."""
-        yield from self._have_turn(flight_id, turn)
-        try:
-            at = order.at
-            if isinstance(before, LiveFlight):
-                flight = before.fork(at)
-            elif before is not None:
-                at = len(before.track) if at is None else min(at, len(before.track))
-                flight = yield from self._fly_again(flight_id, before.until(at), choice, mailbox)
-            else:
-                assert image is not None
-                say_what_is_cut(self.engine, prompt)
-                flight = self._new_flight(image, prompt, choice, seed)
-        finally:
-            turn.done()
+        at = order.at
+        if isinstance(before, FlightRecord):
+            at = len(before.track) if at is None else min(at, len(before.track))
+            flight = yield from self._fly_again(flight_id, turn, before.until(at), choice, mailbox)
+        else:
+            yield from self._have_turn(flight_id, turn)
+            try:
+                if before is not None:
+                    flight = before.fork(at)
+                else:
+                    assert image is not None
+                    say_what_is_cut(self.engine, prompt)
+                    flight = self._new_flight(image, prompt, choice, seed)
+            finally:
+                turn.done()
         self.hangar.put(flight_id, flight)
         return flight
 
@@ -469,20 +472,34 @@ class LiveDesk:
         return Beside(flight, start_of(flight.stream.image) if self.engine.truth is not None else None)
 
     def _fly_again(
-        self, flight_id: str, record: FlightRecord, choice: CheckpointRef, mailbox: Mailbox
+        self, flight_id: str, turn: Place, record: FlightRecord, choice: CheckpointRef, mailbox: Mailbox
     ) -> Generator[dict[str, Any], None, LiveFlight]:
-        """Fly a record up to its end, saying now and then how far it is; the flight is the generator's result."""
+        """Fly a record up to its end, saying now and then how far it is; the flight is the generator's result.
+
+        Nothing is said while the model is ours: whoever listens may leave there, and be answered in another thread.
+        """
         pipe = self.engine.pipe
-        pipe.load_controller(choice.path)
-        stream = stream_of(pipe, record)
+        stream: WanActStream | None = None
+        flown: Iterator[np.ndarray] = iter(())
         pictures, beat = [], time.monotonic()
-        for number, frames in enumerate(fly_again(stream, record), start=1):
+        while True:
+            yield from self._have_turn(flight_id, turn)
+            try:
+                if stream is None:
+                    pipe.load_controller(choice.path)
+                    stream = stream_of(pipe, record)
+                    flown = fly_again(stream, record)
+                frames = next(flown, None)
+            finally:
+                turn.done()
+            if frames is None:
+                break
             pictures += [encode_jpeg(frame) for frame in frames]
             if time.monotonic() - beat > BEAT_S:
                 beat, told = time.monotonic(), mailbox.read()
                 if told.stopped or told.silence > self.limits.lost_s:
                     raise RequestError("you have left; take over again whenever you like")
-                share = round(number / max(1, len(record.track)), 3)
+                share = round(stream.num_frames / max(1, len(record.track)), 3)
                 yield {"kind": "catching", "share": share, "flight": flight_id}
         return LiveFlight(stream, choice, pictures=pictures, pilots=record.pilots)
 
@@ -742,6 +759,7 @@ class LiveDesk:
         shares, before = self.engine.shares, self._shared_as.get(flight_id) if isinstance(flight_id, str) else None
         if before is not None and shares.file(before, "clip.mp4"):
             return before, ""
+        lately = self._shares_lately()
         flight = self.hangar.get(flight_id)
         if flight is None:
             name, remark = self._share_left(flight_id), ""
@@ -749,10 +767,25 @@ class LiveDesk:
             raise RequestError("the flight is still in the air; land, then share it")
         else:
             name, remark = self._share_flown(flight)
+        lately.append(time.monotonic())
         while len(self._shared_as) >= MAX_SHARED_KNOWN:
             del self._shared_as[next(iter(self._shared_as))]
         self._shared_as[flight_id] = name
         return name, remark
+
+    def _shares_lately(self) -> list[float]:
+        """When this visitor has shared within the hour.
+
+        Raises:
+            RequestError: if that was often enough.
+        """
+        end = time.monotonic() - SHARES_S
+        lately = {who: [at for at in times if at > end] for who, times in list(self._shared_at.items())}
+        self._shared_at = {who: times for who, times in lately.items() if times}
+        mine = self._shared_at.setdefault(visitor.current(), [])
+        if len(mine) >= MAX_SHARES:
+            raise RequestError(f"you have shared {MAX_SHARES} flights within an hour; share this one later")
+        return mine
 
     def _share_flown(self, flight: LiveFlight) -> tuple[str, str]:
         record, fps = flight.record(), float(self.engine.defaults["fps"])
