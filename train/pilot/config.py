@@ -232,7 +232,9 @@ def parse(argv: list[str]) -> PilotConfig:
     files += [a.partition("=")[2] for a in argv if a.startswith("--config=")]
     if files:
         parser.set_defaults(**read_file(Path(files[-1])))
-    parts = parser.parse_args_into_dataclasses(argv)
+    *parts, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if unknown:
+        raise PilotError(f"{' '.join(unknown)[:80]!r} is no setting of a pilot's training; --help lists them")
     return PilotConfig(*parts[: len(SECTIONS)])
 
 

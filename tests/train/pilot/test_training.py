@@ -390,6 +390,12 @@ def test_a_file_with_a_mistake_is_named(tmp_path, content, message):
         parse(["--config", str(tmp_path / "pilot.json")])
 
 
+@pytest.mark.parametrize("argv", [["runs/pilot"], ["--none", "5"], ["--total_steps", "7", "train"]])
+def test_what_is_no_setting_is_said(argv):
+    with pytest.raises(PilotError, match="is no setting of a pilot's training"):
+        parse(argv)
+
+
 def test_an_interval_that_cuts_rollouts_is_warned_about(tmp_path):
     assert "is no multiple of --rollout_len" in settings(tmp_path).check()[0]
     assert not settings(tmp_path, checkpoint_interval=32).check()
