@@ -69,9 +69,9 @@ def build_page(engine: Engine) -> gr.Blocks:
         expose(engine)
     demo.shares, demo.data = engine.shares, desk
     demo.queue(max_size=None, default_concurrency_limit=8, api_open=False)  # everything goes through places
-    keep_places(
-        demo, chores=[Quota(demo).enforce, engine.uploads.forget_old, engine.shares.forget_old], at_rest=[engine.rest]
-    )
+    quota = Quota(demo)
+    chores = [quota.enforce, quota.tidy, engine.uploads.forget_old, engine.shares.forget_old]
+    keep_places(demo, chores=chores, at_rest=[engine.rest])
     hold_no_connections(demo)
     return demo
 
