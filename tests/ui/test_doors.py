@@ -1,9 +1,12 @@
 """What comes in over HTTP, and what goes out: limits that the server holds, whoever asks."""
 
+import asyncio
 import json
 import os
 import re
 import time
+from collections import Counter
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -15,7 +18,7 @@ from starlette.testclient import TestClient
 from tests.ui.visits import serving
 from wanact.errors import UserError
 from wanact.ui import cache
-from wanact.ui.doors import MAX_JSON_BYTES, MAX_SMALL_BYTES, Doors, check_origins
+from wanact.ui.doors import MAX_CALLS, MAX_HELD_BYTES, MAX_JSON_BYTES, MAX_SMALL_BYTES, Doors, check_origins
 from wanact.ui.edits import Edits
 from wanact.ui.engine import Engine
 from wanact.ui.page import build_page, launch_options
@@ -320,3 +323,58 @@ def test_a_proxys_word_counts_only_from_near():
     assert TestClient(Doors(app, Edits())).get("/", headers={"host": "a b"}).status_code == 400
     TestClient(Doors(app, Edits())).get("/", headers={"range": "bytes=1-2-3", "x-forwarded-host": "a b"})
     assert "range" not in heard and heard.get("x-forwarded-host") is None
+
+
+@pytest.mark.parametrize(("num_bytes", "most"), [(10, MAX_CALLS), (100_000, 1)])
+def test_an_address_has_so_many_calls_in_work_and_the_others_wait(num_bytes, most):
+    """Server functions pass the queue: 64 slow ones of one visitor had every thread, and flights heard no key."""
+    working, at_once = Counter(), Counter()
+
+    async def work(request):
+        who = request.client.host
+        working[who] += 1
+        at_once[who] = max(at_once[who], working[who])
+        await asyncio.sleep(0.01)
+        working[who] -= 1
+        return PlainTextResponse("done")
+
+    app = Starlette(routes=[Route(TELL, work, methods=["POST"])])
+    work._is_server_fn = True
+    app.get_blocks = lambda: SimpleNamespace(blocks={1: SimpleNamespace(work=work)})
+    app.state_holder = SimpleNamespace(touch=lambda session: None)
+    doors = Doors(app, Edits())
+    body = {"component_id": 1, "fn_name": "work", "session_hash": "x", "data": "x" * num_bytes}
+
+    async def ask(who: str) -> list[int]:
+        transport = httpx.ASGITransport(_called(doors, app), client=(who, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+            answers = await asyncio.gather(*(http.post(TELL, json=body) for _ in range(2 * MAX_CALLS)))
+        return [answer.status_code for answer in answers]
+
+    async def both() -> list[list[int]]:
+        return await asyncio.gather(ask("10.0.0.1"), ask("10.0.0.2"))
+
+    assert set(sum(asyncio.run(both()), [])) == {200}
+    assert at_once == {"10.0.0.1": most, "10.0.0.2": most}
+    assert not doors._calls._turns and not doors._large._turns and not doors._held_bytes
+
+
+def _called(doors, app):
+    """The doors as Starlette calls a middleware."""
+
+    async def call(scope, receive, send):
+        await doors(scope | {"app": app}, receive, send)
+
+    return call
+
+
+def test_an_address_cannot_hold_all_that_is_received():
+    doors = Doors(Starlette(), Edits())
+    doors._held_bytes["10.0.0.1"] = int(0.75 * MAX_HELD_BYTES)
+    body = json.dumps({"data": ["x" * 100_000], "session_hash": "x", "fn_index": 0}).encode()
+    app = Starlette()
+    app.get_blocks = lambda: SimpleNamespace(fns={})
+    for who, status in (("10.0.0.1", 503), ("10.0.0.2", 404)):
+        answer = TestClient(_called(doors, app), client=(who, 1)).post(JOIN, content=body, headers=JSON)
+        assert answer.status_code == status, answer.text
+    assert doors._held_bytes["10.0.0.1"] == int(0.75 * MAX_HELD_BYTES) and len(doors._held_bytes) == 1

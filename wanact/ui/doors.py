@@ -8,12 +8,14 @@ being framed by what is not its own, and no path of this machine.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, quote, urlsplit
@@ -31,6 +33,7 @@ from wanact.errors import UserError
 from wanact.files import parse_foreign
 from wanact.ui import cache
 from wanact.ui.edits import QUERY, Edits
+from wanact.ui.places import ADDRESS_SHARE
 from wanact.ui.previews import Preview
 from wanact.ui.shares import QUERY as SHARED
 from wanact.ui.uploads import MAX_FILE_BYTES, MAX_FILES
@@ -41,6 +44,7 @@ MAX_JSON_BYTES = 12 * MB  # a flight with its first frame; a message of a page h
 MAX_SMALL_BYTES = 2**16
 MAX_UPLOAD_BYTES = MAX_FILES * MAX_FILE_BYTES + MB
 MAX_HELD_BYTES = 96 * MB  # of all bodies that are being received
+MAX_CALLS = 16  # server functions that work for one address at once, of 64 threads; each of its others waits for one
 MAX_VALUES = 400_000  # in one body: the longest track that is read has 160,000
 _BODY_S = 60.0
 _MAX_ADDRESS = 8_192
@@ -153,7 +157,8 @@ class Doors:
     def __init__(self, app: ASGIApp, edits: Edits, embedded_in: Sequence[str] = ()):
         self.app, self.edits = app, edits
         self.frames = " ".join(["'self'", *embedded_in]) if "*" not in embedded_in else "*"
-        self._held_bytes = 0
+        self._held_bytes: Counter[str] = Counter()  # by address
+        self._calls, self._large = _Turns(MAX_CALLS), _Turns(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -249,16 +254,19 @@ class Doors:
         if kind != "application/json":
             raise _Refused(415, "This takes application/json.")
         _, model, limit = post
-        with _Hold(self) as hold:
+        address = _address(scope)
+        with _Hold(self._held_bytes, address) as hold:
             body = await _read(receive, headers, limit, hold)
-            if len(body) > _LARGE:
-                content = await run_in_threadpool(_checked, body, model)
-            else:
-                content = _checked(body, model)
-            _check_target(scope["app"].get_blocks(), content, path)
-            if (session := getattr(content, "session_hash", None)) is not None:
-                scope["app"].state_holder.touch(session)
-            await self.app(scope, _again(body, receive), out.send)
+            is_large = len(body) > _LARGE
+            # Reading and answering these takes seconds of the interpreter, which all visitors share.
+            async with self._large.one(address) if is_large else contextlib.nullcontext():
+                content = await run_in_threadpool(_checked, body, model) if is_large else _checked(body, model)
+                _check_target(scope["app"].get_blocks(), content, path)
+                if (session := getattr(content, "session_hash", None)) is not None:
+                    scope["app"].state_holder.touch(session)
+                # What passes the queue has its places here.
+                async with self._calls.one(address) if model is _Tell else contextlib.nullcontext():
+                    await self.app(scope, _again(body, receive), out.send)
 
     async def _upload(self, scope: Scope, receive: Receive, out: _Out) -> None:
         if _length(Headers(scope=scope)) > MAX_UPLOAD_BYTES:
@@ -283,29 +291,67 @@ class Doors:
 
 
 class _Hold:
-    """Bytes of a body while they are held; given back at the end."""
+    """Bytes of a body while they are held; given back at the end.
 
-    def __init__(self, doors: Doors):
-        self._doors, self._num = doors, 0
+    Args:
+        held: of all bodies, by address. One address may hold three quarters of what there is.
+        address: whose body it is.
+    """
+
+    def __init__(self, held: Counter[str], address: str):
+        self._held, self._address, self._num = held, address, 0
 
     def add(self, num: int) -> None:
         self._num += num
-        self._doors._held_bytes += num
-        if self._num > _LARGE and self._doors._held_bytes > MAX_HELD_BYTES:
+        self._held[self._address] += num
+        is_much = self._held.total() > MAX_HELD_BYTES or self._held[self._address] > ADDRESS_SHARE * MAX_HELD_BYTES
+        if self._num > _LARGE and is_much:
             raise _Refused(503, "Too much is being sent at once; try again in a moment.")
 
     def __enter__(self) -> _Hold:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._doors._held_bytes -= self._num
+        self._held[self._address] -= self._num
+        if self._held[self._address] <= 0:
+            del self._held[self._address]
+
+
+class _Turns:
+    """So much at once for one address; the rest of it waits, and nobody else.
+
+    Args:
+        most: how much.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._asking: Counter[str] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def one(self, address: str) -> AsyncIterator[None]:
+        """A turn of an address, as soon as there is one."""
+        turns = self._turns.setdefault(address, asyncio.Semaphore(self._most))
+        self._asking[address] += 1
+        try:
+            async with turns:
+                yield
+        finally:
+            self._asking[address] -= 1
+            if not self._asking[address]:
+                del self._turns[address], self._asking[address]
+
+
+def _address(scope: Scope) -> str:
+    """Where a request comes from, as far as the server knows."""
+    return (scope.get("client") or ("",))[0]
 
 
 def _without_foreign_headers(scope: Scope) -> Scope:
     """A proxy's word counts where the other end may be a proxy, and only if it can be one; else what is asked for."""
-    client = (scope.get("client") or ("",))[0]
     try:
-        from_near = ip_address(client).is_private
+        from_near = ip_address(_address(scope)).is_private
     except ValueError:
         from_near = True  # a socket file
     kept = []
