@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import httpx
@@ -354,7 +355,9 @@ def test_an_address_has_so_many_calls_in_work_and_the_others_wait(num_bytes, mos
     async def both() -> list[list[int]]:
         return await asyncio.gather(ask("10.0.0.1"), ask("10.0.0.2"))
 
-    assert set(sum(asyncio.run(both()), [])) == {200}
+    with ThreadPoolExecutor(1) as thread:  # a loop of its own: a browser's may run in this one
+        answers = thread.submit(asyncio.run, both()).result()
+    assert set(sum(answers, [])) == {200}
     assert at_once == {"10.0.0.1": most, "10.0.0.2": most}
     assert not doors._calls._turns and not doors._large._turns and not doors._held_bytes
 
