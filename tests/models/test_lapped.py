@@ -55,6 +55,32 @@ def test_what_latents_can_say_is_read_back():
     torch.testing.assert_close(again, latents, atol=1e-4, rtol=0)
 
 
+def test_steps_between_the_squares_of_the_network_are_halved(video):
+    """And nothing else: pixels that do not lie at a border of two squares stay, and so does every pair's sum."""
+    torch.manual_seed(0)
+    plain = AutoencoderLapped(width=8, depth=1).eval()
+    torch.nn.init.normal_(plain.correction.weight, std=0.05)
+    seamless = AutoencoderLapped(width=8, depth=1, smooth_seams=True).eval()
+    seamless.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        latents = plain.encode(video).latent_dist.mode()[:, :, 0]
+        without = plain.synthesise(latents, refine=False)
+        before, after = plain.synthesise(latents) - without, seamless.synthesise(latents) - without
+    torch.testing.assert_close(_inside(after), _inside(before))
+    assert before.abs().max() > 0.1
+    rows = [3, 4, 7, 8]
+    columns = [1, 2, 5, 6]  # away from the other borders
+    a, b = before[:, :, rows][..., columns], after[:, :, rows][..., columns]
+    torch.testing.assert_close(b[:, :, 1::2] - b[:, :, ::2], 0.5 * (a[:, :, 1::2] - a[:, :, ::2]))
+    torch.testing.assert_close(b[:, :, 1::2] + b[:, :, ::2], a[:, :, 1::2] + a[:, :, ::2])
+
+
+def _inside(values: torch.Tensor) -> torch.Tensor:
+    """Pixels that no border of two squares touches."""
+    y, x = (torch.tensor([k for k in range(size) if k % 4 in (1, 2)]) for size in values.shape[-2:])
+    return values[:, :, y][..., x]
+
+
 def test_smooth_pictures_survive_without_training():
     vae = AutoencoderLapped(width=8, depth=1)
     clip = smooth_picture().expand(-1, -1, 5, -1, -1)

@@ -35,6 +35,8 @@ FRAMES_STAND_ALONE = True
 UNIT = 16.0  # kernels are kept this much larger than they act: Adam's steps are of one size for all weights
 VALUES = 3 * TEMPORAL_STRIDE  # of one pixel of a group, frame by frame
 LOG_VARIANCE = -30.0  # of a latent: it has none, and this is where diffusers clamps
+CORRECTED = 4  # pixels a side of what the network at the decoder's end answers at once
+SEAM = 0.25  # of a step between two of these goes to either side
 GROUPS_AT_ONCE = 8  # decoded together where nothing is trained: bounds memory and stays in a processor's cache
 
 
@@ -117,6 +119,21 @@ def _scattering(kernels: Tensor, stride: int) -> Tensor:
     return _channels_last(rearrange(kernels, "z c (a i) (b j) -> (c i j) z a b", i=stride, j=stride).flip(2, 3))
 
 
+def _seamless(x: Tensor) -> Tensor:
+    """Values [N, C, H, W] that were answered square by square, with half of each step between two squares taken away.
+
+    What learns through it answers without steps more easily than with them; kernels that overlap would cost ten times
+    as much.
+    """
+    for dim in (2, 3):
+        lines = x.movedim(dim, 0)
+        before, after = lines[CORRECTED - 1 : -1 : CORRECTED], lines[CORRECTED::CORRECTED]
+        step = SEAM * (after - before)
+        before += step
+        after -= step
+    return x
+
+
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -146,6 +163,7 @@ class AutoencoderLapped(ModelMixin, ConfigMixin):
         z_dim: latent channels.
         scale_factor_spatial, scale_factor_temporal: 16 and 4; other values are refused.
         width, depth: channels and blocks of the network at the decoder's end.
+        smooth_seams: whether steps between the squares of 4x4 pixels that it answers are halved.
         latents_mean, latents_std: of raw latents. The deviation is one number for all channels: the transform scales
             each by the square root of its deviation, half way between pixels and white, and a flow that draws coarse
             things before fine ones needs that difference (measured in `docs/nano.md`).
@@ -161,6 +179,7 @@ class AutoencoderLapped(ModelMixin, ConfigMixin):
         scale_factor_temporal: int = TEMPORAL_STRIDE,
         width: int = 64,
         depth: int = 4,
+        smooth_seams: bool = False,
         latents_mean: Sequence[float] | None = None,
         latents_std: Sequence[float] | None = None,
     ):
@@ -177,9 +196,9 @@ class AutoencoderLapped(ModelMixin, ConfigMixin):
         self.synthesis = nn.Parameter(torch.empty(z_dim, VALUES, KERNEL, KERNEL))
         self.offset = nn.Parameter(torch.zeros(VALUES))
         self.mirror = nn.Parameter(torch.empty(2, z_dim, z_dim))  # latents of what lies beyond the border, up and left
-        self.features = nn.Parameter(torch.empty(z_dim, width, KERNEL // 4, KERNEL // 4))
+        self.features = nn.Parameter(torch.empty(z_dim, width, KERNEL // CORRECTED, KERNEL // CORRECTED))
         self.blocks = nn.ModuleList(MixingBlock(width) for _ in range(depth))
-        self.correction = nn.Conv2d(width, VALUES * 16, 1)
+        self.correction = nn.Conv2d(width, VALUES * CORRECTED**2, 1)
         self.use_tiling = False
         if self.analysis.device.type != "meta":
             self.set_basis(*cosine_basis(z_dim))
@@ -215,7 +234,7 @@ class AutoencoderLapped(ModelMixin, ConfigMixin):
             kernels = (
                 _gathering(self.analysis / UNIT),
                 _scattering(self.synthesis / UNIT, BLOCK),
-                _scattering(self.features, BLOCK // 4),
+                _scattering(self.features, BLOCK // CORRECTED),
             )
             if not torch.is_grad_enabled():
                 self._laid_out = version, kernels
@@ -237,11 +256,13 @@ class AutoencoderLapped(ModelMixin, ConfigMixin):
         groups = groups[:, :, OVERLAP:-OVERLAP, OVERLAP:-OVERLAP] + self.offset[:, None, None]
         if not refine:
             return groups
-        x = F.pixel_shuffle(F.conv2d(latents, features), BLOCK // 4)
-        x = _channels_last(x[:, :, OVERLAP // 4 : -OVERLAP // 4, OVERLAP // 4 : -OVERLAP // 4])
+        reach = OVERLAP // CORRECTED
+        x = F.pixel_shuffle(F.conv2d(latents, features), BLOCK // CORRECTED)
+        x = _channels_last(x[:, :, reach:-reach, reach:-reach])
         for block in self.blocks:
             x = block(x)
-        return groups + F.pixel_shuffle(self.correction(x), 4)
+        correction = F.pixel_shuffle(self.correction(x), CORRECTED)
+        return groups + (_seamless(correction) if self.config.smooth_seams else correction)
 
     # As diffusers calls it
 

@@ -81,7 +81,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "text_dim": 96,
             "freq_dim": 128,
         },
-        "vae": {"_class_name": AutoencoderLapped.__name__, "width": 64, "depth": 4},
+        "vae": {"_class_name": AutoencoderLapped.__name__, "width": 64, "depth": 4, "smooth_seams": True},
         "text_encoder": {"d_model": 96, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_heads": 3, "dropout_rate": 0.0},
     },
 }
