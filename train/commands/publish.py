@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import torch
+
 from wanact.files import place
 from wanact.runs.publish import publish
 
@@ -15,6 +17,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=place, required=True, help="folder of the new run")
     parser.add_argument("--steps", type=int, nargs="+", help="steps to keep; all if not given")
     parser.add_argument("--base_model", help="name of the base model to write, instead of a path of this machine")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32"), help="of the weights; as they are if not given"
+    )
     args = parser.parse_args(argv)
-    for path in publish(args.run, args.out, args.steps, args.base_model):
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    for path in publish(args.run, args.out, args.steps, args.base_model, dtype):
         print(f"wrote {path}")

@@ -164,7 +164,7 @@ def _load_controller(controller: WanActionController, path: Path) -> None:
     refuse_unknown_injection(path)
     flag = f"--action_controller_checkpoint {path}"
     try:
-        weights = convert("controller", load_weights(path), partial=True)
+        weights = controller.whole(convert("controller", load_weights(path), partial=True))
     except ConvertError as error:
         raise CheckpointError(f"{flag} is no action controller that is known here: {error}") from error
     problem = resume.mismatch(weights, {name: value.shape for name, value in controller.state_dict().items()})

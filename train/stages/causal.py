@@ -307,7 +307,8 @@ class CausalStage(ActionStage):
         for network, file in zip(teacher, (TRANSFORMER, CONTROLLER), strict=True):
             if network is None:
                 continue
-            network.load_state_dict(load_weights(folder / file))
+            weights = load_weights(folder / file)
+            network.load_state_dict(network.whole(weights) if isinstance(network, WanActionController) else weights)
             network.eval().requires_grad_(False)
         return teacher
 

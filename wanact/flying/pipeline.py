@@ -788,7 +788,7 @@ class WanActPipeline:
         transformer = self.components.transformer
         try:
             controller = controller_of(weights.config["action_controller_config"])
-            controller.load_state_dict(convert("controller", weights.controller, partial=True))
+            controller.load_state_dict(controller.whole(convert("controller", weights.controller, partial=True)))
             transformer.check_controller(controller)
             scale = weights.config["action_magnitude_scale"]
             if not isinstance(scale, list):

@@ -127,8 +127,22 @@ class WanActionController(ModelMixin, ConfigMixin):
         self._freeze_unused()
 
     def _freeze_unused(self) -> None:
-        for name in set(COMMON_PARTS) - set(self.injection.uses):
+        for name in self.unused_parts:
             getattr(self, name).requires_grad_(False)
+
+    @property
+    def unused_parts(self) -> frozenset[str]:
+        """What this injection type never asks; the names are there all the same, so that types can be changed."""
+        return frozenset(COMMON_PARTS) - frozenset(self.injection.uses)
+
+    def whole(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights with those of `unused_parts` as they are here where a file leaves them out, as published runs do."""
+        own = {name: value for name, value in self.state_dict().items() if name.partition(".")[0] in self.unused_parts}
+        return own | weights
+
+    def used(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights without those of `unused_parts`."""
+        return {name: value for name, value in weights.items() if name.partition(".")[0] not in self.unused_parts}
 
     def requires_grad_(self, requires_grad: bool = True) -> WanActionController:
         """As for any module, but the parts this injection type never uses stay frozen: DDP waits for no gradient."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from wanact.errors import TakenError
 from wanact.files import CheckpointError, disk_errors, replacing, replacing_folder, write_json
 from wanact.models import pilot
+from wanact.models.controller import controller_of
 from wanact.runs import store
 from wanact.runs.evaluations import evaluations, film_file, read_film
 from wanact.runs.log import LOG
@@ -22,7 +25,13 @@ KEPT = ("epoch", "loss", "reason", "stage", "config_summary", "versions", "times
 KEPT_OF_PILOTS = ("kind", "loss", "reason", "stage", "success", "return", "timesteps", "updates", "task", "env_id")
 
 
-def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: str | None = None) -> list[Path]:
+def publish(
+    run: Path,
+    out: Path,
+    steps: list[int] | None = None,
+    base_model: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> list[Path]:
     """Copy what flies of some checkpoints of a run, a model's or a pilot's.
 
     Args:
@@ -30,6 +39,7 @@ def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: st
         out: folder of the new run; must not exist.
         steps: which checkpoints; all if not given.
         base_model: written into the configuration instead of the path that the run was trained on.
+        dtype: of the weights; as they are if not given. A pilot's stay as they are.
 
     Returns:
         The new checkpoints.
@@ -46,7 +56,7 @@ def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: st
     if missing:
         raise CheckpointError(f"{run} has no checkpoint of step {missing}; it has {sorted(found)}")
     with replacing_folder(out, overwrite=False) as temporary:
-        written = [_publish_one(found[step], temporary, base_model) for step in sorted(steps or found)]
+        written = [_publish_one(found[step], temporary, base_model, dtype) for step in sorted(steps or found)]
         if (run / LOG).is_file():  # one from the Hub may have none
             shutil.copyfile(run / LOG, temporary / LOG)
         if _is_pilot(found[max(steps or found)]):
@@ -60,7 +70,7 @@ def publish(run: Path, out: Path, steps: list[int] | None = None, base_model: st
     return [out / path.relative_to(temporary) for path in written]
 
 
-def _publish_one(info: CheckpointInfo, out: Path, base_model: str | None) -> Path:
+def _publish_one(info: CheckpointInfo, out: Path, base_model: str | None, dtype: torch.dtype | None) -> Path:
     store.verify(info.path)
     if _is_pilot(info):
         metadata = {name: info.metadata[name] for name in KEPT_OF_PILOTS if name in info.metadata}
@@ -70,8 +80,25 @@ def _publish_one(info: CheckpointInfo, out: Path, base_model: str | None) -> Pat
         weights.config["base_model"] = base_model
         for name in ("base_model_dir", "base_model_id"):
             weights.config.pop(name, None)
+    weights = _to_fly(weights, dtype)
     metadata = {name: info.metadata[name] for name in KEPT if name in info.metadata}
     return store.write_checkpoint(out, info.step, lambda folder: write_flight_files(weights, folder), metadata)
+
+
+def _to_fly(weights: FlightWeights, dtype: torch.dtype | None) -> FlightWeights:
+    """Without what is never asked, in another type if one is given."""
+    controller = weights.controller
+    if controller is not None:
+        with torch.device("meta"):
+            controller = controller_of(weights.config["action_controller_config"]).used(controller)
+    parts = {"controller": controller, "lora": weights.lora, "transformer": weights.transformer}
+    return replace(
+        weights,
+        **{
+            part: None if tensors is None else {name: value.to(dtype or value.dtype) for name, value in tensors.items()}
+            for part, tensors in parts.items()
+        },
+    )
 
 
 def _is_pilot(info: CheckpointInfo) -> bool:

@@ -37,7 +37,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--run", dest="checkpoint", metavar="RUN[@STEP]", help="the base if not given")
     parser.add_argument("--worlds", type=int, default=3, help="of each biome and time, whose views are known")
     parser.add_argument("--views", type=int, default=4, help="of each of these worlds")
-    parser.add_argument("--num_frames", type=int, help="of each clip, whose first is looked at")
+    parser.add_argument(
+        "--num_frames",
+        type=int,
+        help="of each clip, whose first is looked at; 1 where first frames are drawn by themselves",
+    )
     parser.add_argument("--steps", type=int, help="denoising steps; the model's own if not given")
     parser.add_argument("--guidance", type=float, help="guidance scale; the model's own if not given")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
@@ -125,7 +129,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     pipe = WanActPipeline.from_model_dir(args.model_dir, args.device)
     pipe.load_controller(None if args.checkpoint is None else checkpoint_named(args.checkpoint))
     size = (pipe.defaults["height"], pipe.defaults["width"])
-    frames = args.num_frames or (pipe.defaults["num_frames"] if pipe.causal is None else 1)
+    draws_pictures = pipe.causal is not None or pipe.components.places is not None
+    frames = args.num_frames or (1 if draws_pictures else pipe.defaults["num_frames"])
     settings = {"num_frames": frames, "num_inference_steps": args.steps, "guidance_scale": args.guidance}
     track = None if pipe.controller is None else ActionTrack.zeros(num_actions(frames))
     said = everything()
