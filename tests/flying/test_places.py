@@ -13,6 +13,7 @@ from tests.flying.test_pipeline import edit_config, write_run
 from tests.tiny_model import build_transformer
 from wanact.files import write_json
 from wanact.flying.pipeline import WanActPipeline
+from wanact.flying.request import ClipRequest
 from wanact.ui.engine import Engine
 from wanact.weights.layouts import METADATA, ModelDirError, read_json
 from wanact.weights.model_dir import PLACES, load_components, save_components
@@ -70,6 +71,13 @@ def test_a_base_that_draws_pictures_does_so_whatever_is_flown(tiny_model_dir, tm
         save_file(build_transformer(seed=2).state_dict(), run / "transformer.safetensors")
         pipe.load_controller(run)
         assert torch.equal(pipe.places("a lake at noon", "").draw(noise), drawn)
+        pipe.load_controller(None)
+    asked = pipe.check(ClipRequest("a lake at noon", None, **ONE))
+    assert (asked.num_inference_steps, asked.guidance_scale) == (5, 3.0), "as metadata.json says of places"
+    asked = pipe.check(ClipRequest("a lake at noon", None, **ONE, num_inference_steps=2))
+    assert (asked.num_inference_steps, asked.guidance_scale) == (2, 3.0)
+    clip = pipe.check(ClipRequest("a lake at noon", None, **ONE | {"num_frames": 5}))
+    assert clip.num_inference_steps == pipe.defaults["num_inference_steps"] != 5
     saved = save_components(pipe.components, tmp_path / "saved")
     assert not (saved / PLACES).exists()
 

@@ -444,6 +444,8 @@ class WanActPipeline:
             own["num_inference_steps"] = self.causal.num_inference_steps
             if self.causal.guidance_scale > 1:
                 own["guidance_scale"] = self.causal.guidance_scale
+        elif request.image is None and request.num_frames == 1:  # a place from words, and no clip
+            own |= self.metadata.get(PLACES, {})
         longest = shapes.num_pixel_frames(self.components.transformer.config.rope_max_seq_len)  # of the rotary table
         return check_request(self.defaults | own, longest, request)
 
