@@ -88,8 +88,8 @@ class BestTimes:
         """The best of a course, fastest first; none if the file is damaged, which the log says."""
         try:
             return self._load().get(course, [])[:MAX_PLACES]
-        except (UserError, OSError):
-            logger.exception("the table of best times cannot be read")
+        except (UserError, OSError) as error:
+            logger.error("the table of best times cannot be read: %s", error)
             return []
 
     def place(self, course: str, seconds: float) -> int:
@@ -111,7 +111,7 @@ class BestTimes:
             try:
                 table = dict(self._load())
             except UserError as error:
-                logger.exception("the table of best times cannot be read")
+                logger.error("the table of best times cannot be read: %s", error)
                 raise BestError("the table of best times is damaged; whoever runs this page can mend it") from error
             rows = table.get(course, [])
             own = next((row for row in rows if row.name.casefold() == name.casefold()), None)

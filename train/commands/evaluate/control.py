@@ -81,7 +81,8 @@ def chosen_checkpoints(run: Path, which: str) -> list[tuple[str, Path]]:
     wanted = [info for info in infos if which == "all" or info.is_named(which)]
     if wanted:
         return [(info.id, info.path) for info in sorted(wanted, key=lambda i: i.step)]
-    ref = store.ref_of(folder := store.resolve(run))
+    folder = store.resolve(run)
+    ref = store.load_flight_weights(folder).ref  # what is no run is said before minutes of measuring
     return [(ref.run if ref.step is None else ref.id, folder)]
 
 
