@@ -254,6 +254,11 @@ def test_our_own_bugs_do_not_show_their_insides(desk, request_fields, monkeypatc
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_a_session_keeps_one_frame_of_a_clip_and_not_all(flown):
+    _, frame, _ = flown
+    assert frame.base is None, "a view keeps all that it is a part of"
+
+
 def test_going_on_starts_from_the_last_frame(desk, flown):
     _, last, _ = flown
     image, note = desk.go_on(last)

@@ -307,7 +307,8 @@ class FlyDesk:
                 "fps": fps,
                 "caption": caption,
             }
-            yield ClipState(**state), frames[-1]
+            last = frames[-1].copy()  # a view would keep the whole clip for as long as the session
+            yield ClipState(**state), last
             try:
                 for form in ("gif", "webp"):  # while the clip plays
                     picture = Path(folder, f"{name}.{form}")
@@ -315,7 +316,7 @@ class FlyDesk:
                     state[form] = {"path": str(picture), "orig_name": picture.name}
             except OSError:
                 logger.exception("a clip could not be written as a GIF or WebP")
-            yield ClipState(**state), frames[-1]
+            yield ClipState(**state), last
 
     def _record(self, flight: Flight) -> FlightRecord:
         choice, defaults = flight.checkpoint, self.engine.defaults
