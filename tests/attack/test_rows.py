@@ -81,7 +81,7 @@ def test_an_uploaded_picture_flies_and_comes_back_in_the_record(visitor):
     """The doors are open for whom they are for."""
     frame = visitor.upload(picture(300, 200))
     ended = last(visitor.generate(frame))
-    assert ended["success"]
+    assert ended["success"], ended
     state = ended["output"]["data"][0]
     assert state["record"]["path"].startswith("/cache/")
     record = FlightRecord.parse(visitor.http.get(state["record"]["url"]).content)
@@ -345,7 +345,7 @@ def test_an_uploaded_configuration_of_nothing_is_one_sentence(visitor):
         ]
         ended = last(visitor.run("add_upload", [files]))
         answer = (ended.get("output") or {}).get("data", [{}])[0]
-        assert ended["success"]
+        assert ended["success"], ended
         if "upload" in answer:
             fields = {"checkpoint": answer["upload"]["id"]}
             messages = visitor.generate(visitor.usual(visitor.function("generate"))[0], **fields)

@@ -133,9 +133,9 @@ class I2VStage(FlowStage):
             return {LORA: {f"transformer.{name.replace(f'.{ADAPTER}.', '.')}": value for name, value in own.items()}}
         if not own:
             return {}
-        left = {name: value for name, value in self.transformer.named_parameters() if not value.requires_grad}
         dtype = getattr(torch, self.config.checkpoint.export_dtype)
-        return {TRANSFORMER: {name: value.detach().to("cpu", dtype) for name, value in (left | own).items()}}
+        frozen = {n: p.detach().cpu() for n, p in self.transformer.named_parameters() if not p.requires_grad}
+        return {TRANSFORMER: {name: value.to(dtype) for name, value in (frozen | own).items()}}
 
     def export_config(self) -> tuple[str, dict[str, Any]]:
         return RUN_CONFIG, self.run_config() | {"lora": lora_config(self.config)}

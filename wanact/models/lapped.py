@@ -200,6 +200,7 @@ class AutoencoderLapped(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(MixingBlock(width) for _ in range(depth))
         self.correction = nn.Conv2d(width, VALUES * CORRECTED**2, 1)
         self.use_tiling = False
+        self.smooth_seams = smooth_seams
         if self.analysis.device.type != "meta":
             self.set_basis(*cosine_basis(z_dim))
             nn.init.normal_(self.features, std=0.5 / math.sqrt(z_dim))
@@ -262,7 +263,7 @@ class AutoencoderLapped(ModelMixin, ConfigMixin):
         for block in self.blocks:
             x = block(x)
         correction = F.pixel_shuffle(self.correction(x), CORRECTED)
-        return groups + (_seamless(correction) if self.config.smooth_seams else correction)
+        return groups + (_seamless(correction) if self.smooth_seams else correction)
 
     # As diffusers calls it
 

@@ -80,29 +80,31 @@ def check_controller(file: Path, header: Mapping[str, Any], config: Mapping[str,
                 f"{name} of {file} is {reprlib.repr(value)[:40]}, expected a whole number from 1 to {largest:,}"
             )
     try:
-        expected = _controller_shapes(json.dumps(settings, sort_keys=True))
+        expected, needed = _controller_shapes(json.dumps(settings, sort_keys=True))
         found = convert(
             "controller", {name: torch.empty(shape, device="meta") for name, shape in _shapes(header)}, partial=True
         )
     except (ConvertError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{file} is no action controller: {' '.join(str(error).split())[:200]}") from error
-    missing = sorted(set(expected) - set(found))
+    missing = sorted(needed - set(found))
     unknown = sorted(set(found) - set(expected))
     if missing or unknown:
         what = f"lacks {missing[0]}" if missing else f"holds {unknown[0]}, which no action controller has"
         raise CheckpointError(f"{file} {what[:200]}")
-    for name, shape in expected.items():
-        if tuple(found[name].shape) != shape:
+    for name, value in found.items():
+        if tuple(value.shape) != expected[name]:
             raise CheckpointError(
-                f"{name} of {file} has shape {tuple(found[name].shape)}, its configuration asks for {shape}"
+                f"{name} of {file} has shape {tuple(value.shape)}, its configuration asks for {expected[name]}"
             )
 
 
 @functools.lru_cache(maxsize=32)
-def _controller_shapes(settings: str) -> dict[str, tuple[int, ...]]:
+def _controller_shapes(settings: str) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
+    """What a controller of these settings has, and those of it that must be there."""
     with torch.device("meta"):
         controller = controller_of(json.loads(settings))
-    return {name: tuple(value.shape) for name, value in controller.state_dict().items()}
+    weights = controller.state_dict()
+    return {name: tuple(value.shape) for name, value in weights.items()}, frozenset(controller.used(weights))
 
 
 def _shapes(header: Mapping[str, Any]) -> list[tuple[str, list[int]]]:

@@ -15,9 +15,10 @@ from typing import Any
 
 from gradio import route_utils, routes
 from gradio.blocks import Blocks
-from gradio.route_utils import GradioMultiPartParser, MultiPartException
+from gradio.route_utils import GradioMultiPartParser
 from gradio.utils import get_upload_folder
 from starlette.concurrency import run_in_threadpool
+from starlette.formparsers import MultiPartException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 

@@ -11,6 +11,7 @@ from wanact.actions import PRESETS
 from wanact.files import CheckpointError
 from wanact.flying.pipeline import WanActPipeline
 from wanact.runs import store
+from wanact.runs.check import check_flight_files
 from wanact.runs.publish import publish
 
 
@@ -36,6 +37,8 @@ def test_a_published_run_flies_alike_with_less_and_trains_on(run, model, tmp_pat
     publish(tmp_path / "run", tmp_path / "half", dtype=torch.bfloat16)
     files = [store.resolve(tmp_path / name) / store.CONTROLLER for name in ("run", "small", "half")]
     assert files[0].stat().st_size > files[1].stat().st_size > files[2].stat().st_size
+    for path in files:
+        check_flight_files(path.parent, store.load_flight_weights(path.parent).config)
     pipe = WanActPipeline.from_model_dir(model)
     clips = []
     for name in ("run", "small"):
