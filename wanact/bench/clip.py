@@ -30,13 +30,13 @@ def bench_clip(pipe: WanActPipeline, num_runs: int, **options: Any) -> dict[str,
     Args:
         pipe: the checkpoint it flies is part of the measurement.
         num_runs: clips that are timed; the median of each stage counts.
-        options: of the pipeline's call; None for the model's defaults.
+        options: of the pipeline's call; None for the checkpoint's own, or the model's defaults.
 
     Returns:
         `seconds_total`, one `seconds_<stage>` each, `seconds_step`, `peak_memory_gb` of the whole process, and what
         was measured.
     """
-    setting = {name: pipe.defaults[name] if value is None else value for name, value in options.items()}
+    setting = {name: pipe.own_defaults[name] if value is None else value for name, value in options.items()}
     image = Image.fromarray(
         np.random.default_rng(0).integers(0, 256, (setting["height"], setting["width"], 3), np.uint8)
     )

@@ -433,21 +433,27 @@ class WanActPipeline:
         options = self.placement.options
         return self.causal is not None and options.offload == "none" and not options.vae_tiling
 
+    @property
+    def own_defaults(self) -> dict[str, Any]:
+        """The model's defaults with the steps and the guidance of the loaded checkpoint, where it is causal."""
+        if self.causal is None:
+            return dict(self.defaults)
+        own: dict[str, Any] = {"num_inference_steps": self.causal.num_inference_steps}
+        if self.causal.guidance_scale > 1:
+            own["guidance_scale"] = self.causal.guidance_scale
+        return self.defaults | own
+
     def check(self, request: ClipRequest) -> Request:
         """The request as it would be drawn now, with the defaults of the model and of the loaded checkpoint.
 
         Raises:
             RequestError, ImageError, ActionError: naming what cannot be used, and what could be.
         """
-        own: dict[str, Any] = {}
-        if self.causal is not None:
-            own["num_inference_steps"] = self.causal.num_inference_steps
-            if self.causal.guidance_scale > 1:
-                own["guidance_scale"] = self.causal.guidance_scale
-        elif request.image is None and request.num_frames == 1:  # a place from words, and no clip
-            own |= self.metadata.get(PLACES, {})
+        defaults = self.own_defaults
+        if self.causal is None and request.image is None and request.num_frames == 1:  # a place from words, and no clip
+            defaults |= self.metadata.get(PLACES, {})
         longest = shapes.num_pixel_frames(self.components.transformer.config.rope_max_seq_len)  # of the rotary table
-        return check_request(self.defaults | own, longest, request)
+        return check_request(defaults, longest, request)
 
     def check_settings(self, config: Mapping[str, Any]) -> None:
         """Hold the numbers of a run's settings against what this model can use, before anything is built from them.
