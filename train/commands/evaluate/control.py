@@ -19,6 +19,7 @@ from wanact.data.motion import motion_track
 from wanact.files import place
 from wanact.flying.pipeline import WanActPipeline
 from wanact.runs import store
+from wanact.runs.check import flight_files
 from wanact.world import simulator
 
 
@@ -81,8 +82,9 @@ def chosen_checkpoints(run: Path, which: str) -> list[tuple[str, Path]]:
     wanted = [info for info in infos if which == "all" or info.is_named(which)]
     if wanted:
         return [(info.id, info.path) for info in sorted(wanted, key=lambda i: i.step)]
-    folder = store.resolve(run)
-    ref = store.load_flight_weights(folder).ref  # what is no run is said before minutes of measuring
+    ref = store.ref_of(folder := store.resolve(run))
+    if not flight_files(folder):
+        store.load_flight_weights(folder)  # which says what is missing, before minutes of measuring
     return [(ref.run if ref.step is None else ref.id, folder)]
 
 
