@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny_model
+from wanact.flying.draft import Drafter, DraftSettings
 from wanact.models.lapped import AutoencoderLapped
 from wanact.models.nearness import NearnessConfig, NearnessNetwork
 from wanact.weights import model_dir
@@ -22,6 +23,12 @@ def lapped_dir(tmp_path_factory) -> Path:
     components.vae = AutoencoderLapped(width=8, depth=1)
     components.nearness = NearnessNetwork(NearnessConfig((4, 8)))
     return model_dir.save_components(components, path)
+
+
+@pytest.fixture(scope="module")
+def drafter() -> Drafter:
+    """Of a lapped autoencoder; nobody sees how near things are."""
+    return Drafter(AutoencoderLapped(width=8, depth=1).eval(), DraftSettings(), [100.0] * 4 + [1.0] * 4)
 
 
 @pytest.fixture

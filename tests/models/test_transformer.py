@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import FirstBlockCacheConfig, WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
@@ -270,3 +271,26 @@ def test_attention_frame_by_frame_is_that_under_the_mask(view):
     weights = torch.randn_like(ways[0])
     for own, other in zip(*(torch.autograd.grad((out * weights).sum(), inputs) for out in ways), strict=True):
         assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+class Alone(WanAttnProcessor):
+    """diffusers' attention under a mask by which each token of the last sample sees itself alone."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
+        batch, length, _ = hidden_states.shape
+        mask = torch.ones(batch, 1, length, length, dtype=torch.bool)
+        mask[-1] = torch.eye(length, dtype=torch.bool)
+        return super().__call__(attn, hidden_states, encoder_hidden_states, mask, rotary_emb)
+
+
+@pytest.mark.parametrize("layers", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_last_sample_does_not_look_around_in_perturbed_layers(stock, ours, layers, batch):
+    inputs = make_inputs(batch=batch)
+    for layer in layers:
+        stock.blocks[layer].attn1.set_processor(Alone())
+    perturbed, plain = run(ours, inputs, perturbed_layers=layers), run(ours, inputs)
+    expected = run(stock, inputs | {"timestep": per_token(inputs["timestep"])})
+    assert_close(perturbed, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(perturbed[:-1], plain[:-1]) and not torch.allclose(perturbed[-1], plain[-1], atol=1e-3)
+    assert torch.equal(run(ours, inputs, perturbed_layers=()), plain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from tests.ui.line import line_to
 from tests.ui.live_desks import live_alone, make_desk, nobody_flies
 from tests.ui.test_browser import serious_violations
 from tests.ui.visits import Console
+from tests.waiting import wait_for
 from wanact.flying.record import FlightRecord
 from wanact.media.footage import read_video
 from wanact.media.likeness import Sight
@@ -95,13 +96,6 @@ def hold(page, keys: Sequence[str], until: str) -> None:
         for key in keys:
             page.keyboard.up(key)
     raise AssertionError(f"with {keys} held it never came true: {until}")
-
-
-def wait_for(holds: Callable[[], object], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.05)
 
 
 def drawn(desk: LiveDesk, flight: str) -> int:

@@ -52,7 +52,8 @@ def test_the_diffusers_layout_loads_all_parts(model_dir):
     assert_same_weights(components.text_encoder, stock.text_encoder)
     assert components.scheduler.config.flow_shift == 5.0
     assert components.tokenizer("a lake").input_ids == stock.tokenizer("a lake").input_ids
-    assert components.metadata["defaults"] == TINY_DEFAULTS | {"sigma_grid": "wan", "text_to_video": False}
+    silent = {"sigma_grid": "wan", "text_to_video": False, "perturbed_layers": []}
+    assert components.metadata["defaults"] == TINY_DEFAULTS | silent
     assert not components.transformer.training and not components.text_encoder.training
 
 
@@ -210,7 +211,14 @@ def test_an_index_of_no_known_layout_is_refused(model_dir):
         (lambda d: edit(d / METADATA, defaults={"num_inference_steps": 0}), "is 0, expected a whole number"),
         (lambda d: edit(d / METADATA, defaults={"guidance_scale": 0}), "guidance_scale of 1 or more"),
         (lambda d: edit(d / METADATA, defaults={"text_to_video": "yes"}), "is 'yes', expected true or false"),
-        (lambda d: edit(d / METADATA, places=[20]), "must be an object of num_inference_steps and guidance_scale"),
+        (lambda d: edit(d / METADATA, places=[20]), "must be an object of num_inference_steps, guidance_scale"),
+        (lambda d: edit(d / METADATA, defaults={"perturbed_layers": 3}), "is 3, expected a list of layers, from 0"),
+        (lambda d: edit(d / METADATA, defaults={"perturbed_layers": [-1]}), r"is \[-1\], expected a list of layers"),
+        (
+            lambda d: edit(d / METADATA, defaults={"perturbed_layers": [1, 9]}),
+            "layer 9, the transformer's last is 1",
+        ),
+        (lambda d: edit(d / METADATA, places={"perturbed_layers": [2]}), "names layer 2, the transformer's last is 1"),
         (lambda d: edit(d / METADATA, places={"num_inference_steps": 0}), "expected a whole number above 0"),
         (lambda d: edit(d / METADATA, draws=["hills"]), '"draws" in .* must be text'),
         (lambda d: edit(d / METADATA, draws="x" * 500), "up to 400 characters"),

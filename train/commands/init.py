@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     names = "height width num_frames num_inference_steps guidance_scale flow_shift max_sequence_length".split()
     defaults = {name: getattr(args, name) for name in names}
     defaults |= {"fps": 16, "negative_prompt": "", "rest": "hold", "sigma_grid": args.sigma_grid}
-    defaults["text_to_video"] = False  # it is trained on what follows a first frame
+    defaults |= {"text_to_video": False, "perturbed_layers": []}  # it is trained on what follows a first frame
     check_defaults(defaults, args.out / METADATA)
     tokenizer = train_tokenizer(read_captions(args.captions), args.vocab_size)
     torch.manual_seed(args.seed)

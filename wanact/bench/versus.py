@@ -31,6 +31,7 @@ def bench_versus(pipe: WanActPipeline, num_runs: int, setting: dict[str, Any]) -
         in [0, 1], and the seconds.
     """
     pipe.load_controller(None)
+    pipe.defaults["perturbed_layers"] = []  # diffusers' pipeline has none
     parts = pipe.components
     networks = (parts.transformer, parts.vae, parts.text_encoder, parts.tokenizer, parts.scheduler)
     grid = pipe.defaults["sigma_grid"]

@@ -16,7 +16,9 @@ from wanact.shapes import TEMPORAL_STRIDE
 
 HOLD = 10  # latent frames that a key is held
 SETTLING = 1  # latent frames of a hold that do not count: the drone has inertia
-OUTWARD = [c for c in range(NUM_CHANNELS) if c < OPPOSITE[c]]  # one channel of each pair
+# One channel of each pair. Down before up: from eight degrees below the horizon a camera can be turned down for the 30
+# degrees of a hold, and up for 24, and who is stopped does not come back to where he was.
+OUTWARD = [CHANNELS.index(name) for name in ("forward", "left", "yaw_left", "pitch_down")]
 
 
 @dataclass(frozen=True)

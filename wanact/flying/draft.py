@@ -14,6 +14,7 @@ ground and wrong for what stands on it. That, and what comes into view, is the o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,16 +33,19 @@ from wanact.models.nearness import FOLDER, NearnessNetwork, usual_nearness
 from wanact.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE
 
 NODES = 40  # across a picture, at which it is reckoned where pixels come from
-FINE_NODES = 80  # the same where it is seen how near everything is
+FINE_NODES = 160  # the same where it is seen how near everything is
 LOOKS = 4  # at the last picture, until it is found what a pixel shows
-REACH = 9  # nodes across, within which what is nearest is looked at first: it hides what is behind it
-EDGE = 9  # pixels, over which what is known goes over into what is drawn
+REACH = 9  # nodes across, a power of three, within which what is nearest is looked at first: it hides what is behind it
+EDGE = 9  # pixels, a power of three, over which what is known goes over into what is drawn
+SIDE = 27  # pixels, a power of three, over which it goes over into a mirror image of another picture
+FADES = 2  # drafts, over which a picture takes another's place
 FILL_FROM = (4, 8, 16)  # pixels, from how far around that is filled: the nearest where something is known
 FARTHER = 4.0  # how much what is far counts more where something hidden is filled
 LINEAR = 1 / 3  # share of linear interpolation where pictures are moved
 ENOUGH = 1e-6  # weight of what is known around, to fill from
-MADE_UP = 1.15  # how far what is filled from around has worn out, and the most that anything can
-MIRRORED = 0.8  # the same of what is mirrored, whose horizon meets its neighbour's: another picture's would not
+MADE_UP = 1.6  # how far what is filled from around has worn out, and the most that anything can
+BEYOND = 0.4  # half heights over and under a mirrored picture, from where on nothing but the edge's colour is left
+SKY = 0.05  # how near, in 1 / clip path, a sky is at most
 OFF = 1.5  # pixels that a place may miss the one it comes from: beyond it was hidden
 
 
@@ -59,8 +63,8 @@ class DraftSettings:
             what comes into view to the network.
         mirrors: whether what comes into view at the sides is begun from an earlier picture, mirrored at its sides as
             often as it takes, and not from noise: for networks that know no more of it than a blur.
-        redraws: whether what has worn out of a picture, because it was flown at or made up, is drawn anew by the model
-            directory's network of places.
+        redraws: whether what has worn out of a picture, because it was flown at or made up, is taken from a clear one:
+            the first, or one that the model directory's network of places draws when the words have changed.
 
     Raises:
         ValueError: for settings that cannot be flown.
@@ -127,11 +131,34 @@ class Draft(NamedTuple):
         """What was drawn from it, [B, C, 1, h, w], and what stays of it."""
         return torch.lerp(drawn, self.latent, self.latent_stays)
 
-    def shown(self, frames: Tensor, first: int = 0) -> Tensor:
-        """Frames of what was drawn from it, [B, 3, n, H, W] from this one on, and what stays of its own. They never
-        went through the autoencoder, which would lose a little each time."""
-        own = slice(first, first + frames.shape[2])
-        return torch.lerp(frames, self.video[:, :, own].to(frames.dtype), self.stays[:, :, own].to(frames.dtype))
+    def shown(self, frames: Tensor) -> Tensor:
+        """The frames of what was drawn from it, [B, 3, 4, H, W], and what stays of its own. They never went through the
+        autoencoder, which would lose a little each time."""
+        return torch.lerp(frames, self.video.to(frames.dtype), self.stays.to(frames.dtype))
+
+
+class Drawn:
+    """A latent frame that was drawn from a draft, and its frames: the flight goes on from the last one, and somebody
+    shows them, in another thread. Whoever is first decodes them.
+
+    Args:
+        vae: of the flight.
+        latent: [B, C, 1, h, w].
+        draft: that it was drawn from.
+    """
+
+    def __init__(self, vae: Any, latent: Tensor, draft: Draft):
+        self.latent, self.draft, self._vae = latent, draft, vae
+        self._lock, self._frames = threading.Lock(), torch.empty(0)
+
+    @property
+    def frames(self) -> Tensor:
+        """[B, 3, 4, H, W] in [-1, 1], in the autoencoder's type."""
+        with self._lock:
+            if not len(self._frames):
+                dtype = next(self._vae.parameters()).dtype
+                self._frames = self.draft.shown(vae_ops.decode_alone(self._vae, self.latent.to(dtype)))
+            return self._frames
 
 
 class Sight:
@@ -145,7 +172,8 @@ class Sight:
             Not at all if not given.
 
     Attributes:
-        fades_from: what was shown before this picture was drawn anew, [B, 3, H, W]: the next draft goes over from it.
+        fades_from: what was shown before this picture took its place, [B, 3, H, W]: the next drafts go over from it.
+        faded: how far they have, from 0 to 1.
     """
 
     def __init__(
@@ -156,6 +184,7 @@ class Sight:
         worn: Tensor | None = None,
     ):
         self.fades_from: Tensor | None = None
+        self.faded = 0.0
         self.picture, self.place, self._look = picture, place, look
         cells = (size // SPATIAL_STRIDE for size in picture.shape[2:])
         self.worn = picture.new_zeros(len(picture), 1, *cells) if worn is None else worn
@@ -167,6 +196,20 @@ class Sight:
         if self._near is None and self._look is not None:
             self._near = self._look(self.picture, self.place)
         return self._near
+
+    @property
+    def worn_out(self) -> Tensor:
+        """How far it has worn out, [B, 1, h, w], where it can: a sky does not grow, and its mirror image is one."""
+        if self.near is None:
+            return self.worn
+        nearest = F.adaptive_max_pool2d(self.near, self.worn.shape[2:])
+        return torch.where(nearest > SKY, self.worn, 0.0)
+
+    def fade_on(self) -> None:
+        """A draft more has gone over from what was shown before."""
+        self.faded += 1 / FADES
+        if self.faded >= 1:
+            self.fades_from = None
 
     def renewed(self, other: Sight, where: Tensor) -> Sight:
         """Another's flights, where [B] they are chosen, among these."""
@@ -206,13 +249,14 @@ class _Seen(NamedTuple):
     def missing(self) -> Tensor:
         return self.outside | self.hidden
 
-    def filled_from(self, other: _Seen, where: Tensor | None = None) -> _Seen:
-        """With what another picture shows of what is missing, or of what is missing there. What neither shows was
-        hidden if it lay inside of either."""
+    def filled_from(self, other: _Seen, where: Tensor | None = None, over: int = 1) -> _Seen:
+        """With what another picture shows of what is missing, or of what is missing there, and over so many pixels
+        around it. What neither shows was hidden if it lay inside of either."""
         fills = self.missing & ~other.missing
         fills = fills if where is None else fills & where
+        share = (_faded(fills, over) * ~other.missing)[:, None]
         return _Seen(
-            torch.where(fills[:, None], other.video, self.video),
+            torch.lerp(self.video, other.video, share),
             self.outside & ~fills & (other.outside if where is None else True),
             (self.hidden & ~fills) | ((self.outside & other.hidden) if where is None else False),
             torch.where(fills, other.near, self.near),
@@ -267,7 +311,7 @@ class Drafter:
 
     def picture(self, latent: Tensor) -> Tensor:
         """The last picture of latent frames [B, C, 1, h, w], [B, 3, H, W] in [-1, 1]."""
-        return vae_ops.last_picture(self.vae, latent.to(self._dtype)).float()
+        return vae_ops.decode_alone(self.vae, latent.to(self._dtype))[:, :, -1].float()
 
     def sight(self, picture: Tensor, place: Tensor, worn: Tensor | None = None) -> Sight:
         """A picture [B, 3, H, W] in [-1, 1] from a place [B, 4], for drafts to be moved from; `worn` as a sight's."""
@@ -317,15 +361,13 @@ class Drafter:
             if found is not None:
                 kept, kept_place, fits = found
                 more = self._seen(self.sight(kept, kept_place), targets)
-                seen = seen.filled_from(more, fits[:, None, None, None] & seen.outside)
+                seen = seen.filled_from(more, fits[:, None, None, None] & seen.outside, SIDE)
         video, unseen = seen.painted(), seen.outside
         if self.settings.mirrors and region is not None and unseen.any():
-            mirrored, found = self._mirrored(region, targets)
-            video = torch.lerp(video, mirrored, _faded(unseen)[:, None])
-            unseen = unseen & ~found
-        worn = seen.worn
-        for where, how_far in ((seen.hidden, MADE_UP), (seen.outside, MIRRORED)):
-            worn = torch.lerp(worn, torch.full_like(worn, how_far), _of_cells(where[:, -1:], worn))
+            video = torch.lerp(video, self._mirrored(region, targets), _faded(unseen, SIDE)[:, None])
+            unseen = torch.zeros_like(unseen)
+        worn = seen.worn * (1 - _of_cells(seen.outside[:, -1:], seen.worn))
+        worn = torch.lerp(worn, torch.full_like(worn, MADE_UP), _of_cells(seen.hidden[:, -1:], worn))
         unknown = F.avg_pool2d(unseen.float().mean(1, keepdim=True), 8)
         unknown = F.adaptive_max_pool2d(unknown, cells)[:, :, None]
         settings = self.settings
@@ -346,7 +388,7 @@ class Drafter:
         batch, count = targets.shape[:2]
         pictures = sight.picture.repeat_interleave(count, dim=0)
         if sight.fades_from is not None:
-            share = (torch.arange(count, device=grid.device) + 1) / count
+            share = sight.faded + (torch.arange(count, device=grid.device) + 1) / (count * FADES)
             before = sight.fades_from.repeat_interleave(count, dim=0)
             pictures = torch.lerp(before, pictures, share.repeat(batch).view(-1, 1, 1, 1))
         seen = _sampled(pictures, grid).clamp(-1, 1)
@@ -358,9 +400,19 @@ class Drafter:
         video = seen.unflatten(0, (batch, count)).transpose(1, 2)
         return _Seen(video, outside, hidden, near, _worn(sight.worn, grid.unflatten(0, (batch, count))[:, -1]))
 
-    def _mirrored(self, region: Sight, targets: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def turned(self, picture: Tensor, pitch: Tensor, turns_deg: Sequence[float]) -> Tensor:
+        """A picture [B, 3, H, W] that flights begin with, as a camera of this pitch [B, 1] sees it from there that has
+        turned right by n turns, its sides mirrored: [B, 3, n, H, W]."""
+        place = self.start(len(picture), picture.device)
+        targets = place[:, None].repeat(1, len(turns_deg), 1)
+        targets[..., 2], targets[..., 3] = place.new_tensor(turns_deg), pitch
+        return self._mirrored(self.sight(picture, place), targets)
+
+    def _mirrored(self, region: Sight, targets: Tensor) -> Tensor:
         """What a picture shows in the directions that are seen from the targets [B, n, 4], as if its sides were
-        mirrors: video [B, 3, n, H, W]; and where it shows anything, bool [B, n, H, W]."""
+        mirrors, [B, 3, n, H, W]. Above and below it lies a mirrored strip that goes over into the colour of its edge,
+        as a sky does."""
         (batch, count), (height, width) = targets.shape[:2], region.picture.shape[2:]
         apart = max(1, width // NODES)
         x, y = (torch.arange(0, size + apart, apart, device=targets.device) + 0.5 for size in (width, height))
@@ -371,10 +423,15 @@ class Drafter:
         ray = view.rays(x, y, targets[..., 3])
         ray = ray.moved(way, usual_nearness(ray.elevation())).folded(yaw, self.settings.field_of_view_deg / 2)
         place = view.places(ray, region.place[:, None, 3].expand(batch, count))
-        grid = _between(place, apart, height, width).permute(0, 2, 3, 1)
+        across, down = _between(place, apart, height, width).unbind(1)
+        beyond = (down.abs() - 1).clamp_min(0)
+        grid = torch.stack([across, down - 2 * beyond * down.sign()], dim=-1)
         video = _sampled(region.picture.repeat_interleave(count, dim=0), grid).clamp(-1, 1)
-        found = (grid[..., 1].abs() <= 1).unflatten(0, (batch, count))
-        return video.unflatten(0, (batch, count)).transpose(1, 2), found
+        edges = region.picture[:, :, :EDGE], region.picture[:, :, -EDGE:]
+        upper, lower = (edge.mean((2, 3), keepdim=True).repeat_interleave(count, dim=0) for edge in edges)
+        edge = torch.where(down[:, None] < 0, upper, lower)
+        video = torch.lerp(video, edge, (beyond[:, None] / BEYOND).clamp_max(1))
+        return video.unflatten(0, (batch, count)).transpose(1, 2)
 
     def _places(self, sight: Sight, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Where each pixel seen from the targets [B, n, 4] lies in a picture, as `grid_sample` takes it,
@@ -425,7 +482,7 @@ class Drafter:
             found = F.grid_sample(values, grid, "bilinear", "border", align_corners=False)
             return found.unflatten(0, place.shape[:2])
 
-        met = look(_greatest(known[:, :1], REACH), place)
+        met = look(_swept(known[:, :1], REACH, torch.maximum), place)
         for _ in range(LOOKS):
             place = view.places(ray.moved(-way, met[:, :, 0]), before)
             found = look(known, place)
@@ -459,10 +516,12 @@ def _worn(worn: Tensor, grid: Tensor) -> Tensor:
     return (before - area.clamp_min(1e-3).log2() / 2).clamp(0, MADE_UP)
 
 
-def _faded(places: Tensor) -> Tensor:
-    """How much of a place [B, n, H, W] counts: 1 there, less and less around it."""
-    around = _greatest(places.float(), EDGE)
-    return F.avg_pool2d(around, EDGE, stride=1, padding=EDGE // 2, count_include_pad=False)
+def _faded(places: Tensor, reach: int = EDGE) -> Tensor:
+    """How much of a place [B, n, H, W] counts: 1 there, less and less around it, nothing from so many pixels on."""
+    around = _swept(places, reach, torch.maximum).float()
+    if not around.any():
+        return around
+    return _swept(around, reach, torch.add) / _swept(torch.ones_like(around[:1, :1]), reach, torch.add)
 
 
 def _sampled(pictures: Tensor, grid: Tensor) -> Tensor:
@@ -474,10 +533,16 @@ def _sampled(pictures: Tensor, grid: Tensor) -> Tensor:
     return torch.lerp(cubic, linear, LINEAR)
 
 
-def _greatest(values: Tensor, reach: int) -> Tensor:
-    """The greatest value within a square around each place of [B, C, H, W]: along, then across, a fourth of it."""
-    for size in ((reach, 1), (1, reach)):
-        values = F.max_pool2d(values, size, stride=1, padding=(size[0] // 2, size[1] // 2))
+def _swept(values: Tensor, reach: int, both: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """All values [B, C, H, W] within a square around each place as one, with 0 around the picture: the greatest by
+    `torch.maximum`, the sum by `torch.add`. The square, a power of three across, is three times as wide with every
+    step: pooling takes ten times as long on a CPU."""
+    for dim, padding in ((3, (1, 1, 0, 0)), (2, (0, 0, 1, 1))):
+        values, width = F.pad(values, [reach // 2 * side for side in padding]), 1
+        while width < reach:
+            count = values.shape[dim] - 2 * width
+            left, middle, right = (values.narrow(dim, start * width, count) for start in range(3))
+            values, width = both(both(left, middle), right), 3 * width
     return values
 
 

@@ -24,7 +24,7 @@ from wanact import flow, shapes
 from wanact.actions import NUM_CHANNELS, ActionTrack
 from wanact.errors import UserError
 from wanact.files import CheckpointError, number, read_model, sha256
-from wanact.flying.draft import Draft, Drafter
+from wanact.flying.draft import Drafter, Drawn
 from wanact.flying.fastest import fastest_dtype
 from wanact.flying.placement import (
     Clip,
@@ -438,9 +438,7 @@ class WanActPipeline:
         """The model's defaults with the steps and the guidance of the loaded checkpoint, where it is causal."""
         if self.causal is None:
             return dict(self.defaults)
-        own: dict[str, Any] = {"num_inference_steps": self.causal.num_inference_steps}
-        if self.causal.guidance_scale > 1:
-            own["guidance_scale"] = self.causal.guidance_scale
+        own = {"num_inference_steps": self.causal.num_inference_steps, "guidance_scale": self.causal.guidance_scale}
         return self.defaults | own
 
     def check(self, request: ClipRequest) -> Request:
@@ -573,14 +571,16 @@ class WanActPipeline:
         prompts = [prompt] if negative_prompt is None or guidance <= 1 else [prompt, negative_prompt]
         text = self._read_text(network, self._prompts.encode(prompts, self.device, network.dtype))
         sigmas = self.rollout_sigmas(num_steps or said["num_inference_steps"])
-        return Places(network, text, self.prediction, sigmas, guidance)
+        return Places(network, text, self.prediction, sigmas, guidance, said["perturbed_layers"])
 
-    def redrawer(self, prompt: str, seed: int) -> Redrawer | None:
-        """What draws anew what wears out in the loaded checkpoint's flights; None where nothing does."""
-        if self.causal is None or self.causal.draft is None or not self.causal.draft.redraws:
+    def redrawer(self, prompt: str, seed: int, clear: Tensor | None) -> Redrawer | None:
+        """What shows anew what wears out in the loaded checkpoint's flights, from a clear picture [1, 3, H, W] of what
+        the words say or from the words alone; None where nothing does."""
+        drafter = self.drafter()
+        if drafter is None or not drafter.settings.redraws:
             return None
         places = self.places(prompt, self.defaults["negative_prompt"], REDRAW_STEPS)
-        return Redrawer(places, self.components.vae, seed)
+        return Redrawer(drafter, clear, places, seed)
 
     def drafter(self) -> Drafter | None:
         """What drafts the latent frames of the loaded checkpoint's flights; None where it draws from noise alone."""
@@ -648,7 +648,7 @@ class WanActPipeline:
                 self._between_slices()
                 if known:
                     latents[:, :, :1] = first_latent
-                output = self._predict(latents, t, text, prepared, request.guidance_scale, known)
+                output = self._predict(latents, t, text, prepared, request, known)
                 noisy, latents = latents, scheduler.step(output, t, latents, return_dict=False)[0]
                 if on_step is not None:
                     sigma = scheduler.sigmas[step].to(noisy.device)
@@ -705,12 +705,12 @@ class WanActPipeline:
                 negative=self._read_text(transformer, context[1:]) if settings.guidance_scale > 1 else None,
                 drafter=drafter,
                 first_picture=picture,
-                redrawer=self.redrawer(request.prompt, request.seed),
+                redrawer=self.redrawer(request.prompt, request.seed, picture),
             )
             for frame, latent in enumerate(rollout.clip(actions, total, draw_noise), start=1):
                 latents[:, :, frame : frame + 1] = latent
                 if screen is not None:
-                    screen.show(latent, rollout.drawn_from)
+                    screen.show(latent, rollout.drawn)
                 if on_step is not None:
                     on_step(Progress(frame, total, latents.clone()))
         return latents
@@ -723,7 +723,8 @@ class WanActPipeline:
         """
         if self.components.places is not None:
             return self.places(request.prompt, request.negative_prompt).draw(self._noise(request, 1))
-        asked = replace(request, track=None, num_inference_steps=self.defaults["num_inference_steps"])
+        steps, guidance = self.defaults["num_inference_steps"], self.defaults["guidance_scale"]
+        asked = replace(request, track=None, num_inference_steps=steps, guidance_scale=guidance)
         if self.base_causal is not None:
             asked = replace(asked, num_frames=1)
         worn = self._worn
@@ -758,28 +759,28 @@ class WanActPipeline:
         t: Tensor,
         text: list[Tensor | PreparedText],
         actions: Tensor | None,
-        guidance_scale: float,
+        request: Request,
         first_is_known: bool,
     ) -> Tensor:
         """Guided prediction of the transformer, [1, C, T, h, w], float32."""
-        transformer, branches = self.components.transformer, 1 if guidance_scale <= 1 else 2
+        transformer, branches = self.components.transformer, 1 if request.guidance_scale <= 1 else 2
         batch = branches // len(text)
         timestep = t.float().repeat(batch, latents.shape[2])  # [1 or 2, T]
         if first_is_known:
             timestep[:, 0] = 0.0
         noisy = latents.to(transformer.dtype).expand(batch, -1, -1, -1, -1)
+        settings: dict[str, Any] = {"return_dict": False, "actions": actions, "controller": self.controller}
+        perturbed = [()] * (len(text) - 1) + [request.perturbed_layers if branches == 2 else ()]
         velocity = torch.cat(
             [
-                transformer(noisy, timestep, context, return_dict=False, actions=actions, controller=self.controller)[
-                    0
-                ].float()
-                for context in text
+                transformer(noisy, timestep, context, perturbed_layers=layers, **settings)[0].float()
+                for context, layers in zip(text, perturbed, strict=True)
             ]
         )
         if branches == 1:
             return velocity
         positive, negative = velocity.split(1)
-        return negative + guidance_scale * (positive - negative)
+        return negative + request.guidance_scale * (positive - negative)
 
     def _make_scheduler(self, num_inference_steps: int) -> Any:
         """The model's scheduler, fresh: it remembers the steps before."""
@@ -833,7 +834,7 @@ class WanActPipeline:
         draft, parts = causal and causal.draft, self.components
         for asked, wanted, network, folder in (
             (draft and draft.sees, "see how near things are", parts.nearness, NEARNESS),
-            (draft and draft.redraws, "are drawn anew where they wear out", parts.places, PLACES),
+            (draft and draft.redraws, "show anew what wears out", parts.places, PLACES),
         ):
             if asked and network is None:
                 raise CheckpointError(
@@ -880,17 +881,19 @@ class _Screen:
         self.frames: list[np.ndarray] = []
         self.seconds = 0.0
 
-    def show(self, latent: Tensor, drawn_from: Draft | None = None, known: Tensor | None = None) -> None:
+    def show(self, latent: Tensor, drawn: Drawn | None = None, known: Tensor | None = None) -> None:
         """Decode the next latent frame, normalised [1, C, 1, h, w].
 
         Args:
-            drawn_from: its draft; what stays of that is shown as it is.
+            drawn: it and its draft, if there is one.
             known: its only frame, [1, 3, H, W], which is shown instead.
         """
         timings: dict[str, float] = {}
         with self._pipe._timed("decode", timings):
-            chunk = self._decoder.step(latent.to(self._pipe.device, self._pipe.components.vae.dtype))
-            chunk = chunk if drawn_from is None else drawn_from.shown(chunk)
+            if drawn is None:
+                chunk = self._decoder.step(latent.to(self._pipe.device, self._pipe.components.vae.dtype))
+            else:
+                chunk = drawn.frames
             chunk = chunk if known is None else known.unsqueeze(2)
             self.frames.append(video.to_uint8(chunk[0]))
         self.seconds += timings["decode"]

@@ -212,8 +212,9 @@ class FlightRecord:
         track = request.track if request.track is not None else ActionTrack.zeros(request.num_latent_frames - 1)
         if request.image is None:
             raise FlightError("A flight that began with words alone has no first frame that a record could hold.")
-        asked = {name: value for name, value in vars(request).items() if name not in ("height", "width")}
-        fields: dict[str, Any] = asked | {"track": track} | more  # its size is that of its first frame
+        not_kept = ("height", "width", "perturbed_layers")  # its size is its first frame's, the layers are the model's
+        asked = {name: value for name, value in vars(request).items() if name not in not_kept}
+        fields: dict[str, Any] = asked | {"track": track} | more
         return cls(**fields)
 
     def to_request(self) -> ClipRequest:

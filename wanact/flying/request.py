@@ -64,7 +64,10 @@ class ClipRequest:
 
 @dataclass(frozen=True)
 class Request:
-    """A checked request, with the model's defaults filled in and the first frame fitted."""
+    """A checked request, with the model's defaults filled in and the first frame fitted.
+
+    `perturbed_layers` is the model's alone: in which what guidance leads away from does not look around.
+    """
 
     prompt: str
     negative_prompt: str
@@ -76,6 +79,7 @@ class Request:
     height: int
     width: int
     track: ActionTrack | None = None
+    perturbed_layers: tuple[int, ...] = ()
 
     @property
     def num_latent_frames(self) -> int:
@@ -135,6 +139,7 @@ def check_request(
         height=height,
         width=width,
         track=asked.track,
+        perturbed_layers=tuple(defaults.get("perturbed_layers", ())),
     )
     if request.track is not None:
         request.track.require_length(num_frames)

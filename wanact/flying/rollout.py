@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,20 +17,20 @@ from wanact import flow
 from wanact.actions import NUM_CHANNELS
 from wanact.errors import UserError
 from wanact.flying.album import EVERY, Album
-from wanact.flying.draft import Draft, Drafter, DraftSettings, Sight
+from wanact.flying.draft import Draft, Drafter, DraftSettings, Drawn, Sight
 from wanact.flying.places import Redrawer
 from wanact.flying.request import MAX_GUIDANCE
 from wanact.flying.viewpoint import way_to
 from wanact.models.controller import WanActionController
 from wanact.models.kv_cache import KVCache
 from wanact.models.transformer import Actions, PreparedText
-from wanact.shapes import TEMPORAL_STRIDE
 
 Sampler = Literal["euler", "consistency", "unipc"]
 MAX_WINDOW = 1024  # latent frames that Wan's rotary table has places for; no model has seen a larger distance
 HELD = 0.7  # of a draft, that an anchor shows: one that shows less is left for the newest picture
 NEARBY = 0.3  # clip paths: one that was seen from farther away is too coarse
 REGION = 0.4  # clip paths, within which the same picture is mirrored for what nobody has seen
+LOOKS_DOWN_DEG = 4.0  # from it: a picture that shows so much less of the sky does not replace it
 MAX_DRAW_STEPS = 100  # of a latent frame, far more than a causal checkpoint is trained for
 
 
@@ -124,7 +125,7 @@ class CausalRollout:
         cache: `RolloutCache` where more than one frame is learned from.
         first_picture: the first frame as it was given, [B, 3, H, W] in [-1, 1], for drafts; decoded if not given.
         place: of the camera in it, [B, 4]; the drafter's start if not given.
-        redrawer: draws anew what has worn out of a picture; nobody does if not given.
+        redrawer: shows anew what has worn out of a picture; nobody does if not given.
 
     Attributes:
         place: of the camera after what is committed, [B, 4]; a drafter asks for it.
@@ -157,7 +158,7 @@ class CausalRollout:
         self._anchor: Sight | None = None  # what drafts are moved from
         self._region: Sight | None = None  # what is mirrored for what nobody has seen
         self._draft: Draft | None = None  # the newest, and what was drawn from it
-        self._drawn: Tensor | None = None
+        self._drawn: Drawn | None = None
         self.transformer = transformer
         self.negative = negative if settings.guidance_scale > 1 else None
         self.guidance_scale = settings.guidance_scale
@@ -176,9 +177,9 @@ class CausalRollout:
         self.commit(first_latent, None)
 
     @property
-    def drawn_from(self) -> Draft | None:
-        """The draft of the newest latent frame that was drawn: some of it is shown as it is."""
-        return self._draft
+    def drawn(self) -> Drawn | None:
+        """The newest latent frame that was drawn from a draft, some of which is shown as it is."""
+        return self._drawn
 
     def step(self, action: Actions | None, draw_noise: Callable[[], Tensor]) -> Tensor:
         """The next latent frame, drawn and committed; as `draw`."""
@@ -315,32 +316,40 @@ class CausalRollout:
         if self.cache.num_frames > 0:
             self._turn(action)
         assert self.place is not None, "who drafts knows where the camera is"
-        drawn_from = self._draft if latent is self._drawn else None
-        given = self._last if self.cache.num_frames == 0 else None
-        picture = drafter.picture(latent) if given is None else given.picture
-        if drawn_from is not None:
-            picture = drawn_from.shown(picture[:, :, None], TEMPORAL_STRIDE - 1)[:, :, 0]
-        worn = None if drawn_from is None else drawn_from.worn
+        drawn = self._drawn if self._drawn is not None and latent is self._drawn.latent else None
+        if drawn is not None:
+            picture = drawn.frames[:, :, -1].float()
+        elif self._last is not None and self.cache.num_frames == 0:
+            picture = self._last.picture  # as it was given
+        else:
+            picture = drafter.picture(latent)
+        worn = None if drawn is None else drawn.draft.worn
         if self._anchor is not None:
-            self._anchor.fades_from = None
-        self._last, known = drafter.sight(picture, self.place, worn), drawn_from is None
-        if drawn_from is not None and self._anchor is not None:
-            self._anchor = self._anchor.renewed(self._last, drawn_from.held < HELD)
+            self._anchor.fade_on()
+        self._last, known = drafter.sight(picture, self.place, worn), drawn is None
+        if drawn is not None and self._anchor is not None:
+            self._anchor = self._anchor.renewed(self._last, drawn.draft.held < HELD)
         self._anchor = _renewed(self._anchor, self._last, known, NEARBY)
+        reach = REGION
         if self.redrawer is not None and worn is not None and self._anchor is self._last:
-            redrawn = self.redrawer(picture, worn, self.cache.num_frames)
+            redrawn = self.redrawer(self._last, self.cache.num_frames)
             if redrawn is not None:
+                if redrawn.is_elsewhere:
+                    self._album, self._region = Album(), None
                 self._last = self._anchor = drafter.sight(redrawn.picture, self.place, redrawn.worn)
                 self._last.fades_from, picture = picture, redrawn.picture
-        self._region = _renewed(self._region, self._last, known, REGION)
+                reach = -1.0  # another picture's mirror image would not meet this one
+        self._region = _renewed(self._region, self._last, known, reach, LOOKS_DOWN_DEG)
         if self.cache.num_frames % EVERY == 0:
             self._album.keep(picture, self.place)
 
     def joined(self, latent: Tensor) -> Tensor:
         """What was drawn, and what stays of its draft."""
-        if self._draft is not None and self._draft.latent_stays.any():
+        if self.drafter is None or self._draft is None:
+            return latent
+        if self._draft.latent_stays.any():
             latent = self._draft.joined(latent)
-        self._drawn = latent
+        self._drawn = Drawn(self.drafter.vae, latent, self._draft)
         return latent
 
     def _solver(self) -> UniPCMultistepScheduler:
@@ -382,9 +391,10 @@ class CausalRollout:
         return flow.velocity_of(output, latent, timestep.view(-1, 1, 1, 1, 1) / 1000.0, self.prediction)
 
 
-def _renewed(sight: Sight | None, newest: Sight, known: bool, reach: float) -> Sight:
-    """The newest in place of what was seen from farther away than `reach` clip paths, or if it is known to be true."""
+def _renewed(sight: Sight | None, newest: Sight, known: bool, reach: float, lower_deg: float = math.inf) -> Sight:
+    """The newest in place of what was seen from farther away than `reach` clip paths, or if it is known to be true; not
+    where it looks down by so many degrees more."""
     if sight is None or known:
         return newest
     way = way_to(sight.place, newest.place[:, None])[:, 0].square().sum(-1).sqrt()
-    return sight.renewed(newest, way > reach)
+    return sight.renewed(newest, (way > reach) & (newest.place[:, 3] > sight.place[:, 3] - lower_deg))

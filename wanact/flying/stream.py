@@ -37,8 +37,9 @@ from torch import Tensor
 
 from wanact import shapes
 from wanact.actions import NUM_CHANNELS, ActionError, ActionTrack
-from wanact.flying.draft import Draft
+from wanact.flying.draft import Drawn
 from wanact.flying.pipeline import WanActPipeline
+from wanact.flying.places import Redrawer
 from wanact.flying.request import ClipRequest, RequestError, check_request, clean_prompt
 from wanact.flying.rollout import CausalRollout
 from wanact.media import video
@@ -105,13 +106,15 @@ class _Screen:
         screen._before = self
         return screen
 
-    def show(self, latent: Tensor, drawn_from: Draft | None = None) -> Iterator[np.ndarray]:
-        """The frames of the next latent frame: one after half of the time, then three. All have to be taken."""
+    def show(self, latent: Tensor, drawn: Drawn | None = None) -> Iterator[np.ndarray]:
+        """The frames of the next latent frame: one after half of the time, then three; those of `drawn` if there is
+        such. All have to be taken."""
         self._begin()
-        number = 0
-        for piece in self._decoder.pieces(latent.to(self._decoder.vae.dtype)):
-            piece = piece if drawn_from is None else drawn_from.shown(piece, number)
-            number += piece.shape[2]
+        if drawn is None:
+            pieces = self._decoder.pieces(latent.to(self._decoder.vae.dtype))
+        else:
+            pieces = iter(drawn.frames.split([1, shapes.TEMPORAL_STRIDE - 1], dim=2))
+        for piece in pieces:
             frames = video.to_uint8(piece[0])
             self._newest = frames[-1:]
             yield frames
@@ -139,14 +142,14 @@ class _Drawn:
         at_rest: whether it is only shown: nothing of it is remembered.
         screen: shows it: the flight's own on a GPU, where what a decoder remembers is large, and a latent frame is
             decoded before a key could come.
-        drawn_from: its draft, if there is one.
+        drawn: it and its draft, if there is one.
     """
 
     track: ActionTrack
     moment: Moment | None
     at_rest: bool
     screen: _Screen
-    drawn_from: Draft | None = None
+    drawn: Drawn | None = None
 
     @property
     def flown(self) -> Flown:
@@ -288,7 +291,7 @@ class WanActStream:
                 negative=None if self.guidance_scale == 1 else pipe.prepare_prompt(pipe.defaults["negative_prompt"]),
                 drafter=pipe.drafter(),
                 first_picture=pipe.picture(self.image),
-                redrawer=pipe.redrawer(self._prompt, self.seed),
+                redrawer=self._redrawer(),
             )
             rollout.fly_blind(pipe.model_actions(track) for track in self._tracks_before(len(past)))
             rollout.cache.skip(self._num_committed - len(past))
@@ -332,7 +335,7 @@ class WanActStream:
             self.timings["transformer"] = time.perf_counter() - start + self._commit_s
             self._commit_s = 0.0  # a flight that is taken up anew has nothing to commit
             screen, moment = drawn.screen, drawn.moment
-            return self._timed(screen.stand_still() if moment is None else screen.show(moment.latent, drawn.drawn_from))
+            return self._timed(screen.stand_still() if moment is None else screen.show(moment.latent, drawn.drawn))
 
     @property
     def is_committed(self) -> bool:
@@ -453,7 +456,12 @@ class WanActStream:
                     )
                 screen = screen.after() if latent.device.type == "cpu" else screen
                 moment = Moment(latent, track, self._prompt)
-                return _Drawn(track, moment, at_rest, screen, self._now.rollout.drawn_from)
+                return _Drawn(track, moment, at_rest, screen, self._now.rollout.drawn)
+
+    def _redrawer(self) -> Redrawer | None:
+        """Shows anew what wears out, as the first frame shows it for as long as its words hold."""
+        is_as_begun = self._prompt == self._first_words
+        return self.pipe.redrawer(self._prompt, self.seed, self.pipe.picture(self.image) if is_as_begun else None)
 
     def _words_of(self, past: Sequence[Moment]) -> set[str]:
         """The words of latent frames, of the first, and of what is seen from now on."""
@@ -541,8 +549,8 @@ class WanActStream:
         with self._flying():
             self.commit()
             self._text = self._now.rollout.text = self.pipe.prepare_prompt(prompt)
-            self._now.rollout.redrawer = self.pipe.redrawer(prompt, self.seed)
             self._prompt = prompt
+            self._now.rollout.redrawer = self._redrawer()
             if self.num_frames == 0:  # nothing has been seen yet: the flight begins with these words
                 self._first_words = prompt
                 self.prefill()

@@ -319,6 +319,12 @@ def decode_raw(vae: AutoencoderLapped, latents: Tensor) -> Tensor:
     return frames_of(torch.cat([vae.synthesise(part) for part in parts]), len(latents))
 
 
+def decode_alone(vae: AutoencoderLapped, latent_frame: Tensor) -> Tensor:
+    """Raw latent frame [B, C, 1, h, w] -> its four frames [B, 3, 4, H, W], not clamped."""
+    groups = vae.synthesise(latent_frame[:, :, 0])
+    return rearrange(groups, "b (f c) h w -> b c f h w", f=TEMPORAL_STRIDE)
+
+
 class Decoder:
     """Decodes latent frame by latent frame; only whether one is the first has to be remembered."""
 
@@ -336,8 +342,7 @@ class Decoder:
 
         All come of one product; who shows frames in their time wants the first one by itself, from any decoder.
         """
-        groups = self.vae.synthesise(latent_frame[:, :, 0])
-        video = rearrange(groups, "b (f c) h w -> b c f h w", f=TEMPORAL_STRIDE)
+        video = decode_alone(self.vae, latent_frame)
         first, self._started = not self._started, True
         if first:
             yield video[:, :, TEMPORAL_STRIDE - 1 :]

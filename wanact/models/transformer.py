@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +140,12 @@ def _frame_by_frame(query: Tensor, key: Tensor, value: Tensor, view: FrameView) 
     return torch.cat(found, dim=1)
 
 
+def _itself(attn: WanAttention, hidden_states: Tensor) -> Tensor:
+    """What self-attention finds [B, L, D] where every token sees itself alone: its own value."""
+    _, _, value = _get_qkv_projections(attn, hidden_states, hidden_states)
+    return attn.to_out[1](attn.to_out[0](value))
+
+
 class WanActBlock(WanTransformerBlock):
     """A Wan block, parameter for parameter, whose modulation may be one value per frame and which takes actions.
 
@@ -158,6 +164,7 @@ class WanActBlock(WanTransformerBlock):
         action: Tensor | None = None,
         controller: WanActionController | None = None,
         seen: Tensor | BlockMask | FrameView | LayerMemory | None = None,
+        last_is_perturbed: bool = False,
     ) -> Tensor:
         """
         Args:
@@ -169,6 +176,7 @@ class WanActBlock(WanTransformerBlock):
             controller: decides whether and how this layer is steered.
             seen: which tokens see which, [L, L] or by blocks, or which frames; or what is remembered of earlier
                 frames. None: everything sees everything.
+            last_is_perturbed: whether each token of the last sample sees itself alone.
         """
         modulation = self.scale_shift_table.unsqueeze(0) + temb.float()  # [B, n, 6, D]
         if controller is not None:
@@ -185,7 +193,10 @@ class WanActBlock(WanTransformerBlock):
 
         x = hidden_states
         memory, mask = (seen, None) if isinstance(seen, LayerMemory) else (None, seen)
-        attended = self.attn1(modulate(self.norm1(x.float()), scale, shift), memory, mask, rotary_emb)
+        normed = modulate(self.norm1(x.float()), scale, shift)
+        attended = self.attn1(normed, memory, mask, rotary_emb)
+        if last_is_perturbed:
+            attended = torch.cat([attended[:-1], _itself(self.attn1, normed[-1:])])
         x = add_gated(x, attended, gate)
 
         attended = self.attn2(self.norm2(x.float()).type_as(x), encoder_hidden_states, None, None)
@@ -241,6 +252,7 @@ class WanActTransformer3DModel(WanTransformer3DModel):
         actions: Actions | Tensor | None = None,
         controller: WanActionController | None = None,
         view: FrameView | KVCache | None = None,
+        perturbed_layers: Collection[int] = (),
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predicted velocity.
 
@@ -258,6 +270,9 @@ class WanActTransformer3DModel(WanTransformer3DModel):
             controller: of this transformer's width and number of layers.
             view: which latent frames see which; or the cache of a flight whose next frame alone is passed (T is 1),
                 with what `prepare_frame_action` made of its action. None: every frame sees every frame.
+            perturbed_layers: in which every token of the last sample sees itself alone. That sample is what guidance
+                leads away from (perturbed-attention guidance, Ahn et al. 2024, arXiv:2403.17377): what a network says
+                that does not look around.
 
         Returns:
             Velocity [B, C, T, h, w].
@@ -290,9 +305,11 @@ class WanActTransformer3DModel(WanTransformer3DModel):
             read = encoder_hidden_states.keys_values[layer] if prepared else context
             seen = view.layer(layer) if isinstance(view, KVCache) else mask
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, read, modulation, rotary_emb, action, controller, seen)
+                x = self._gradient_checkpointing_func(
+                    block, x, read, modulation, rotary_emb, action, controller, seen, layer in perturbed_layers
+                )
             else:
-                x = block(x, read, modulation, rotary_emb, action, controller, seen)
+                x = block(x, read, modulation, rotary_emb, action, controller, seen, layer in perturbed_layers)
 
         table = self.scale_shift_table.unsqueeze(0).to(temb.device)
         shift, scale = (table + temb.unsqueeze(2)).to(x.device).unsqueeze(3).unbind(2)  # [B, n, 1, D]

@@ -49,6 +49,8 @@ class Implementation(Protocol):
 
     def decode_raw(self, vae: Any, latents: Tensor) -> Tensor: ...
 
+    def decode_alone(self, vae: Any, latent_frame: Tensor) -> Tensor: ...  # where frames stand alone
+
     def Decoder(self, vae: Any) -> DecoderSession: ...
 
     def Encoder(self, vae: Any) -> EncoderSession: ...
@@ -194,9 +196,11 @@ def encode_alone(vae: Any, video: Tensor) -> Tensor:
     return normalise(vae, _of(vae).Encoder(vae).step(video))
 
 
-def last_picture(vae: Any, latent_frame: Tensor) -> Tensor:
-    """The last frame [B, 3, H, W] of a latent frame [B, C, 1, h, w], where frames stand alone."""
-    return StreamingDecoder(vae).step(latent_frame)[:, :, -1]
+@torch.no_grad()
+def decode_alone(vae: Any, latent_frame: Tensor) -> Tensor:
+    """Normalised latent frame of a clip's middle [B, C, 1, h, w] -> its four frames [B, 3, 4, H, W] in [-1, 1], where
+    frames stand alone."""
+    return _of(vae).decode_alone(vae, denormalise(vae, latent_frame)).clamp(-1.0, 1.0)
 
 
 def iter_decode(vae: Any, latents: Tensor, latent_frames: int = 1) -> Iterator[Tensor]:

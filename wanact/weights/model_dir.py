@@ -60,11 +60,13 @@ DEFAULTS: dict[str, Any] = {
     "negative_prompt": "",
     "rest": "draw",
     "text_to_video": True,
+    "perturbed_layers": [],  # of what guidance leads away from, see `WanActTransformer3DModel.forward`
 }
 
-# What metadata.json says of how single pictures are drawn from words, an object of `num_inference_steps` and
-# `guidance_scale`; and a folder with a transformer of its own that draws them, for a base that has not learned to.
+# What metadata.json says of how single pictures are drawn from words, an object of some of `PLACES_DEFAULTS`; and a
+# folder with a transformer of its own that draws them, for a base that has not learned to.
 PLACES = "places"
+PLACES_DEFAULTS = ("num_inference_steps", "guidance_scale", "perturbed_layers")
 
 MAX_DRAWS = 400
 
@@ -143,12 +145,16 @@ def load_components(
         component = reader.load(part)
         loaded[part] = component.to(device) if isinstance(component, torch.nn.Module) else component
     _check_together(loaded, path)
+    if loaded["transformer"] is not None:
+        _check_layers(loaded["transformer"], metadata["defaults"], path)
     places = None
     if loaded["transformer"] is not None and (path / PLACES).is_dir():
         places = load_part("transformer", path / PLACES, dtype).to(device)
         _check_together(loaded | {"transformer": places}, path / PLACES)
     elif loaded["transformer"] is not None and metadata.get(PLACES):
         places = reader.load("transformer").to(device)  # its own, since the base may wear the weights of a run
+    if places is not None:
+        _check_layers(places, metadata.get(PLACES, {}), path)
     try:
         nearness = load_nearness(path / NEARNESS)
     except NearnessError as error:
@@ -403,6 +409,16 @@ def _check_together(loaded: dict[str, Any], path: Path) -> None:
             )
 
 
+def _check_layers(transformer: Any, defaults: Mapping[str, Any], path: Path) -> None:
+    """Raise ModelDirError unless the transformer has the layers that the defaults of its pictures name."""
+    last = transformer.config.num_layers - 1
+    beyond = [layer for layer in defaults.get("perturbed_layers", ()) if layer > last]
+    if beyond:
+        raise ModelDirError(
+            f"perturbed_layers in {path / METADATA} names layer {beyond[0]}, the transformer's last is {last}"
+        )
+
+
 # Checking
 
 
@@ -410,6 +426,10 @@ def check_defaults(defaults: dict[str, Any], file: Path) -> None:
     """Raise ModelDirError unless the defaults of a metadata.json are complete and can be flown."""
     for name, usual in DEFAULTS.items():
         value = defaults[name]
+        if isinstance(usual, list):
+            if not isinstance(value, list) or not all(type(number) is int and number >= 0 for number in value):
+                raise ModelDirError(f"default {name!r} in {file} is {value!r}, expected a list of layers, from 0")
+            continue
         if isinstance(usual, bool):
             if not isinstance(value, bool):
                 raise ModelDirError(f"default {name!r} in {file} is {value!r}, expected true or false")
@@ -435,8 +455,8 @@ def check_defaults(defaults: dict[str, Any], file: Path) -> None:
 
 
 def _check_places(said: Any, defaults: dict[str, Any], file: Path) -> None:
-    if not isinstance(said, dict) or said.keys() - {"num_inference_steps", "guidance_scale"}:
-        raise ModelDirError(f'"{PLACES}" in {file} must be an object of num_inference_steps and guidance_scale')
+    if not isinstance(said, dict) or said.keys() - set(PLACES_DEFAULTS):
+        raise ModelDirError(f'"{PLACES}" in {file} must be an object of {", ".join(PLACES_DEFAULTS)}')
     check_defaults(defaults | said, file)
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.train.processes import start, wait
+from tests.waiting import wait_for
 from train.loop.claim import LOCK, claim
 from train.loop.config import parse
 from train.loop.dist import Processes
@@ -32,13 +33,6 @@ def train(run, steps=8, stage=SyntheticStage):
     trainer = Trainer(config, stage(config, processes.device), processes)
     trainer.run()
     return trainer
-
-
-def wait_for(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture

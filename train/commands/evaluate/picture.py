@@ -77,7 +77,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--steps", type=int, help="denoising steps of clips; the model's own if not given")
     parser.add_argument("--guidance", type=float, help="guidance scale; the model's own if not given")
     parser.add_argument("--json", type=place, help="file for the numbers")
-    parser.add_argument("--frames", type=place, metavar="DIR", help="folder for pictures of the worst cases")
+    parser.add_argument(
+        "--frames", type=place, metavar="DIR", help="folder for pictures of the worst cases, and of all live flights"
+    )
 
 
 @dataclass(frozen=True)
@@ -137,22 +139,26 @@ class Measured:
         name: of the track.
         moments: what they are called: frame numbers, or seconds.
         worlds: a world each: what `compare` gave, moment by moment.
-        worst: of the world in which it looked worst: how bad, seed, truth and drawn pictures.
+        pictures: of each world its seed, and the true and the drawn ones.
     """
 
     name: str
     moments: Sequence[int]
     worlds: list[list[dict[str, float]]] = field(default_factory=list)
-    worst: tuple[float, int, np.ndarray, np.ndarray] | None = None
+    pictures: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def add(self, seed: int, truth: np.ndarray, drawn: np.ndarray, grid: int) -> None:
         """One world more: its pictures at these moments, uint8 [n, H, W, 3]."""
-        seen = [compare(a, b, grid) for a, b in zip(drawn, truth, strict=True)]
-        self.worlds.append(seen)
-        last = seen[-1]
-        bad = -last["psnr_db"] if self.name in BY_PSNR else abs(float(np.log(max(last["sharpness"], 1e-6))))
-        if self.worst is None or bad > self.worst[0]:
-            self.worst = bad, seed, truth, drawn
+        self.worlds.append([compare(a, b, grid) for a, b in zip(drawn, truth, strict=True)])
+        self.pictures.append((seed, truth, drawn))
+
+    @property
+    def worst(self) -> int:
+        """Which of the worlds looks worst in the end."""
+        lasts = [world[-1] for world in self.worlds]
+        if self.name in BY_PSNR:
+            return int(np.argmin([last["psnr_db"] for last in lasts]))
+        return int(np.argmax([abs(np.log(max(last["sharpness"], 1e-6))) for last in lasts]))
 
     def values(self, measure: str) -> np.ndarray:
         """[worlds, moments]."""
@@ -186,11 +192,19 @@ class Measured:
 
     def draw_worst(self, folder: Path, unit: str = "") -> None:
         """A picture of the worst world, the truth above."""
-        assert self.worst is not None, "a world was measured"
-        _, seed, truth, drawn = self.worst
-        labels = [f"{moment} {unit}".strip() if unit else f"frame {moment}" for moment in self.moments]
-        sheet = draw_grid({"truth": truth, "drawn": drawn}, range(len(truth)), labels=labels)
-        sheet.save(folder / f"{self.name}-world{seed}.png")
+        seed, truth, drawn = self.pictures[self.worst]
+        self._draw({"truth": truth, "drawn": drawn}, unit).save(folder / f"{self.name}-world{seed}.png")
+
+    def draw_all(self, folder: Path, unit: str = "") -> None:
+        """A picture of every world, the truth above what was drawn."""
+        rows = {}
+        for seed, truth, drawn in self.pictures:
+            rows |= {str(seed): truth, f"{seed} drawn": drawn}
+        self._draw(rows, unit).save(folder / f"{self.name}-all.png")
+
+    def _draw(self, rows: dict[str, np.ndarray], unit: str) -> Image.Image:
+        labels = [f"{moment} {unit}" if unit else f"frame {moment}" for moment in self.moments]
+        return draw_grid(rows, range(len(self.moments)), labels=labels)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -318,6 +332,7 @@ class Look:
             track.draw_worst(folder)
         if self.live.worlds:
             self.live.draw_worst(folder, "s")
+            self.live.draw_all(folder, "s")
             for rest, measured in self.hover.items():
                 measured.name = f"live_hover_{rest}"
                 measured.draw_worst(folder, "s")
