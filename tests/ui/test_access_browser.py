@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from tests.ui.test_browser import cell, generate
 from tests.ui.visits import Visits
@@ -89,7 +90,7 @@ def test_the_keyboard_reaches_what_a_place_is_for_in_a_few_stops(visit):
     page = visit()
     page.keyboard.press("Tab")
     skip = page.locator(".skips a:focus")
-    assert skip.inner_text() == "Skip to Generate"
+    expect(skip).to_have_text("Skip to Generate", use_inner_text=True)
     page.wait_for_function("document.querySelector('.skips a:focus').getBoundingClientRect().y > 0")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.closest('#generate') !== null")
@@ -117,11 +118,12 @@ def test_key_caps_are_those_of_the_keyboard(visit):
     page.add_init_script(FRENCH)
     page.goto(visit.url)
     page.wait_for_selector("#plan td[data-c]")
-    assert page.inner_text("#pad .key.forward kbd") == "Z" and page.inner_text("#pad .key.left kbd") == "Q"
+    expect(page.locator("#pad .key.forward kbd")).to_have_text("Z", use_inner_text=True)
+    expect(page.locator("#pad .key.left kbd")).to_have_text("Q", use_inner_text=True)
     assert page.locator("#pad .hint .keyboard kbd").all_inner_texts()[:4] == ["Z", "Q", "S", "D"]
     assert "hold Z Q S D to move" in page.get_attribute("#pad .pad", "aria-label")
-    assert page.get_attribute("#pad .key.forward", "aria-keyshortcuts") == "Z"
-    assert page.locator("#plan tbody th kbd").first.inner_text() == "Z"
+    expect(page.locator("#pad .key.forward")).to_have_attribute("aria-keyshortcuts", "Z")
+    expect(page.locator("#plan tbody th kbd").first).to_have_text("Z", use_inner_text=True)
     page.focus("#pad .pad")
     page.keyboard.down("KeyW")
     page.wait_for_selector("#pad .key.forward.on")

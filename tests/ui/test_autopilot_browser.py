@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 from tests.pilots import write_evaluation, write_pilot
 from tests.ui.live_desks import live_alone, make_desk
@@ -54,8 +55,8 @@ def test_it_flies_until_a_key_is_held_and_again_after_and_its_record_replays(vis
     assert "forward" in lit(page), "its sticks move the lamps"
     knob = f"document.querySelector('{STAGE} .stick.move .knob').style.getPropertyValue('--y')"
     assert page.evaluate(f"+{knob}") < -0.5, "and the stick"
-    assert page.locator(f"{STAGE} .lead").is_hidden(), "nobody is told to hold a key"
-    assert "reckons its way" in page.inner_text(f"{STAGE} .knows")
+    expect(page.locator(f"{STAGE} .lead"), "nobody is told to hold a key").to_be_hidden()
+    expect(page.locator(f"{STAGE} .knows")).to_contain_text("reckons its way", use_inner_text=True)
     assert not serious_violations(Axe().run(page))
 
     mine = f"{AUTO} === 'You fly; the autopilot waits' && {LIVE}.shown.a[3] > 0 && {LIVE}.shown.a[0] === 0"
@@ -65,7 +66,8 @@ def test_it_flies_until_a_key_is_held_and_again_after_and_its_record_replays(vis
 
     page.click(f"{STAGE} [data-do=land]")
     page.wait_for_function(f"{LIVE}.state === 'landed'")
-    assert page.locator(f"{STAGE} .auto").is_hidden() and not page.locator(f"{STAGE} .aims").is_visible()
+    expect(page.locator(f"{STAGE} .auto")).to_be_hidden()
+    expect(page.locator(f"{STAGE} .aims")).to_be_hidden()
     path, _ = desk.save(flight, "record", tmp_path)
     record = FlightRecord.load(path)
     by_hand = {number for number, action in enumerate(record.track.magnitude, 1) if action[3] and not action[0]}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from tests.ui.conftest import write_run
 from tests.ui.visits import Visits, press
@@ -84,7 +85,7 @@ def fill_seed(page, seed: str) -> None:
 
 def test_one_click_gives_a_playing_clip_that_moves(visit, tmp_path):
     page = visit()
-    assert page.get_attribute("#samples button >> nth=0", "aria-pressed") == "true"
+    expect(page.locator("#samples button >> nth=0")).to_have_attribute("aria-pressed", "true")
     assert plan_of(page).any()
     generate(page)
     page.wait_for_function("(v => !v.paused && v.currentTime > 0.1)(document.querySelector('#viewer video'))")
@@ -106,11 +107,11 @@ def test_the_display_of_keys_follows_the_clip_and_can_be_switched_off(page):
     page.click("#plan [data-preset='Orbit left']")
     generate(page)
     page.wait_for_function("document.querySelectorAll('#viewer .lamp.on').length === 2")
-    assert page.locator("#viewer .lamp.left.on").is_visible()
+    expect(page.locator("#viewer .lamp.left.on")).to_be_visible()
     page.uncheck("#viewer .switch input")
-    assert not page.locator("#viewer .lamp.left").is_visible()
+    expect(page.locator("#viewer .lamp.left")).to_be_hidden()
     page.locator("#viewer input[type=range]").fill("0")
-    assert page.locator("#viewer .lamp.on").count() == 0, "nothing steers the first frame"
+    expect(page.locator("#viewer .lamp.on"), "nothing steers the first frame").to_have_count(0)
 
 
 def test_held_keys_light_up_and_fill_the_timeline(page):
@@ -131,14 +132,15 @@ def test_held_keys_light_up_and_fill_the_timeline(page):
     forward, right = held[:, CHANNELS.index("forward")], held[:, CHANNELS.index("yaw_right")]
     assert forward[0] and forward[1] and right[-1] and not right[0] and held.sum() == forward.sum() + right.sum()
     generate(page)
-    assert page.locator("#viewer video").is_visible()
+    expect(page.locator("#viewer video")).to_be_visible()
 
 
 def test_keys_go_to_the_text_field_that_has_the_focus(page):
     page.fill("#prompt textarea", "")
     page.click("#prompt textarea")
     page.keyboard.type("wasd")
-    assert page.input_value("#prompt textarea") == "wasd" and lit(page) == set()
+    expect(page.locator("#prompt textarea")).to_have_value("wasd")
+    assert lit(page) == set()
 
 
 def test_opposite_keys_cancel_and_everything_lets_go(page):
@@ -165,7 +167,8 @@ def test_opposite_keys_cancel_and_everything_lets_go(page):
     assert lit(page) == set()
     page.focus("#pad .key.back")
     page.keyboard.press("Enter")
-    assert lit(page) == {"back"} and page.get_attribute("#pad .key.back", "aria-pressed") == "true"
+    assert lit(page) == {"back"}
+    expect(page.locator("#pad .key.back")).to_have_attribute("aria-pressed", "true")
 
 
 def test_the_timeline_is_painted_erased_and_undone(page):
@@ -206,15 +209,15 @@ def test_the_path_from_above_is_the_models_own_sum(page):
             ".wanactPath.map(p => [p.x, p.y, p.heading])"
         )
         assert np.allclose(drawn, plan_path(make(STEPS)), atol=1e-6), name
-        assert page.get_attribute(f"#plan [data-preset='{name}']", "aria-pressed") == "true"
+        expect(page.locator(f"#plan [data-preset='{name}']")).to_have_attribute("aria-pressed", "true")
 
 
 def test_the_sliders_scale_the_plan(page):
     page.click("#plan [data-preset='Forward']")
     page.locator("#pad input[data-group=move]").fill("0.1")
     assert np.allclose(plan_of(page)[:, 0], 0.1)
-    assert page.inner_text("#pad label.move output") == "200%"
-    assert "distance 200% · turn 0° · tilt 0°" in page.inner_text("#plan figcaption")
+    expect(page.locator("#pad label.move output")).to_have_text("200%", use_inner_text=True)
+    expect(page.locator("#plan figcaption")).to_contain_text("distance 200% · turn 0° · tilt 0°", use_inner_text=True)
     page.locator("#pad input[data-group=look]").fill("1.5")
     cell(page, "pitch_up", 2).click()
     assert plan_of(page)[2, CHANNELS.index("pitch_up")] == 1.5
@@ -273,7 +276,7 @@ def test_an_upload_is_flown_and_goes_on_from_its_last_frame(page, picture):
     generate(page)
     page.click("#viewer [data-do=extend]")
     page.wait_for_function("(i => i && i.naturalWidth === 96)(document.querySelector('#frame img'))")
-    assert "last frame" in page.inner_text("#frame-note")
+    expect(page.locator("#frame-note")).to_contain_text("last frame", use_inner_text=True)
     generate(page)
 
 
@@ -298,16 +301,18 @@ def test_the_list_of_checkpoints_follows_the_disk(page, runs_root):
 
     late = write_run(runs_root / "late", steps=(5,))
     wait_for_step_5(True)
-    assert page.input_value("#checkpoint select") == "drone/step-000000400", "what was selected stays"
+    expect(page.locator("#checkpoint select"), "what was selected stays").to_have_value("drone/step-000000400")
     page.select_option("#checkpoint select", "late/step-000000005")
     shutil.rmtree(late)
     wait_for_step_5(False)
-    assert page.input_value("#checkpoint select") == "drone/step-000000400"
-    assert "late/step-000000005 is not there any more" in page.inner_text("#checkpoint")
+    expect(page.locator("#checkpoint select")).to_have_value("drone/step-000000400")
+    expect(page.locator("#checkpoint")).to_contain_text(
+        "late/step-000000005 is not there any more", use_inner_text=True
+    )
     page.select_option("#checkpoint select", "base")
-    assert "ignores the flight plan" in page.inner_text("#checkpoint")
+    expect(page.locator("#checkpoint")).to_contain_text("ignores the flight plan", use_inner_text=True)
     generate(page)
-    assert "base (no actions)" in page.inner_text("#viewer .caption")
+    expect(page.locator("#viewer .caption")).to_contain_text("base (no actions)", use_inner_text=True)
     page.select_option("#checkpoint select", "drone/step-000000400")
 
 
@@ -338,11 +343,11 @@ def test_an_error_stays_in_sight_and_nothing_is_lost(page):
     page.fill("#prompt textarea", "x" * 2_500)
     page.click("#generate")
     page.wait_for_selector("#viewer .viewer[data-status=failed]")
-    assert "2,500 characters" in page.inner_text("#viewer .notice")
+    expect(page.locator("#viewer .notice")).to_contain_text("2,500 characters", use_inner_text=True)
     assert len(page.input_value("#prompt textarea")) == 2_500
     page.fill("#prompt textarea", "a lake")
     generate(page)
-    assert not page.locator("#viewer .notice").is_visible()
+    expect(page.locator("#viewer .notice")).to_be_hidden()
 
 
 def test_visitors_wait_in_line_and_can_cancel(page, visit, engine):
@@ -358,13 +363,13 @@ def test_visitors_wait_in_line_and_can_cancel(page, visit, engine):
             one.click("#viewer [data-do=cancel]")
             one.wait_for_selector("#viewer .viewer[data-status=cancelled]")
     generate(waiting)
-    assert page.get_attribute("#viewer .viewer", "data-status") == "cancelled", "visitors share nothing"
+    expect(page.locator("#viewer .viewer"), "visitors share nothing").to_have_attribute("data-status", "cancelled")
 
 
 def test_a_phone_shows_it_all_and_two_fingers_hold_two_keys(visit):
     page = visit(390, 844, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    assert page.locator("#generate").is_visible()
+    expect(page.locator("#generate")).to_be_visible()
     page.locator("#pad .pad").scroll_into_view_if_needed()
     boxes = [page.locator(f"#pad .key.{name}").bounding_box() for name in ("forward", "yaw_right")]
     points = [{"x": b["x"] + b["width"] / 2, "y": b["y"] + b["height"] / 2, "id": i} for i, b in enumerate(boxes)]

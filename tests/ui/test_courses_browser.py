@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
+from playwright.sync_api import expect
 
 from tests.ui.live_desks import live_alone, make_desk
 from tests.ui.test_browser import serious_violations
@@ -87,16 +88,17 @@ def test_the_truth_is_offered_for_the_simulators_samples_alone_and_comes_in_step
     box, why = page.locator(f"{STAGE} [name=truth]"), page.locator(f"{STAGE} .why")
     picked(page, "coffee")
     page.wait_for_function(f"document.querySelector('{STAGE} [name=truth]').disabled")
-    assert "what lies beyond this picture" in why.inner_text() and why.inner_text().count(".") == 1
+    expect(why).to_contain_text("what lies beyond this picture", use_inner_text=True)
+    assert why.inner_text().count(".") == 1
     picked(page, "coast")
     page.wait_for_function(f"!document.querySelector('{STAGE} [name=truth]').disabled")
     page.set_input_files("#live-frame input[type=file]", str(SAMPLES / "rocket.jpg"))
     page.wait_for_function(f"document.querySelector('{STAGE} [name=truth]').disabled")
     picked(page, "coast")
     page.wait_for_function(f"!document.querySelector('{STAGE} [name=truth]').disabled")
-    assert not why.is_visible()
+    expect(why).to_be_hidden()
     box.check()
-    assert not page.locator(f"{STAGE} .truth").is_visible(), "before take-off there is nothing to compare"
+    expect(page.locator(f"{STAGE} .truth"), "before take-off there is nothing to compare").to_be_hidden()
     take_off(page)
     page.keyboard.down("w")
     page.wait_for_selector(f"{STAGE} .truth.ready")
@@ -117,34 +119,38 @@ def test_the_truth_is_offered_for_the_simulators_samples_alone_and_comes_in_step
     page.reload()
     page.wait_for_selector(f"{STAGE} [data-do=continue]")
     page.wait_for_selector(f"{STAGE} .chosen[src^='data:image/']")
-    assert not box.is_disabled(), "its world is known after a reload, too"
+    expect(box, "its world is known after a reload, too").not_to_be_disabled()
 
 
 def test_a_course_from_its_first_key_to_the_table(visit):
     page = visit()
-    assert "2 rings · no time yet" in page.inner_text(card("ahead"))
+    expect(page.locator(card("ahead"))).to_contain_text("2 rings · no time yet", use_inner_text=True)
     page.click(f"{card('behind')} .main")
     flying(page)
     page.wait_for_selector(f"{STAGE} .arrow")
-    assert "60 m" in page.text_content(f"{STAGE} .away") and not page.locator(f"{STAGE} .ring.next").is_visible()
+    expect(page.locator(f"{STAGE} .away")).to_contain_text("60 m")
+    expect(page.locator(f"{STAGE} .ring.next")).to_be_hidden()
     page.click(f"{card('ahead')} .main")
     page.wait_for_function(f"document.querySelector('{STAGE} .race').textContent.startsWith('Ring 1 of 2 · 0.0 s')")
     flying(page)
     page.wait_for_selector(f"{STAGE} .ring.next[d^=M]")
-    assert not page.locator(f"{STAGE} .arrow").is_visible() and "60 m" in page.text_content(f"{STAGE} .away")
+    expect(page.locator(f"{STAGE} .arrow")).to_be_hidden()
+    expect(page.locator(f"{STAGE} .away")).to_contain_text("60 m")
     page.keyboard.down("w")
     page.wait_for_function(f"document.querySelector('{STAGE} .race').textContent.startsWith('Finished in')")
     page.keyboard.up("w")
-    assert "place 1" in page.inner_text(f"{COURSES} .won")
+    expect(page.locator(f"{COURSES} .won")).to_contain_text("place 1", use_inner_text=True)
     page.fill(f"{COURSES} [name=name]", "<b>x</b>")
     page.click(f"{COURSES} .claim .main")
     page.wait_for_selector(f"{COURSES} .problem:not([hidden])")
-    assert "<" in page.inner_text(f"{COURSES} .problem") and not page.locator(f"{COURSES} .problem b").count()
+    expect(page.locator(f"{COURSES} .problem")).to_contain_text("<", use_inner_text=True)
+    assert not page.locator(f"{COURSES} .problem b").count()
     page.fill(f"{COURSES} [name=name]", "Ada")
     page.click(f"{COURSES} .claim .main")
     page.wait_for_selector(f"{COURSES} tr.own")
     assert page.inner_text(f"{COURSES} tr.own").split()[:2] == ["1", "Ada"]
-    assert page.locator(f"{COURSES} .claim").is_hidden() and "· best" in page.inner_text(card("ahead"))
+    expect(page.locator(f"{COURSES} .claim")).to_be_hidden()
+    expect(page.locator(card("ahead"))).to_contain_text("· best", use_inner_text=True)
     assert not serious_violations(Axe().run(page))
 
     later = visit(width=390, height=844, has_touch=True, is_mobile=True)

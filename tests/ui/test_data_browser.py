@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.ui.test_browser import serious_violations
 from tests.ui.test_data import looked_at  # noqa: F401  a fixture
@@ -74,27 +75,27 @@ def test_a_clip_its_actions_and_the_flow_stand_under_one_clock(own_page):
     seen = []
     for frame in (0, 12):
         page.locator("#footage .controls input").fill(str(frame))
-        assert page.locator("#footage .detail").get_attribute("data-frame") == str(frame)
-        assert page.locator("#footage .lane .now").first.get_attribute("x1") == str(frame)
+        expect(page.locator("#footage .detail")).to_have_attribute("data-frame", str(frame))
+        expect(page.locator("#footage .lane .now").first).to_have_attribute("x1", str(frame))
         seen.append((page.evaluate(pixels), page.locator("#footage .hud .lamp.on").count()))
     assert seen[0][0] != seen[1][0], "another frame"
     assert [lamps for _, lamps in seen] == [0, 1], "the first frame obeys nothing"
-    assert page.locator("#footage .hud .lamp.on.yaw_left").count() == 1
+    expect(page.locator("#footage .hud .lamp.on.yaw_left")).to_have_count(1)
 
 
 def test_filters_leave_what_is_like_them(own_page):
     page = own_page
-    assert page.locator("#footage .one").count() == 5
+    expect(page.locator("#footage .one")).to_have_count(5)
     page.click("#footage .channels button[aria-label='With forward']")
-    assert page.locator("#footage .one").count() == 1
+    expect(page.locator("#footage .one")).to_have_count(1)
     page.click("#footage .channels button[aria-label='With forward']")
     page.fill("#footage .search input", "lake 2")
-    assert page.locator("#footage .one").count() == 1
+    expect(page.locator("#footage .one")).to_have_count(1)
     page.fill("#footage .search input", "nowhere")
-    assert page.locator("#footage .empty").is_visible()
+    expect(page.locator("#footage .empty")).to_be_visible()
     page.fill("#footage .search input", "")
     page.select_option("#footage .flag", "unreadable")
-    assert page.locator("#footage .one").count() == 1
+    expect(page.locator("#footage .one")).to_have_count(1)
     page.select_option("#footage .flag", "all")
 
 
@@ -134,8 +135,8 @@ def test_a_visitor_sees_everything_and_keeps_nothing(visits, folder):
     page = opened(visits, width=390, height=844)
     choose(page, 0)
     assert page.eval_on_selector("#footage .detail fieldset", "fields => fields.disabled")
-    assert page.locator("#footage .verdicts [data-do=apply]").first.is_disabled()
-    assert "--apply yaw-mirrored" in page.inner_text("#footage .verdicts")
+    expect(page.locator("#footage .verdicts [data-do=apply]").first).to_be_disabled()
+    expect(page.locator("#footage .verdicts")).to_contain_text("--apply yaw-mirrored", use_inner_text=True)
     assert str(folder.parent) not in page.content()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing reaches over the side"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.ui.live_desks import make_desk, slowed
 from tests.ui.visits import serving
@@ -66,9 +67,9 @@ def test_a_causal_clip_plays_while_it_is_drawn_and_nothing_below_it_moves(page, 
     assert seen["frames"] and seen["frames"] == sorted(seen["frames"]), "it is seen before it is done"
     assert any(words.startswith("Drawing: ") and words.endswith(" of 2 s") for words in seen["words"]), seen["words"]
     assert len(seen["places"]) == 1, f"Generate stood at {seen['places']}"
-    assert not page.locator("#viewer canvas.drawn").is_visible()
+    expect(page.locator("#viewer canvas.drawn")).to_be_hidden()
     for link in ("clip", "gif", "webp", "record"):
-        assert page.locator(f"#viewer a.{link}").is_visible()
+        expect(page.locator(f"#viewer a.{link}")).to_be_visible()
 
 
 def test_all_places_have_one_width(page):

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from tests.ui import live_pictures
 from tests.ui.conftest import write_run
 from tests.ui.live_desks import make_desk, slowed
 from tests.ui.test_live_browser import LIVE, STAGE, flying, pixels, take_off
 from tests.ui.visits import Visits, serving
+from tests.waiting import wait_for
 from wanact.bench.live_browser import BrowserError
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.record import FlightRecord
@@ -99,13 +101,13 @@ def test_the_page_opens_on_a_flight_that_a_held_key_begins_and_steers(visit):
     tabs = page.get_by_role("tab").all_inner_texts()
     assert tabs == ["Fly", "Plan a clip", "Checkpoints", "Compare"]
     page.wait_for_function(f"{PLACE} === 'live'")
-    assert "Hold W" in page.inner_text(f"{STAGE} .lead")
+    expect(page.locator(f"{STAGE} .lead")).to_contain_text("Hold W", use_inner_text=True)
     scrolled = page.evaluate("scrollY")
     page.keyboard.down("w")  # nothing on the page has the focus yet
     page.wait_for_function(f"{LIVE}.state === 'line' || {LIVE}.state === 'flying'")
     flying(page)
     page.wait_for_function(f"{LIVE}.shown.a[0] > 0")
-    assert not page.locator(f"{STAGE} .lead").is_visible(), "something was pressed"
+    expect(page.locator(f"{STAGE} .lead"), "something was pressed").to_be_hidden()
     page.keyboard.up("w")
     page.wait_for_function(f"{LIVE}.shown.a.every(value => value === 0)")
     assert page.evaluate("scrollY") == scrolled
@@ -133,19 +135,20 @@ def test_a_key_that_is_held_while_a_flight_starts_steers_its_first_picture(visit
 def test_the_invitation_stays_until_something_was_pressed(visit):
     page = visit()
     take_off(page)
-    assert page.locator(f"{STAGE} .lead").is_visible()
+    expect(page.locator(f"{STAGE} .lead")).to_be_visible()
     page.keyboard.press("Tab")
-    assert page.locator(f"{STAGE} .lead").is_visible(), "Tab is no control"
+    expect(page.locator(f"{STAGE} .lead"), "Tab is no control").to_be_visible()
     page.focus(f"{STAGE} .live")
     page.keyboard.down("a")
     page.wait_for_selector(f"{STAGE} .lead", state="hidden")
     page.keyboard.up("a")
-    assert not page.locator(f"{STAGE} .lead").is_visible()
+    expect(page.locator(f"{STAGE} .lead")).to_be_hidden()
 
 
 def test_a_phone_is_told_of_the_stick_which_begins_the_flight(visit):
     page = visit(width=390, height=844, has_touch=True, is_mobile=True)
-    assert "left stick" in page.inner_text(f"{STAGE} .lead") and "W" not in page.inner_text(f"{STAGE} .lead")
+    expect(page.locator(f"{STAGE} .lead")).to_contain_text("left stick", use_inner_text=True)
+    expect(page.locator(f"{STAGE} .lead")).not_to_contain_text("W", use_inner_text=True)
     button, lead = (page.locator(f"{STAGE} {part}").bounding_box() for part in ("[data-do=takeoff]", ".lead"))
     assert button["y"] + button["height"] <= lead["y"], "it covers no button"
     stick = page.locator(f"{STAGE} .stick.move")
@@ -166,13 +169,13 @@ def test_after_a_flight_another_first_frame_stands_on_the_stage(visit):
     take_off(page)
     page.click(f"{STAGE} [data-do=land]")
     page.wait_for_selector(f"{STAGE} [data-state=landed]")
-    assert not page.locator(f"{STAGE} .chosen").is_visible(), "it has seen more than its first frame"
+    expect(page.locator(f"{STAGE} .chosen"), "it has seen more than its first frame").to_be_hidden()
     mains = f"{STAGE} .choices .main:visible"
-    assert page.locator(mains).all_inner_texts() == ["Continue"]
+    expect(page.locator(mains)).to_have_text(["Continue"], use_inner_text=True)
     page.click(sample("canyon"))
     page.wait_for_selector(f"{STAGE} .chosen")
     page.wait_for_function(f"document.querySelector('{STAGE} .chosen').src.includes('canyon')")
-    assert page.locator(mains).all_inner_texts() == ["New flight"]
+    expect(page.locator(mains)).to_have_text(["New flight"], use_inner_text=True)
 
 
 # ---- place and choice in the address ---------------------------------------------------------------------------------
@@ -231,7 +234,8 @@ def test_a_reload_comes_back_to_the_same_page_picture_prompt_and_plan(visit, por
     page.wait_for_function("document.querySelector('#frame img')?.naturalHeight === 600")
     page.wait_for_selector("#frame .crop-kept[aria-valuenow='0']")
     page.wait_for_selector("#plan [data-preset='Orbit right'][aria-pressed=true]")
-    assert page.evaluate(PLACE) == "fly" and page.locator("#samples [aria-pressed=true]").count() == 0
+    assert page.evaluate(PLACE) == "fly"
+    expect(page.locator("#samples [aria-pressed=true]")).to_have_count(0)
     page.click("#generate")
     page.wait_for_selector("#viewer .viewer[data-status=done]")
 
@@ -253,8 +257,8 @@ def test_a_reload_comes_back_to_the_flight_with_its_last_view_and_one_thing_to_p
     has_words(page, "a red canyon in snow")
     is_marked(page, "canyon")
     page.wait_for_selector(f"{STAGE} .chosen[src^='data:image/']")  # the stage is not black
-    assert page.locator(f"{STAGE} .choices .main:visible").all_inner_texts() == ["Continue"]
-    assert page.locator(f"{STAGE} [data-do=share]").is_visible(), "it can be shared as before the reload"
+    expect(page.locator(f"{STAGE} .choices .main:visible")).to_have_text(["Continue"], use_inner_text=True)
+    expect(page.locator(f"{STAGE} [data-do=share]"), "it can be shared as before the reload").to_be_visible()
     take_off(page, "continue")
     page.wait_for_function(f"{LIVE}.shown.t > 3")
     assert np.asarray(pixels(page)).std() > 1
@@ -269,11 +273,11 @@ def test_a_picture_that_is_taken_away_stays_away(visit):
     page.wait_for_function("document.querySelector('#live-note')?.textContent.includes('Choose a first frame')")
     page.wait_for_selector("#live-samples:not(:has([aria-pressed=true]))")
     page.wait_for_timeout(1000)  # until now the sample came back, under another name
-    assert page.locator("#live-frame img").count() == 0
-    assert not page.locator(f"{STAGE} .why").is_visible(), "nothing is chosen of which more could be known"
+    expect(page.locator("#live-frame img")).to_have_count(0)
+    expect(page.locator(f"{STAGE} .why"), "nothing is chosen of which more could be known").to_be_hidden()
     page.click(f"{STAGE} [data-do=takeoff]")
     page.wait_for_selector(f"{STAGE} .notice:not([hidden])")
-    assert "no first frame" in page.inner_text(f"{STAGE} .notice")
+    expect(page.locator(f"{STAGE} .notice")).to_contain_text("no first frame", use_inner_text=True)
     page.click(sample("canyon"))
     page.wait_for_function("document.querySelector('#live-frame img')?.src.includes('canyon')")
 
@@ -294,18 +298,16 @@ def test_a_portrait_shows_where_it_is_cut_and_is_dragged(visit, portrait):
     page = visit()
     page.set_input_files("#live-frame input[type=file]", portrait)
     page.wait_for_selector("#live-frame .crop-kept")
-    assert "taller than the flight" in page.inner_text("#live-crop")
+    expect(page.locator("#live-crop")).to_contain_text("taller than the flight", use_inner_text=True)
     page.wait_for_function("document.querySelector('#live-frame img')?.naturalHeight === 600")
-    page.wait_for_timeout(500)
-    assert stage_colour(page).argmax() == 1, "the middle is green"
+    wait_for(lambda: stage_colour(page).argmax() == 1)  # the middle is green
     box = page.locator("#live-frame .crop-kept").bounding_box()
     page.mouse.move(box["x"] + 20, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] + 20, box["y"] - 200, steps=4)
     page.mouse.up()
     page.wait_for_selector("#live-frame .crop-kept[aria-valuenow='0']")
-    page.wait_for_timeout(500)
-    assert stage_colour(page).argmax() == 0, "above it is red"
+    wait_for(lambda: stage_colour(page).argmax() == 0)  # above it is red
     flight = take_off(page)
     assert flight
     page.click(f"{STAGE} [data-do=land]")
@@ -319,7 +321,7 @@ def test_a_photograph_takes_the_samples_words_away_and_is_told_what_the_world_dr
     page = visit()
     prompts = {one.id: one.prompt for one in load_samples()[0]}
     has_words(page, prompts["coast"])
-    assert DRAWS not in page.inner_text("#live-scene")
+    expect(page.locator("#live-scene")).not_to_contain_text(DRAWS, use_inner_text=True)
     page.click(sample("coffee"))
     page.wait_for_function(f"document.querySelector('#live-note')?.textContent.includes({DRAWS!r})")
     page.click(sample("canyon"))

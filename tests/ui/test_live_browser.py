@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from tests.ui import live_pictures
 from tests.ui.line import line_to
@@ -133,7 +134,8 @@ def test_a_flight_from_take_off_to_the_saved_files(visit, desk, tmp_path):
     hold(page, ("w", "ArrowRight"), f"{obeyed} && {LAMPS} === 'forward,yaw_right'")
     assert page.evaluate("scrollY") == scrolled
     page.wait_for_function(f"document.querySelector('{STAGE} .heading')?.textContent !== '000°'")
-    assert page.inner_text(f"{STAGE} .speed") == "100%" and "fps" in page.inner_text(f"{STAGE} .rate")
+    expect(page.locator(f"{STAGE} .speed")).to_have_text("100%", use_inner_text=True)
+    expect(page.locator(f"{STAGE} .rate")).to_contain_text("fps", use_inner_text=True)
     assert np.abs(np.subtract(pixels(page), before)).mean() > 1, "the picture has changed"
     page.keyboard.up("w")
     page.keyboard.up("ArrowRight")
@@ -150,7 +152,7 @@ def test_a_flight_from_take_off_to_the_saved_files(visit, desk, tmp_path):
 
     page.locator(f"{STAGE} .timeline input").fill("2")
     page.wait_for_selector(f"{STAGE} [data-state=scrubbing]")
-    assert "0:00.5 of " in page.inner_text(f"{STAGE} .where")
+    expect(page.locator(f"{STAGE} .where")).to_contain_text("0:00.5 of ", use_inner_text=True)
     page.click(f"{STAGE} [data-do=rewind]")
     flying(page)
     page.keyboard.down("ArrowRight")
@@ -169,10 +171,10 @@ def test_a_flight_from_take_off_to_the_saved_files(visit, desk, tmp_path):
     assert read_video(tmp_path / "flight.mp4").shape[1:] == (64, 96, 3)
 
     page.click(f"{STAGE} [data-do=card]")
-    assert "frames a second" in page.inner_text(f"{STAGE} .numbers")
+    expect(page.locator(f"{STAGE} .numbers")).to_contain_text("frames a second", use_inner_text=True)
     page.click(f"{STAGE} [data-do=land]")
     wait_for(lambda: desk.hangar.get(flight).landed_at is not None)
-    assert page.locator(f"{STAGE} [data-do=continue]").is_visible()
+    expect(page.locator(f"{STAGE} [data-do=continue]")).to_be_visible()
 
 
 def test_nothing_is_offered_before_it_answers(visit, url):
@@ -182,7 +184,7 @@ def test_nothing_is_offered_before_it_answers(visit, url):
     page.goto(url)
     page.wait_for_selector(f"{STAGE} .screen")
     wait_for(lambda: page.evaluate("true") and held)
-    assert not page.locator(f"{STAGE} [data-do=takeoff]").is_visible(), "a press would be lost"
+    expect(page.locator(f"{STAGE} [data-do=takeoff]"), "a press would be lost").to_be_hidden()
     held[0].continue_()
     take_off(page)
 
@@ -193,7 +195,7 @@ def test_a_link_to_a_shared_flight_plays_it_and_hands_over_the_controls(visit, d
     page.keyboard.down("w")
     wait_for(lambda: drawn(desk, flight) >= 32)
     page.keyboard.up("w")
-    assert not page.locator(f"{STAGE} [data-do=share]").is_visible(), "a flight in the air is not finished"
+    expect(page.locator(f"{STAGE} [data-do=share]"), "a flight in the air is not finished").to_be_hidden()
     page.click(f"{STAGE} [data-do=land]")
     wait_for(lambda: desk.hangar.get(flight).landed_at is not None)
     with page.expect_download() as download:
@@ -219,7 +221,7 @@ def test_a_link_to_a_shared_flight_plays_it_and_hands_over_the_controls(visit, d
 
     late = visit(link.replace("flight=", "flight=a"))
     late.wait_for_selector(f"{STAGE} .notice:not([hidden])")
-    assert "not shared any more" in late.inner_text(f"{STAGE} .notice")
+    expect(late.locator(f"{STAGE} .notice")).to_contain_text("not shared any more", use_inner_text=True)
     take_off(late)
 
 
@@ -234,7 +236,8 @@ def test_a_fork_flies_on_beside_the_flight_it_came_from(visit, desk):
     assert desk.hangar.get(second).pictures[:12] == desk.hangar.get(first).pictures[:12]
     assert desk.hangar.get(first).landed_at is not None
     chips = page.locator(f"{STAGE} .branches button")
-    assert chips.all_inner_texts()[0].startswith("Flight 1") and "from 0:00.8 of Flight 1" in chips.nth(1).inner_text()
+    assert chips.all_inner_texts()[0].startswith("Flight 1")
+    expect(chips.nth(1)).to_contain_text("from 0:00.8 of Flight 1", use_inner_text=True)
     flown = desk.hangar.get(first).stream.num_frames
     chips.first.click()
     page.wait_for_function(f"{LIVE}.state === 'flying' && {LIVE}.shown.t > {flown - 1}")
@@ -279,10 +282,10 @@ def test_a_prompt_is_offered_to_a_flight_that_was_told_another_one(visit):
     use = page.locator("#live-say")
     page.fill("#live-prompt textarea", "green hills")
     page.wait_for_timeout(600)
-    assert not use.is_visible(), "nothing flies: the next flight takes it anyway"
+    expect(use, "nothing flies: the next flight takes it anyway").to_be_hidden()
     take_off(page)
     page.wait_for_timeout(600)
-    assert not use.is_visible(), "it flies to these words"
+    expect(use, "it flies to these words").to_be_hidden()
     page.fill("#live-prompt textarea", "desert at dusk")
     use.wait_for()
     use.click()
@@ -301,7 +304,7 @@ def test_a_flight_that_has_dissolved_offers_the_way_back_and_another_place(visit
     flight = take_off(page)
     page.keyboard.down("w")
     page.wait_for_selector(f"{STAGE} .lost:not([hidden])")
-    assert "lost its horizon" in page.inner_text(f"{STAGE} .lost")
+    expect(page.locator(f"{STAGE} .lost")).to_contain_text("lost its horizon", use_inner_text=True)
     flown, is_lost = page.evaluate(f"{LIVE}.shown.t"), False
     page.click(f"{STAGE} [data-do=recover]")
     wait_for(lambda: desk.hangar.get(flight).stream.num_frames < flown)
@@ -313,7 +316,7 @@ def test_a_flight_that_has_dissolved_offers_the_way_back_and_another_place(visit
     page.click(f"{STAGE} [data-do=elsewhere]")
     page.wait_for_function(f"document.querySelector('#live-frame img')?.src !== new URL({place!r}, location).href")
     page.wait_for_selector(f"{STAGE} .chosen")
-    assert page.locator(f"{STAGE} [data-do=takeoff]").is_visible()
+    expect(page.locator(f"{STAGE} [data-do=takeoff]")).to_be_visible()
     wait_for(lambda: desk.hangar.get(flight).landed_at is not None)
 
 
@@ -351,7 +354,8 @@ def test_every_way_to_lose_the_keys_lets_go_of_them(visit, desk):
         document.dispatchEvent(new Event('visibilitychange'));
     }""")
     all_let_go()
-    assert "tab was hidden" in page.inner_text(f"{STAGE} .say") and told(desk, flight).paused
+    expect(page.locator(f"{STAGE} .say")).to_contain_text("tab was hidden", use_inner_text=True)
+    assert told(desk, flight).paused
     page.evaluate("""() => {
         Object.defineProperty(document, 'hidden', {value: false, configurable: true});
         document.dispatchEvent(new Event('visibilitychange'));
@@ -369,7 +373,7 @@ def test_a_gamepad_and_the_mouse_steer_by_degrees(visit, desk):
     wait_for(lambda: told(desk, flight).held[5] == 1)
     held = told(desk, flight).held
     assert 0.4 < held[0] < 0.6 and held[3] == 0, "a dead zone, and degrees beyond"
-    assert page.locator(f"{STAGE} .padded").is_visible()
+    expect(page.locator(f"{STAGE} .padded")).to_be_visible()
     page.evaluate("window.axes = [0, 0, 0, 0]")
     wait_for(lambda: not any(told(desk, flight).held))
     page.evaluate("navigator.getGamepads = () => []")
@@ -429,13 +433,13 @@ def test_the_picture_leads_until_frames_that_obey_have_come(visit):
     before = pixels(page)
     page.keyboard.down("ArrowRight")
     page.wait_for_function(f"{LIVE}.timewarp.offset.yaw > 1")
-    assert page.locator(f"{STAGE} .live.ahead").count() == 1, "and says so"
+    expect(page.locator(f"{STAGE} .live.ahead"), "and says so").to_have_count(1)
     assert np.abs(np.subtract(pixels(page), before)).mean() > 1
     page.keyboard.up("ArrowRight")
     page.uncheck(f"{STAGE} [name=predict]")
     page.wait_for_function(f"Math.abs({LIVE}.timewarp.offset.yaw) < 0.02")
-    page.wait_for_timeout(100)
-    assert pixels(page) == before and page.locator(f"{STAGE} .live.ahead").count() == 0
+    wait_for(lambda: pixels(page) == before)
+    expect(page.locator(f"{STAGE} .live.ahead")).to_have_count(0)
     page.focus(f"{STAGE} .live")
     page.keyboard.down("ArrowRight")
     page.wait_for_timeout(300)
@@ -545,7 +549,7 @@ def test_a_laptop_that_slept_finds_its_flight_landed_and_goes_on(visit, desk):
     sleep.send("Debugger.resume")
     sleep.send("Debugger.disable")
     page.wait_for_selector(f"{STAGE} [data-state=landed]")
-    assert "nothing was heard of this page" in page.inner_text(f"{STAGE} .say")
+    expect(page.locator(f"{STAGE} .say")).to_contain_text("nothing was heard of this page", use_inner_text=True)
     assert page.evaluate(f"{LIVE}.held.every(value => value === 0)")
     page.click(f"{STAGE} [data-do=continue]")
     page.wait_for_function(f"{LIVE}.state === 'flying' && {LIVE}.shown.t > {flown}")
@@ -655,7 +659,7 @@ def test_a_phone_held_sideways_is_a_cockpit_that_fills_the_screen(visit, size):
     screen = page.locator(f"{STAGE} .screen").bounding_box()
     assert (screen["x"], screen["y"], screen["width"], screen["height"]) == (0, 0, *size)
     assert {"stick move", "stick look", "timeline", "land"} <= set(boxes_in_sight(page))
-    assert not page.locator(f"{STAGE} .cap kbd").first.is_visible(), "thumbs need no letters"
+    expect(page.locator(f"{STAGE} .cap kbd").first, "thumbs need no letters").to_be_hidden()
     assert_nothing_overlaps(page)
     page.locator(f"{STAGE} .timeline input").fill("1")
     page.wait_for_selector(f"{STAGE} .moment:not([hidden])")
@@ -696,13 +700,13 @@ def test_a_bad_start_is_said_where_the_flight_would_be(visit, picture, tmp_path)
     page.fill("#live-prompt textarea", "x" * 2500)
     page.click(f"{STAGE} [data-do=takeoff]")
     page.wait_for_selector(f"{STAGE} [data-state=failed]")
-    assert "2,500 characters" in page.inner_text(f"{STAGE} .notice")
+    expect(page.locator(f"{STAGE} .notice")).to_contain_text("2,500 characters", use_inner_text=True)
     page.fill("#live-prompt textarea", "a lake")
     page.set_input_files("#live-frame input[type=file]", picture)
     page.wait_for_function("(i => i && i.naturalWidth === 320)(document.querySelector('#live-frame img'))")
     page.wait_for_function(f"document.querySelector('{STAGE} .chosen')?.src.includes('image')")
     take_off(page)
-    assert not page.locator(f"{STAGE} .notice").is_visible()
+    expect(page.locator(f"{STAGE} .notice")).to_be_hidden()
     assert Path(picture).exists()
 
 
@@ -711,7 +715,7 @@ def test_a_flight_starts_where_a_clip_ended_and_without_a_causal_run_the_page_sa
     page = visit(page_url, ready=("#plan td[data-c]", "#frame img"))
     page.get_by_role("tab", name="Fly").click()
     page.wait_for_selector("#live-prompt textarea")
-    assert not page.locator("#live-from-clip").is_visible(), "there is no clip yet"
+    expect(page.locator("#live-from-clip"), "there is no clip yet").to_be_hidden()
     page.get_by_role("tab", name="Plan a clip").click()
     page.click("#generate")
     page.wait_for_selector("#viewer .viewer[data-status=done]")
@@ -720,4 +724,4 @@ def test_a_flight_starts_where_a_clip_ended_and_without_a_causal_run_the_page_sa
     page.wait_for_function("(i => i && i.naturalWidth === 96)(document.querySelector('#live-frame img'))")
     page.click(f"{STAGE} [data-do=takeoff]")
     page.wait_for_selector(f"{STAGE} [data-state=failed]")
-    assert "python -m train causal" in page.inner_text(f"{STAGE} .notice")
+    expect(page.locator(f"{STAGE} .notice")).to_contain_text("python -m train causal", use_inner_text=True)

@@ -6,6 +6,7 @@ import re
 import gradio as gr
 import httpx
 import pytest
+from playwright.sync_api import expect
 
 from tests.ui.visits import Visits, serving
 from wanact.ui.components import ClipState, ClipViewer
@@ -96,7 +97,8 @@ def test_what_comes_before_its_module_is_not_lost(browser, page_url):
     page.wait_for_function(
         "early.some(([, {element, props}]) => element.closest('#viewer') && props.value.status === 'done')"
     )
-    assert page.locator("#viewer [data-status=done]").count() == 0 and page.locator("#plan td[data-c]").count() == 0
+    expect(page.locator("#viewer [data-status=done]")).to_have_count(0)
+    expect(page.locator("#plan td[data-c]")).to_have_count(0)
     page.evaluate(
         """async address => {
             const {mountInTurn} = await import(address);
@@ -117,7 +119,7 @@ def test_a_module_that_does_not_come_is_said_and_stops_no_other(browser, page_ur
     page.route("**/pages/fly/gallery.js", lambda route: route.fulfill(status=503))
     page.goto(page_url)
     page.wait_for_selector("#plan td[data-c]")
-    assert "Reload the page" in page.inner_text("#samples [role=alert]")
+    expect(page.locator("#samples [role=alert]")).to_contain_text("Reload the page", use_inner_text=True)
     visits.problems.clear()  # the browser tells of it
     visits.end()
 

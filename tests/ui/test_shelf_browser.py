@@ -9,11 +9,13 @@ import threading
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import expect
 from safetensors.torch import save
 
 from tests.ui.conftest import add_step, write_card, write_run
 from tests.ui.test_browser import serious_violations
 from tests.ui.visits import Visits, press, serving
+from tests.waiting import wait_for
 from wanact.files import write_json
 from wanact.flying.comparison import Comparison
 from wanact.media.animation import write_animation
@@ -117,13 +119,18 @@ def ready(page):
 
 
 def click_point(page, checkpoint):
-    # In one piece: the curve is drawn anew when colours or sizes change, and a point that was found goes with it.
-    page.mouse.click(
-        *page.eval_on_selector(
-            f'#ledger circle.point[data-id="{checkpoint}"]',
-            "one => { one.scrollIntoView({block: 'center'}); const box = one.getBoundingClientRect();"
-            " return [box.x + box.width / 2, box.y + box.height / 2]; }",
-        )
+    """In one piece: the curve is drawn anew when colours or sizes change, and the page moves when more of it comes."""
+    page.wait_for_function(
+        """id => {
+            const one = document.querySelector(`#ledger circle.point[data-id="${id}"]`);
+            if (!one) return false;
+            one.scrollIntoView({block: 'center'});
+            const box = one.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
+            const click = new PointerEvent('click', {clientX: x, clientY: y, bubbles: true, pointerType: 'mouse'});
+            document.elementFromPoint(x, y).dispatchEvent(click);
+            return true;
+        }""",
+        arg=checkpoint,
     )
     page.wait_for_selector(f'#ledger .row[data-id="{checkpoint}"][aria-selected=true]')
 
@@ -153,13 +160,13 @@ def test_three_steps_picked_on_the_curve_are_compared_in_step(page, tmp_path):
     picked = [f"drone/step-{step:09d}" for step in (100, 200, 400)]
     for checkpoint in picked:
         click_point(page, checkpoint)
-    assert page.locator("#ledger .letter").count() == 3
+    expect(page.locator("#ledger .letter")).to_have_count(3)
     page.click("#ledger .tray .go")
     page.wait_for_function("document.body.dataset.place === 'compare'")
     page.wait_for_function("document.querySelectorAll('#lanes .lane').length === 3")
     assert page.eval_on_selector_all("#lanes .lane > select", "all => all.map(one => one.value)") == picked
     compare(page)
-    assert page.locator("#stage-compare figure[data-status=done]").count() == 3
+    expect(page.locator("#stage-compare figure[data-status=done]")).to_have_count(3)
 
     seen = [shown_frames(page) for _ in range(12) if page.wait_for_timeout(90) is None]
     assert all(max(frames) - min(frames) <= 1 for frames in seen), seen
@@ -182,16 +189,18 @@ def test_three_steps_picked_on_the_curve_are_compared_in_step(page, tmp_path):
             assert difference[frame] <= difference.min() + 1, f"lane {index} shows frame {difference.argmin()}"
     page.click("#stage-compare [data-do=next]")
     page.wait_for_function("document.querySelector('#stage-compare figure')?.dataset.frame === '1'")
-    assert "frame 1 / 16" in page.inner_text("#stage-compare .time")
+    expect(page.locator("#stage-compare .time")).to_contain_text("frame 1 / 16", use_inner_text=True)
     assert page.locator("#stage-compare .lamp.on").count() > 0, "the held keys of this frame"
 
     page.select_option("#stage-compare .view", "difference")
-    assert page.locator("#stage-compare .big canvas").is_visible()
+    expect(page.locator("#stage-compare .big canvas")).to_be_visible()
     assert chosen_pair(page) == ["0", "1"] and difference_of(page) > 0.5, "of A and B"
     page.select_option("#stage-compare .right", "2")
-    assert difference_of(page) > 0.5 and page.inner_text("#stage-compare .pair-note") == ""
+    assert difference_of(page) > 0.5
+    expect(page.locator("#stage-compare .pair-note")).to_have_text("", use_inner_text=True)
     page.select_option("#stage-compare .left", "2")
-    assert difference_of(page) == 0 and "same lane" in page.inner_text("#stage-compare .pair-note")
+    assert difference_of(page) == 0
+    expect(page.locator("#stage-compare .pair-note")).to_contain_text("same lane", use_inner_text=True)
     page.select_option("#stage-compare .view", "side")
     files = {}
     for kind in ("tiled", "record"):
@@ -235,11 +244,11 @@ def test_a_view_that_is_on_while_lanes_appear_shows_the_two_that_are_chosen(page
         page.wait_for_function("new Set(window.waiting).size > 1")
     page.wait_for_selector("#stage-compare .stage[data-status=done]")
     page.wait_for_function("document.querySelectorAll('#stage-compare figure[data-frame]').length > 1")
-    assert chosen_pair(page) == ["0", "1"] and page.locator("#stage-compare .big canvas").is_visible()
-    page.wait_for_timeout(300)
-    assert difference_of(page) > 0.5
+    assert chosen_pair(page) == ["0", "1"]
+    expect(page.locator("#stage-compare .big canvas")).to_be_visible()
+    wait_for(lambda: difference_of(page) > 0.5)
     assert {"0", "1"} <= set(page.evaluate("window.waiting")), "lanes that wait show the first frame"
-    assert page.locator("#stage-compare .first:visible").count() == 0, "and none that is done"
+    expect(page.locator("#stage-compare .first:visible"), "and none that is done").to_have_count(0)
     page.select_option("#stage-compare .view", "side")
 
 
@@ -352,8 +361,8 @@ def test_a_step_is_chosen_for_fly_and_places_keep_their_state(page):
     click_point(page, "drone/step-000000300")
     page.click("#ledger [data-act=fly]")
     page.wait_for_function("document.body.dataset.place === 'fly'")
-    assert page.input_value("#checkpoint select") == "drone/step-000000300"
-    assert page.input_value("#prompt textarea") == "written before"
+    expect(page.locator("#checkpoint select")).to_have_value("drone/step-000000300")
+    expect(page.locator("#prompt textarea")).to_have_value("written before")
 
 
 def test_keys_held_on_one_page_do_nothing_on_another(page):
@@ -362,7 +371,7 @@ def test_keys_held_on_one_page_do_nothing_on_another(page):
     page.keyboard.down("w")
     page.wait_for_selector("#pad .key.forward.on")
     go(page, "Checkpoints")
-    assert page.locator("#pad .key.on").count() == 0
+    expect(page.locator("#pad .key.on")).to_have_count(0)
     page.keyboard.up("w")
     selected = page.get_attribute("#ledger .row[aria-selected=true]", "data-id")
     page.keyboard.press("w")
@@ -383,11 +392,13 @@ def test_the_list_is_sorted_filtered_searched_and_walked_by_keys(page):
     page.select_option("#ledger .only", "damaged")
     assert steps() == [50] and "truncated" in page.get_attribute("#ledger .state.damaged", "title")
     page.click("#ledger .rows .row")
-    assert "expected" in page.inner_text("#ledger .why") and page.locator("#ledger [data-act=fly]").is_disabled()
-    assert page.locator("#ledger .row input").is_disabled()
+    expect(page.locator("#ledger .why")).to_contain_text("expected", use_inner_text=True)
+    expect(page.locator("#ledger [data-act=fly]")).to_be_disabled()
+    expect(page.locator("#ledger .row input")).to_be_disabled()
     page.select_option("#ledger .only", "all")
     page.fill("#ledger .search input", "drone 300")
-    assert steps() == [300] and page.inner_text("#ledger .count") == "1 of 5"
+    assert steps() == [300]
+    expect(page.locator("#ledger .count")).to_have_text("1 of 5", use_inner_text=True)
     page.fill("#ledger .search input", "")
     page.locator("#ledger .rows .row").first.focus()
     page.keyboard.press("End")
@@ -395,7 +406,7 @@ def test_the_list_is_sorted_filtered_searched_and_walked_by_keys(page):
     page.keyboard.press("Enter")
     page.wait_for_selector('#ledger .row[data-id="drone/step-000000300"][aria-selected=true]')
     page.keyboard.press(" ")
-    assert page.locator('#ledger .row[data-id="drone/step-000000300"] input').is_checked()
+    expect(page.locator('#ledger .row[data-id="drone/step-000000300"] input')).to_be_checked()
 
 
 def test_control_stands_in_the_list_and_says_which_step_is_best(page):
@@ -408,8 +419,9 @@ def test_control_stands_in_the_list_and_says_which_step_is_best(page):
         map(float, column("gain")[:4] + column("sharpness")[:4])
     )
     best = page.locator("#ledger .row", has=page.locator(".mark.best"))
-    assert best.all_inner_texts()[0].startswith("300") and "best" in best.first.inner_text()
-    assert page.locator("#ledger .row", has_text="lowest loss").count() == 1, "of the run without cards"
+    assert best.all_inner_texts()[0].startswith("300")
+    expect(best.first).to_contain_text("best", use_inner_text=True)
+    expect(page.locator("#ledger .row", has_text="lowest loss"), "of the run without cards").to_have_count(1)
     assert "16 runs of 21 frames" in page.get_attribute("#ledger .row:nth-child(4) .c-control", "title")
     page.click("#ledger [data-sort=saved]")
 
@@ -423,15 +435,16 @@ def test_control_stands_on_the_steps_of_the_loss_with_values_under_the_pointer(p
     box = page.locator("#ledger .curves .plot svg[role=group]").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2 - 20, box["y"] + 12)
     words = page.locator("#ledger .curves .bubble >> nth=0")
-    assert words.is_visible()
+    expect(words).to_be_visible()
     assert re.search(r"step \d+\ndrone: loss [\d.]+, smoothed [\d.]+, rate", words.text_content())
     before = page.get_attribute("#ledger path.line", "d")
     page.locator("#ledger .smooth").fill("0")
-    assert page.get_attribute("#ledger path.line", "d") != before and page.locator("#ledger path.raw").count() == 0
+    assert page.get_attribute("#ledger path.line", "d") != before
+    expect(page.locator("#ledger path.raw")).to_have_count(0)
     page.locator("#ledger .smooth").fill("0.6")
     point = page.locator('#ledger circle.carded[data-id="drone/step-000000300"]').bounding_box()
     page.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
-    assert "control 100% of 48 runs of 21 frames" in words.text_content()
+    expect(words).to_contain_text("control 100% of 48 runs of 21 frames")
 
 
 def test_a_run_without_a_log_says_so_where_its_loss_would_be(browser, pipe, serve, tmp_path):
@@ -440,8 +453,8 @@ def test_a_run_without_a_log_says_so_where_its_loss_would_be(browser, pipe, serv
     page = visits.open()
     page.goto(f"{visits.url}?tab=checkpoints")
     page.wait_for_selector("#ledger circle.carded")
-    assert "No log was kept" in page.text_content("#ledger .curves svg")
-    assert not page.locator("#ledger .smooth").is_visible(), "nothing to be smoothed"
+    expect(page.locator("#ledger .curves svg").first).to_contain_text("No log was kept")
+    expect(page.locator("#ledger .smooth"), "nothing to be smoothed").to_be_hidden()
     visits.end()
 
 
@@ -449,13 +462,15 @@ def test_the_control_card_is_drawn_on_the_page_with_numbers_under_the_pointer(pa
     click_point(page, "drone/step-000000300")
     page.wait_for_function("document.querySelector('#card .title')?.textContent.includes('step 300')")
     page.wait_for_selector("#card .control[data-status=card][data-quick=false]")
-    assert page.locator("#card img").count() == 0 and page.locator("#card svg.plot").count() == 20
-    assert "100%" in page.inner_text("#card .headline") and "48 runs of 21 frames" in page.inner_text("#card .headline")
+    expect(page.locator("#card img")).to_have_count(0)
+    expect(page.locator("#card svg.plot")).to_have_count(20)
+    expect(page.locator("#card .headline")).to_contain_text("100%", use_inner_text=True)
+    expect(page.locator("#card .headline")).to_contain_text("48 runs of 21 frames", use_inner_text=True)
     page.locator("#card svg.plot").first.scroll_into_view_if_needed()
     page.locator("#card svg.plot").first.hover()
-    assert "forward, asked" in page.inner_text("#card .bubble")
+    expect(page.locator("#card .bubble")).to_contain_text("forward, asked", use_inner_text=True)
     page.locator("#card .matrix tbody td").nth(2).hover()
-    assert "asked forward, seen as left" in page.inner_text("#card .bubble")
+    expect(page.locator("#card .bubble")).to_contain_text("asked forward, seen as left", use_inner_text=True)
     light = page.locator("#card .panel").first.evaluate("one => getComputedStyle(one).backgroundColor")
     page.click("#header .mode")
     page.wait_for_timeout(600)
@@ -465,25 +480,25 @@ def test_the_control_card_is_drawn_on_the_page_with_numbers_under_the_pointer(pa
     assert brightness[0] > 600 > 200 > brightness[1]
     click_point(page, "drone/step-000000100")
     page.wait_for_selector("#card .control[data-quick=true]")
-    assert "Quick measurement" in page.inner_text("#card .measured")
+    expect(page.locator("#card .measured")).to_contain_text("Quick measurement", use_inner_text=True)
 
 
 def test_details_differences_notes_and_stars(page, root):
     click_point(page, "drone/step-000000200")
     page.wait_for_selector("#ledger details")
     page.locator("#ledger summary", has_text="Configuration").click()
-    assert "adaln_tmod" in page.inner_text("#ledger .tree >> visible=true")
+    expect(page.locator("#ledger .tree >> visible=true")).to_contain_text("adaln_tmod", use_inner_text=True)
     page.locator("#ledger summary", has_text="Compare its settings").click()
     page.select_option("#ledger .differ select", "drone/step-000000400")
     page.wait_for_selector("#ledger .differ td")
-    assert "checkpoint.loss" in page.inner_text("#ledger .differ")
+    expect(page.locator("#ledger .differ")).to_contain_text("checkpoint.loss", use_inner_text=True)
     page.fill("#ledger .note textarea", "turns well")
     page.keyboard.press("Tab")
     page.click("#ledger [data-act=star]")
     page.wait_for_selector('#ledger .row[data-id="drone/step-000000200"] .star')
     assert read_notes(root / "drone")["step-000000200"] == {"star": True, "note": "turns well"}
     page.select_option("#ledger .only", "starred")
-    assert page.locator("#ledger .rows .row").count() == 1
+    expect(page.locator("#ledger .rows .row")).to_have_count(1)
     page.select_option("#ledger .only", "all")
 
 
@@ -503,8 +518,8 @@ def test_a_choice_follows_a_training_only_if_it_was_the_latest(page, root):
         page.focus("#checkpoint select")
         newest = "training/step-000000030" if then != chosen else "another/step-000000001"
         page.wait_for_selector(f"#checkpoint option[value='{newest}']", state="attached")
-        assert page.input_value("#checkpoint select") == then
-    assert "training has a new step" in page.inner_text("#checkpoint")
+        expect(page.locator("#checkpoint select")).to_have_value(then)
+    expect(page.locator("#checkpoint")).to_contain_text("training has a new step", use_inner_text=True)
     go(page, "Checkpoints")
     page.wait_for_selector('#ledger .row[data-id="training/step-000000030"]')
     page.click('#ledger .row[data-id="training/step-000000030"]')
@@ -536,12 +551,12 @@ def test_a_checkpoint_of_ones_own_is_flown_and_a_bad_one_refused(page, tmp_path,
     page.wait_for_function("document.querySelector('#checkpoint select')?.value.startsWith('upload/')")
     page.click("#generate")
     page.wait_for_selector("#viewer .viewer[data-status=done]")
-    assert "upload" in page.inner_text("#viewer .caption")
+    expect(page.locator("#viewer .caption")).to_contain_text("upload", use_inner_text=True)
     visits = Visits(browser, shelf_url)
     other = visits()
     go(other, "Checkpoints")
     ready(other)
-    assert other.locator('#ledger .row[data-id^="upload/"]').count() == 0, "nobody else sees it"
+    expect(other.locator('#ledger .row[data-id^="upload/"]'), "nobody else sees it").to_have_count(0)
     visits.end()
 
 
@@ -554,9 +569,9 @@ def test_two_thousand_checkpoints_are_listed_and_the_page_stays_usable(browser, 
     go(page, "Checkpoints")
     ready(page)
     page.wait_for_function("document.querySelector('#ledger .count')?.textContent.startsWith('2,000')")
-    assert page.locator("#ledger circle.point").count() == 2_000
+    expect(page.locator("#ledger circle.point")).to_have_count(2_000)
     assert 5 < page.locator("#ledger .rows .row").count() < 60, "only the rows in sight are in the page"
-    assert page.get_attribute("#ledger .grid", "aria-rowcount") == "2001"
+    expect(page.locator("#ledger .grid")).to_have_attribute("aria-rowcount", "2001")
     page.click("#ledger [data-sort=step]")
     page.click("#ledger [data-sort=step]")
     page.evaluate("document.querySelector('#ledger .window').scrollTop = 1e9")
@@ -566,7 +581,8 @@ def test_two_thousand_checkpoints_are_listed_and_the_page_stays_usable(browser, 
     page.wait_for_selector("#ledger .detail .facts")
     page.click("#ledger [data-act=star]")
     page.wait_for_selector('#ledger .row[data-id="long/step-000020000"] .star')
-    assert "in this browser" in page.inner_text("#ledger .kept") and not read_notes(root / "long")
+    expect(page.locator("#ledger .kept")).to_contain_text("in this browser", use_inner_text=True)
+    assert not read_notes(root / "long")
     page.fill("#ledger .search input", "10010")
     page.wait_for_function("document.querySelector('#ledger .count')?.textContent === '1 of 2,000'")
     visits.end()
@@ -585,7 +601,7 @@ def test_a_phone_shows_both_pages_whole(browser, shelf_url):
             ".map(one => one.outerHTML)",
         )
         assert not small, "large enough for a thumb"
-    assert page.locator("#places [role=tab]").count() == 4
+    expect(page.locator("#places [role=tab]")).to_have_count(4)
     visits.end()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.ui.live_desks import make_desk
 from tests.ui.test_live_browser import LIVE, READY, STAGE, take_off
@@ -47,7 +48,7 @@ def test_three_flights_and_four_more_tabs_all_get_answers(tabs):
     others = [tabs() for _ in range(4)]
     others[-1].click(f"{STAGE} [data-do=takeoff]")
     others[-1].wait_for_selector(f"{STAGE} .notice:not([hidden])")
-    assert "three tabs of this browser" in others[-1].inner_text(f"{STAGE} .notice")
+    expect(others[-1].locator(f"{STAGE} .notice")).to_contain_text("three tabs of this browser", use_inner_text=True)
     for page in flying:
         page.bring_to_front()
         page.focus(f"{STAGE} .live")
@@ -66,6 +67,6 @@ def test_a_tab_that_nobody_looks_at_lands_and_can_be_gone_on_with(tabs):
     page.wait_for_function(f"{LIVE}.state === 'paused'")
     page.evaluate("() => { const now = performance.now.bind(performance); performance.now = () => now() + 61000; }")
     page.wait_for_function(f"{LIVE}.state === 'landed'")
-    assert "tab was hidden" in page.inner_text(f"{STAGE} .say")
+    expect(page.locator(f"{STAGE} .say")).to_contain_text("tab was hidden", use_inner_text=True)
     page.evaluate(HIDE, False)
     take_off(page, "continue")

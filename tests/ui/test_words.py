@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from tests.ui.visits import Visits
 from wanact.actions import PRESETS
@@ -68,7 +69,9 @@ def test_markup_in_a_link_is_words(browser, page_url, engine):
         page.goto(f"{page_url}?compare={changed.encode()}")
         page.wait_for_selector(".toast-body")
         assert page.evaluate(_LOOKS_FOR, ".toast-body") == []
-    assert "<img src=x" in page.inner_text(".toast-body"), "the sample that is not here is named"
+    expect(page.locator(".toast-body"), "the sample that is not here is named").to_contain_text(
+        "<img src=x", use_inner_text=True
+    )
     visits.end()
 
 
