@@ -46,6 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     browser_tests = [item for item in items if item.get_closest_marker("browser")]
+    for item in browser_tests:  # a page in a browser has its own time: it is said of a test that needed two tries
+        item.add_marker(pytest.mark.flaky(reruns=1))
     if not browser_tests or find_chromium():
         return
     if os.environ.get("WANACT_REQUIRE_BROWSER"):
