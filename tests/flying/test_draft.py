@@ -19,6 +19,7 @@ from wanact.flying.draft import Drafter, DraftSettings, Sight
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.rollout import CausalSettings
 from wanact.flying.stream import WanActStream
+from wanact.flying.viewpoint import View
 from wanact.models import vae as vae_ops
 from wanact.models.nearness import FOLDER, LOWEST_DEG, NEARNESS, STEP_DEG
 from wanact.runs.ref import RUN_CONFIG
@@ -156,8 +157,30 @@ def test_what_nobody_has_seen_is_mirrored_at_the_sides_of_what_was(drafter):
     assert row.argmax() < WIDTH - 4 and row[-1] < row.max() - 0.02, "it grows darker again beyond the right side"
     around = wide.start(1, "cpu")
     around[:, 2] = 150.0  # twice as far as the picture is wide: mirrored twice, it is as it was
-    again = wide._mirrored(first, around[:, None])[0, 0, 0, HEIGHT // 2]
+    again = wide.mirrored(first, around[:, None])[0, 0, 0, HEIGHT // 2]
     torch.testing.assert_close(again[4:-4], across[0, 0, HEIGHT // 2][4:-4], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_beside_a_picture_lies_what_is_likest_to_its_mirror_image(drafter, side):
+    """Of waves along the horizon, those half a wave on: the same at the side, and no mirror image of all of them."""
+    flat = Drafter(drafter.vae, DraftSettings(pitch_deg=0.0), SCALE)
+
+    def waves(yaw: float) -> torch.Tensor:
+        x, y = torch.arange(WIDTH) + 0.5, torch.tensor([HEIGHT / 2])
+        ray = View(WIDTH, HEIGHT, 75.0).rays(x, y, torch.zeros(1, 1))
+        azimuth = torch.rad2deg(torch.atan2(ray.across, ray.along))[0, 0, 0] + yaw
+        return 0.5 * torch.sin(torch.deg2rad(azimuth * 6)).expand(1, 3, HEIGHT, WIDTH)
+
+    first = Sight(waves(0.0), flat.start(1, "cpu"))
+    there = flat.start(1, "cpu")
+    seen = flat.around(first, there[:, None])[:, :, 0]
+    torch.testing.assert_close(seen[..., 2:-2], first.picture[..., 2:-2], atol=0.02, rtol=0)
+    there[:, 2] = 44.0 * side
+    seen, expected = flat.around(first, there[:, None])[:, :, 0], waves((44.0 - 45.0) * side)
+    beyond = slice(WIDTH // 2 + 8, -2) if side > 0 else slice(2, WIDTH // 2 - 8)  # the seam
+    rows = slice(HEIGHT // 4, -HEIGHT // 4)  # above and below, its edges have their own rule
+    torch.testing.assert_close(seen[..., rows, beyond], expected[..., rows, beyond], atol=0.05, rtol=0)
 
 
 def test_the_sky_goes_on_above_what_was_seen(drafter):
@@ -169,7 +192,7 @@ def test_the_sky_goes_on_above_what_was_seen(drafter):
     assert (up.noise == 0.1).all() and (up.video[0, :, -1, 0] > 0.65).all()
     there = wide.start(1, "cpu")
     there[:, 3] = 25.0
-    column = wide._mirrored(first, there[:, None])[0, 0, 0, :, WIDTH // 2]
+    column = wide.mirrored(first, there[:, None])[0, 0, 0, :, WIDTH // 2]
     assert float(column.min()) > -0.1, "the ground is not mirrored into the sky"
     torch.testing.assert_close(column[:10], upright[0, 0, : draft.EDGE].mean().expand(10), atol=0.01, rtol=0)
     down = wide(first, scaled(channel_track("pitch_down", 1)), region=first)

@@ -14,11 +14,12 @@ from tests.flying.test_pipeline import edit_config, write_run
 from tests.tiny_model import build_transformer
 from wanact.actions import channel_track
 from wanact.files import write_json
-from wanact.flying.draft import Drafter, Sight
+from wanact.flying.draft import Drafter, DraftSettings, Sight
 from wanact.flying.pipeline import WanActPipeline
-from wanact.flying.places import KEPT, RAMP, SEEN, STAYS, TURNS_DEG, Redrawer, Redrawn, _upright
+from wanact.flying.places import KEPT, LASTS, LEAST, Redrawer, Redrawn, _sky
 from wanact.flying.request import ClipRequest
 from wanact.flying.stream import WanActStream
+from wanact.flying.viewpoint import View
 from wanact.models import vae as vae_ops
 from wanact.ui.engine import Engine
 from wanact.weights.layouts import METADATA, ModelDirError, read_json
@@ -144,111 +145,123 @@ def test_guidance_leads_away_from_what_does_not_look_around(tiny_model_dir, tmp_
     torch.testing.assert_close(clean[-1], drawn, atol=1e-4, rtol=1e-3)
 
 
-def pictures(*sides: tuple[float, float]) -> list[torch.Tensor]:
-    """Pictures [1, 3, 64, 96] of so much light above and below."""
-    return [torch.tensor(side).repeat_interleave(32).view(1, 1, 64, 1).expand(1, 3, 64, 96) for side in sides]
-
-
 def make_redrawer(drafter: Drafter, clear: torch.Tensor | None, pipe: WanActPipeline) -> Redrawer:
-    return Redrawer(drafter, clear, pipe.places("a lake", ""), seed=3)
+    redrawer = Redrawer(drafter, clear, pipe.places("a lake", ""), seed=3)
+    redrawer.begin(drafter.start(1, "cpu"), 0)
+    return redrawer
 
 
-def seen(drafter: Drafter, picture: torch.Tensor, worn: float = 0.0, pitch: float = -8.0) -> Sight:
+def seen(drafter: Drafter, picture: torch.Tensor, worn: float = 0.0, pitch: float = -8.0, yaw: float = 0.0) -> Sight:
     """A sight that has worn out so far in its right half."""
     place = drafter.start(1, "cpu")
-    place[:, 3] = pitch
+    place[:, 2:] = torch.tensor([yaw, pitch])
     how_far = torch.zeros(1, 1, picture.shape[2] // 16, picture.shape[3] // 16)
     how_far[..., how_far.shape[3] // 2 :] = worn
     return drafter.sight(picture, place, how_far)
 
 
-def test_what_has_not_worn_out_stays_and_what_has_is_taken_from_the_clear_picture(drafter, pipe):
-    clear, picture = torch.full((2, 1, 3, 64, 96), 0.5)
-    picture -= 1.0
-    redrawer = make_redrawer(drafter, clear, pipe)
-    assert redrawer(seen(drafter, picture, KEPT), 7) is None, "it bears so much"
-    shown = redrawer(seen(drafter, picture, KEPT + 2 * RAMP), 7)
-    assert shown is not None and not shown.is_elsewhere and not shown.worn.any()
-    torch.testing.assert_close(shown.picture[..., :40], picture[..., :40])
-    torch.testing.assert_close(shown.picture[..., 56:], clear[..., 56:])
-    assert (shown.picture[..., 40:56].diff(dim=3) >= 0).all(), "one goes over into the other"
+def as_turned(drafter: Drafter, picture: torch.Tensor, place: torch.Tensor, turn: float) -> torch.Tensor:
+    """A picture that flights begin with, as a camera sees it that is at a place and has turned so far from it."""
+    from_there = place.clone()
+    from_there[:, 2:] = torch.stack([place[:, 2] - turn, drafter.start(1, "cpu")[:, 3]], dim=1)
+    return drafter.around(Sight(picture, from_there), place[:, None])[:, :, 0]
 
 
-def test_the_clear_picture_is_turned_to_where_it_fits(drafter, pipe):
-    """A hill that stands to the right in what stays, and in the middle of the clear picture."""
-    place = drafter.start(1, "cpu")
+def hill_at(x: float) -> torch.Tensor:
     across = torch.arange(96.0)
-    hill = (0.8 * torch.exp(-(((across - 48) / 8) ** 2)) + across / 96 - 0.8).expand(1, 3, 64, 96)
-    looks_left = drafter.turned(hill, place[:, 3:], [-15.0])[:, :, 0]
-    worn = torch.zeros(1, 1, 4, 6)
-    worn[..., 3:, :] = 2.0
-    redrawer, sight = make_redrawer(drafter, hill, pipe), drafter.sight(looks_left, place, worn)
-    shown = redrawer(sight, 7)
-    assert shown is not None
-    torch.testing.assert_close(shown.picture, looks_left, atol=1e-4, rtol=0)
-    again = redrawer(sight, 14)
+    return (0.8 * torch.exp(-(((across - x) / 8) ** 2)) + across / 96 - 0.8).expand(1, 3, 64, 96)
+
+
+def test_another_view_is_shown_where_a_part_has_worn_out(drafter, pipe):
+    picture, redrawer = hill_at(70), make_redrawer(drafter, hill_at(48), pipe)
+    assert redrawer(seen(drafter, picture, KEPT), LASTS) is None, "it bears so much"
+    little = seen(drafter, picture)
+    little.worn[..., 0] = 2.0
+    assert little.worn.bool().float().mean() < LEAST and redrawer(little, LASTS) is None
+    worn = seen(drafter, picture, KEPT + 0.1)
+    assert redrawer(worn, LASTS - 1) is None, "what was seen is shown for its time"
+    assert redrawer(worn, LASTS) is not None
+    assert redrawer(worn, 2 * LASTS - 1) is None and redrawer(worn, 2 * LASTS) is not None
+
+
+@pytest.mark.parametrize("is_mirrored", [False, True])
+def test_it_is_the_clear_picture_or_its_mirror_image_turned_to_where_it_fits(drafter, pipe, is_mirrored):
+    """And its sides show what that picture shows, not its own mirror image."""
+    clear = hill_at(40)
+    shown, redrawer = clear.flip(-1) if is_mirrored else clear, make_redrawer(drafter, clear, pipe)
+    sight = seen(drafter, clear, worn=2.0, yaw=33.0)
+    sight.picture = as_turned(drafter, shown, sight.place, 20.0)
+    redrawn = redrawer(sight, LASTS)
+    assert redrawn is not None
+    torch.testing.assert_close(redrawn.picture, sight.picture, atol=1e-4, rtol=0)
+    back = sight.place.clone()
+    back[:, 2] -= 20.0
+    beside = drafter.around(redrawn.region, back[:, None])[:, :, 0]
+    torch.testing.assert_close(beside, as_turned(drafter, shown, back, 0.0), atol=1e-4, rtol=0)
+    again = redrawer(sight, 2 * LASTS)
     assert again is not None
-    assert (again.picture - looks_left)[:, :, -8:].abs().max() > 0.1, "who flies on leaves it behind"
+    assert (again.picture - sight.picture)[:, :, -8:].abs().max() > 0.1, "who flies on leaves it behind"
 
 
-def test_what_stands_on_what_is_shown_anew_comes_with_it():
-    near = torch.full((1, 1, 32, 48), 0.01)
-    near[..., 16:, :] = 0.4  # ground
-    near[..., 4:16, 20:28] = 0.4  # a tower on it, and far behind a hill
-    near[..., 12:16, 36:44] = 0.1
-    share = torch.zeros(1, 1, 8, 12)
-    share[:, :, 4:] = 1.0
-    taken = _upright(share, near)[0, 0]
-    assert taken[4:].all() and taken[1:4, 5:7].all() and taken[:4].sum() == 6
+class Flat(torch.nn.Module):
+    """Sees a plain under a sky."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, picture: torch.Tensor, elevation: torch.Tensor) -> torch.Tensor:
+        return torch.where(elevation > 0, 0.01, 1.0).expand(len(picture), -1, -1, -1)
+
+
+@pytest.mark.parametrize(("x", "y", "is_worn"), [(0.0, 0.6, True), (0.0, 0.2, False), (0.6, 0.0, False)])
+def test_what_is_seen_from_another_side_has_worn_out(drafter, pipe, x, y, is_worn):
+    sees = Drafter(drafter.vae, DraftSettings(sees=True), [100.0] * 4 + [1.0] * 4, Flat())
+    redrawer, sight = make_redrawer(sees, hill_at(48), pipe), seen(sees, hill_at(48))
+    sight.place[:, :2] = torch.tensor([x, y])
+    assert (redrawer(sight, LASTS) is not None) == is_worn
+    redrawer.begin(sight.place, 40)  # as after a rewind
+    assert redrawer(sight, 40 + LASTS) is None
+
+
+@pytest.mark.parametrize("yaw", [0.0, 25.0])
+def test_the_sky_stays_where_it_was(drafter, pipe, yaw):
+    sees = Drafter(drafter.vae, DraftSettings(sees=True), [100.0] * 4 + [1.0] * 4, Flat())
+    clear = hill_at(30)  # the sun, as it were
+    redrawer = make_redrawer(sees, clear, pipe)
+    sight = seen(sees, clear, worn=2.0, yaw=yaw)
+    stays = as_turned(sees, clear, sight.place, yaw)
+    sight.picture = as_turned(sees, clear, sight.place, -10.0)
+    redrawn = redrawer(sight, LASTS)
+    assert redrawn is not None
+    x, y = torch.tensor([48.0]), torch.arange(64) + 0.5
+    up = View(96, 64, sees.settings.field_of_view_deg).rays(x, y, sight.place[:, 3:]).elevation()[0, 0, :, 0]
+    is_sky, is_land = (up > 6) & (up < 14), up < 0
+    assert is_sky.sum() > 5
+    middle = redrawn.picture[..., is_sky, 30:-30]  # of no mirror image
+    torch.testing.assert_close(middle, stays[..., is_sky, 30:-30], atol=0.04, rtol=0)
+    assert (redrawn.picture - stays)[..., is_land, :].abs().max() > 0.1, "and the land is another"
+
+
+def test_a_sky_goes_on_behind_what_stands_before_it():
+    picture = torch.linspace(0.8, -0.8, 32)[:, None].expand(1, 3, 32, 48).clone()
+    known = torch.ones(1, 1, 32, 48)
+    known[..., 20:, :] = known[..., 10:, 16:24] = 0
+    hidden = torch.where(known > 0, picture, -1.0)
+    sky = _sky(hidden, known)
+    torch.testing.assert_close(sky[..., :20, :], picture[..., :20, :], atol=1e-5, rtol=0)
+    torch.testing.assert_close(sky[..., 20:, :], picture[..., 19:20, :].expand(-1, -1, 12, -1), atol=1e-5, rtol=0)
+    assert torch.equal(_sky(hidden, torch.zeros_like(known)), hidden), "there is none"
 
 
 def test_other_words_have_a_clear_picture_drawn(drafter, pipe):
     picture, redrawer = torch.zeros(1, 3, 64, 96), make_redrawer(drafter, None, pipe)
-    sight = seen(drafter, picture, 2.0)
-    shown = redrawer(sight, 7)
+    redrawn = redrawer(seen(drafter, picture, 2.0), LASTS)
     with torch.no_grad():
         noise = torch.randn(1, 48, 1, 4, 6, generator=torch.Generator().manual_seed(3))
         drawn = vae_ops.decode(drafter.vae, redrawer.places.draw(noise))[:, :, 0]
-        turned = drafter.turned(drawn, sight.place[:, 3:], TURNS_DEG).unbind(2)
-    assert shown is not None and torch.equal(shown.picture[..., :40], picture[..., :40])
-    assert any(torch.allclose(shown.picture[..., 56:], one[..., 56:], atol=1e-5) for one in turned)
-
-
-def test_another_view_is_shown_where_no_horizon_is_left(drafter, pipe):
-    """After the first view has been shown for its time, when two pictures in a row have lost it, and nobody looks down;
-    then no other for a while."""
-    sides = pictures((0.8, -0.6), (-0.6, 0.8), (-0.6, -0.6))
-    sides[0] = sides[0] + torch.linspace(0, 0.1, 96)  # so that each turn of it is another view
-    sky, upside_down, wall = (seen(drafter, picture) for picture in sides)
-
-    def begun() -> Redrawer:
-        redrawer = make_redrawer(drafter, sky.picture, pipe)
-        assert redrawer(sky, 1) is None, "nothing has worn out"
-        return redrawer
-
-    redrawer = begun()
-    for number in (SEEN - 1, SEEN):
-        assert redrawer(wall, number) is None, "what was seen is shown for its time"
-    found = redrawer(wall, 1 + SEEN)
-    assert found is not None and found.is_elsewhere and not found.worn.any()
-    assert (found.picture - sky.picture).abs().mean() < 0.1
-    for number in range(2 + SEEN, 1 + SEEN + STAYS):
-        assert redrawer(wall, number) is None
-    again = redrawer(wall, 1 + SEEN + STAYS)
-    assert again is not None and again.is_elsewhere and not torch.equal(again.picture, found.picture)
-
-    redrawer = begun()
-    assert redrawer(upside_down, 100) is None, "one picture may be an accident"
-    assert redrawer(sky, 101) is None
-    assert redrawer(upside_down, 102) is None
-    found = redrawer(upside_down, 103)
-    assert found is not None and found.is_elsewhere, "the sky is below"
-
-    redrawer, down = begun(), seen(drafter, wall.picture, pitch=-30.0)
-    assert not any(redrawer(down, number) for number in range(100, 110)), "who looks down sees ground"
-
-    never = make_redrawer(drafter, sky.picture, pipe)
-    assert not any(never(wall, number) for number in range(1, 200)), "there was no horizon to lose"
+    assert redrawn is not None
+    assert any(torch.equal(redrawn.region.picture, one) for one in (drawn, drawn.flip(-1)))
 
 
 def test_what_was_seen_elsewhere_is_forgotten(lapped_dir, tmp_path, ramp, monkeypatch):
@@ -262,7 +275,7 @@ def test_what_was_seen_elsewhere_is_forgotten(lapped_dir, tmp_path, ramp, monkey
 
     def elsewhere(self, sight, number):
         calls.append(number)
-        return Redrawn(-sight.picture, torch.zeros_like(sight.worn), True) if len(calls) == 3 else None
+        return Redrawn(-sight.picture, sight) if len(calls) == 3 else None
 
     monkeypatch.setattr(Redrawer, "__call__", elsewhere)
     stream = WanActStream(pipe, ramp, "hills", 4)

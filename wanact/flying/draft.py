@@ -17,6 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -44,6 +45,9 @@ FARTHER = 4.0  # how much what is far counts more where something hidden is fill
 LINEAR = 1 / 3  # share of linear interpolation where pictures are moved
 ENOUGH = 1e-6  # weight of what is known around, to fill from
 MADE_UP = 1.6  # how far what is filled from around has worn out, and the most that anything can
+COARSE = 4  # pixels, to which pictures are averaged to see what fits
+CUTS = 10  # places in half a picture, where what lies beside it may begin
+SEAM_DEG = 12.0  # over which that goes over from its mirror image
 BEYOND = 0.4  # half heights over and under a mirrored picture, from where on nothing but the edge's colour is left
 SKY = 0.05  # how near, in 1 / clip path, a sky is at most
 OFF = 1.5  # pixels that a place may miss the one it comes from: beyond it was hidden
@@ -61,10 +65,11 @@ class DraftSettings:
         sees: whether the model directory's network of nearness is looked through, instead of the usual nearness.
         trust: how much of the draft stays as it is where it knows what is there, from 0 to 1: all of it leaves only
             what comes into view to the network.
-        mirrors: whether what comes into view at the sides is begun from an earlier picture, mirrored at its sides as
-            often as it takes, and not from noise: for networks that know no more of it than a blur.
-        redraws: whether what has worn out of a picture, because it was flown at or made up, is taken from a clear one:
-            the first, or one that the model directory's network of places draws when the words have changed.
+        mirrors: whether what comes into view at the sides is begun from what an earlier picture shows elsewhere, and
+            not from noise: for networks that know no more of it than a blur.
+        redraws: whether a picture that has worn out, because it was flown at, passed or made up, gives way to another
+            view of a clear one: the first, or one that the model directory's network of places draws when the words
+            have changed.
 
     Raises:
         ValueError: for settings that cannot be flown.
@@ -172,6 +177,7 @@ class Sight:
             Not at all if not given.
 
     Attributes:
+        sides: the picture between what may lie at its sides, [B, 3, H, 3 W], once somebody has made that up.
         fades_from: what was shown before this picture took its place, [B, 3, H, W]: the next drafts go over from it.
         faded: how far they have, from 0 to 1.
     """
@@ -183,6 +189,7 @@ class Sight:
         look: Callable[[Tensor, Tensor], Tensor] | None = None,
         worn: Tensor | None = None,
     ):
+        self.sides: Tensor | None = None
         self.fades_from: Tensor | None = None
         self.faded = 0.0
         self.picture, self.place, self._look = picture, place, look
@@ -204,6 +211,18 @@ class Sight:
             return self.worn
         nearest = F.adaptive_max_pool2d(self.near, self.worn.shape[2:])
         return torch.where(nearest > SKY, self.worn, 0.0)
+
+    @property
+    def fades(self) -> bool:
+        """Whether drafts still go over to it from what was shown before."""
+        return self.fades_from is not None
+
+    @cached_property
+    def mirror_image(self) -> Sight:
+        """Left and right the other way round, from the same place."""
+        other = Sight(self.picture.flip(-1), self.place, self._look, self.worn.flip(-1))
+        other._near = None if self.near is None else self.near.flip(-1)
+        return other
 
     def fade_on(self) -> None:
         """A draft more has gone over from what was shown before."""
@@ -353,7 +372,7 @@ class Drafter:
         targets = self._on_the_way(last.place, magnitude, TEMPORAL_STRIDE)
         seen = self._seen(anchor or last, targets)
         held = 1 - seen.missing[:, -1].float().mean((1, 2))
-        if anchor is not None and anchor is not last and seen.missing.any():
+        if anchor is not None and anchor is not last and not anchor.fades and seen.missing.any():
             seen = seen.filled_from(self._seen(last, targets))
         if album is not None and seen.outside.any():
             open_ = F.adaptive_avg_pool2d(seen.outside.float().mean(1, keepdim=True), cells)[:, 0]
@@ -364,7 +383,7 @@ class Drafter:
                 seen = seen.filled_from(more, fits[:, None, None, None] & seen.outside, SIDE)
         video, unseen = seen.painted(), seen.outside
         if self.settings.mirrors and region is not None and unseen.any():
-            video = torch.lerp(video, self._mirrored(region, targets), _faded(unseen, SIDE)[:, None])
+            video = torch.lerp(video, self.around(region, targets), _faded(unseen, SIDE)[:, None])
             unseen = torch.zeros_like(unseen)
         worn = seen.worn * (1 - _of_cells(seen.outside[:, -1:], seen.worn))
         worn = torch.lerp(worn, torch.full_like(worn, MADE_UP), _of_cells(seen.hidden[:, -1:], worn))
@@ -401,32 +420,66 @@ class Drafter:
         return _Seen(video, outside, hidden, near, _worn(sight.worn, grid.unflatten(0, (batch, count))[:, -1]))
 
     @torch.no_grad()
-    def turned(self, picture: Tensor, pitch: Tensor, turns_deg: Sequence[float]) -> Tensor:
-        """A picture [B, 3, H, W] that flights begin with, as a camera of this pitch [B, 1] sees it from there that has
-        turned right by n turns, its sides mirrored: [B, 3, n, H, W]."""
-        place = self.start(len(picture), picture.device)
-        targets = place[:, None].repeat(1, len(turns_deg), 1)
-        targets[..., 2], targets[..., 3] = place.new_tensor(turns_deg), pitch
-        return self._mirrored(self.sight(picture, place), targets)
+    def around(self, region: Sight, targets: Tensor) -> Tensor:
+        """What is seen of a picture from the targets [B, n, 4], and of what may lie at its sides, [B, 3, n, H, W]."""
+        if region.sides is None:
+            region.sides = torch.cat([self._beside(region, -1), region.picture, self._beside(region, 1)], dim=3)
+        return self.mirrored(region, targets, region.sides)
 
-    def _mirrored(self, region: Sight, targets: Tensor) -> Tensor:
+    def _beside(self, region: Sight, side: int) -> Tensor:
+        """What may lie to the right of a picture, or to the left, -1: its mirror image, which meets it, and soon after
+        what it shows itself from where on that is likest to it. All of a mirror image is seen to be one."""
+
+        def turned(picture: Tensor, *degrees: Tensor | float) -> Tensor:
+            targets = region.place[:, None].repeat(1, len(degrees), 1)
+            targets[..., 2] += side * torch.stack([torch.as_tensor(x).expand(len(targets)) for x in degrees], dim=1)
+            return self.mirrored(Sight(picture, region.place), targets)
+
+        whole = self.settings.field_of_view_deg
+        steps = [whole / 2 * step / CUTS for step in range(CUTS)]
+        coarse = F.avg_pool2d(region.picture, COARSE)
+        seam = (self._seam(coarse, region.place, side) < 1).float()[:, :, None]
+        mirror_image, *others = turned(coarse, whole, *steps).unbind(2)
+        unlike = ((torch.stack(others, dim=2) - mirror_image[:, :, None]).abs() * seam).mean((1, 3, 4))
+        best = region.place.new_tensor(steps)[unlike.argmin(1)]
+        mirror_image, other = turned(region.picture, whole, best).unbind(2)
+        return torch.lerp(mirror_image, other, self._seam(region.picture, region.place, side))
+
+    def _seam(self, picture: Tensor, place: Tensor, side: int) -> Tensor:
+        """How far each pixel of what lies beside a picture from a place has gone over, [B, 1, H, W]."""
+        height, width = picture.shape[2:]
+        half = self.settings.field_of_view_deg / 2
+        x, y = (torch.arange(size, device=place.device) + 0.5 for size in (width, height))
+        ray = View(width, height, 2 * half).rays(x, y, place[:, None, 3])
+        azimuth = torch.rad2deg(torch.atan2(ray.across.expand_as(ray.along), ray.along))
+        return ((half + side * azimuth) / SEAM_DEG).clamp(0, 1)
+
+    @torch.no_grad()
+    def mirrored(self, region: Sight, targets: Tensor, sides: Tensor | None = None) -> Tensor:
         """What a picture shows in the directions that are seen from the targets [B, n, 4], as if its sides were
         mirrors, [B, 3, n, H, W]. Above and below it lies a mirrored strip that goes over into the colour of its edge,
-        as a sky does."""
+        as a sky does.
+
+        Args:
+            sides: the picture between others as wide, seen from the same place: those at the ends have the mirrors.
+        """
+        pictures = region.picture if sides is None else sides
         (batch, count), (height, width) = targets.shape[:2], region.picture.shape[2:]
-        apart = max(1, width // NODES)
+        apart, parts = max(1, width // NODES), pictures.shape[3] // width
         x, y = (torch.arange(0, size + apart, apart, device=targets.device) + 0.5 for size in (width, height))
-        view = View(width, height, self.settings.field_of_view_deg)
+        half = self.settings.field_of_view_deg / 2
+        view = View(width, height, 2 * half)
         yaw = targets[..., 2] - region.place[:, None, 2]
         there = region.place.repeat_interleave(count, dim=0)[:, None]
         way = way_to(targets.flatten(0, 1), there).view(batch, count, 2)  # as the camera sees it that has turned
         ray = view.rays(x, y, targets[..., 3])
-        ray = ray.moved(way, usual_nearness(ray.elevation())).folded(yaw, self.settings.field_of_view_deg / 2)
+        ray, part = ray.moved(way, usual_nearness(ray.elevation())).folded(yaw, parts * half).parted(half)
         place = view.places(ray, region.place[:, None, 3].expand(batch, count))
+        place[:, :, 0] = (place[:, :, 0].clamp(-1, 1) + 2 * part) / parts
         across, down = _between(place, apart, height, width).unbind(1)
         beyond = (down.abs() - 1).clamp_min(0)
         grid = torch.stack([across, down - 2 * beyond * down.sign()], dim=-1)
-        video = _sampled(region.picture.repeat_interleave(count, dim=0), grid).clamp(-1, 1)
+        video = _sampled(pictures.repeat_interleave(count, dim=0), grid).clamp(-1, 1)
         edges = region.picture[:, :, :EDGE], region.picture[:, :, -EDGE:]
         upper, lower = (edge.mean((2, 3), keepdim=True).repeat_interleave(count, dim=0) for edge in edges)
         edge = torch.where(down[:, None] < 0, upper, lower)

@@ -1,45 +1,34 @@
-"""Pictures from words: a place to begin at, and what a flight shows anew where its picture has worn out.
+"""Pictures from words: a place to begin at, and another view where a flight's picture has worn out.
 
-A picture that is flown at grows, and shows less the nearer one comes. Whoever wants to fly on for ever has to show it
-anew: render, refine, repeat (Infinite Nature, Liu et al. 2021, arXiv:2012.09855). Here what has worn out is taken from
-a clear picture of the same land, the flight's first one, or one that is drawn when the words have changed: turned to
-where it fits best what is still seen, its sides mirrored, so that a horizon meets a horizon and what lies before one is
-ground.
+A picture that is flown at grows, and shows less the nearer one comes. Whoever wants to fly on for ever has to show
+something anew: render, refine, repeat (Infinite Nature, Liu et al. 2021, arXiv:2012.09855). Here it is another view of
+a clear picture of the same land: the flight's first one, or one that is drawn when the words have changed.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wanact import flow
-from wanact.flying.draft import SKY, Drafter, Sight
-from wanact.media.likeness import above_and_below
-from wanact.media.video import to_uint8
+from wanact.flying.draft import COARSE, SKY, Drafter, Sight
+from wanact.flying.viewpoint import way_to
 from wanact.models import vae as vae_ops
 from wanact.models.transformer import PreparedText
 
 REDRAW_STEPS = 6  # from noise to a picture, when the words change in flight, which waits for it
 KEPT = 0.8  # doublings in size that a picture bears
-RAMP = 0.1  # more, over which another one takes its place
-LEAST = 0.2  # share of any cell that is worth a change
-TURNS_DEG = tuple(range(-60, 61, 15))  # of the clear picture, of which the one that fits best is taken
-RECENT = 3  # of which are not taken again at once: who flies ahead leaves things behind
-UPRIGHT = 0.9  # times as near as what lies under it
-COARSE = 4  # pixels, to which pictures are averaged to see what fits
-
-# When a horizon counts as lost, and all of the picture is changed.
-LOST = 0.5  # of what the first picture has above and below
-LEAST_HORIZON = 10.0  # in CIELAB, of a picture that has one to lose
-LEVEL_DEG = 4.0  # from the first picture's pitch: who looks down sees no horizon
-SEEN, STAYS = 40, 20  # latent frames that a flight, and that another view is shown at least
+ASIDE = 2.0  # doublings, that being seen by a radian from another side is as bad as
+LEAST = 0.2  # of a picture, worn out so far: another takes its place
+TURNS_DEG = (-20, -10, 0, 10, 20)  # of the clear picture and its mirror image, of which the one that fits best is taken
+LASTS = 11  # latent frames, that a view is shown at least
+RECENT = 4  # of which are not taken again at once: who flies ahead leaves things behind
+RIM = 7  # pixels of what stands before a sky that are not its own
 
 
 class Places:
@@ -90,24 +79,23 @@ class Places:
 
 
 class Redrawn(NamedTuple):
-    """A picture in which what had worn out is shown anew.
+    """Another view.
 
     Attributes:
         picture: [1, 3, H, W] in [-1, 1].
-        worn: how far it is still worn out, [1, 1, h, w].
-        is_elsewhere: whether it shows another place, to which nothing belongs that was seen before.
+        region: the picture of which it is a part, and where that would have been seen.
     """
 
     picture: Tensor
-    worn: Tensor
-    is_elsewhere: bool = False
+    region: Sight
 
 
 class Redrawer:
-    """Shows anew what has worn out of a flight's pictures; and all of a picture that has no horizon left.
+    """Shows another view where a flight's picture has worn out: the clear picture or its mirror image, turned a little,
+    under the sky that there was.
 
-    What is shown anew piece by piece may keep a hill as a wall that fills the view, and a sky as a sky. Another view is
-    shown then: the horizon of the clear picture and its light, what stands there somewhere else.
+    All of the picture changes at once. Piece by piece, what is left and what is new do not fit: halves of hills hang in
+    the air.
 
     Args:
         drafter: of the flight.
@@ -118,10 +106,12 @@ class Redrawer:
 
     def __init__(self, drafter: Drafter, clear: Tensor | None, places: Places, seed: int) -> None:
         self.drafter, self.places, self.seed = drafter, places, seed
-        self._turns = deque([0], maxlen=RECENT)  # that were taken last; a flight begins with the picture as it is
+        self._views = [(is_mirrored, turn) for is_mirrored in (False, True) for turn in TURNS_DEG]
+        self._shown = deque([(False, 0)], maxlen=RECENT)  # lately; a flight begins with the picture as it is
+        self._begun: Tensor | None = None  # where the view was first seen from
         self._clear = None if clear is None else drafter.sight(clear, drafter.start(1, clear.device))
-        self._horizon: _Horizon | None = None
-        self._lost_since: int | None = None
+        self._until = 0  # latent frame, up to which nothing else is shown
+        self._sky: Tensor | None = None  # of the clear picture, as if nothing stood before it
 
     @torch.no_grad()
     def __call__(self, sight: Sight, number: int) -> Redrawn | None:
@@ -131,31 +121,68 @@ class Redrawer:
             sight: of one flight.
             number: of its latent frame.
         """
-        is_lost = self._is_lost(sight, number)
-        share = ((sight.worn_out - KEPT) / RAMP).clamp(0, 1)
-        if is_lost:
-            share = torch.ones_like(share)
-        if float(share.max()) < LEAST:
+        worn = self._worn(sight) > KEPT
+        if number < self._until or float(worn.float().mean()) < LEAST:
             return None
-        clear, pitch = self._clear_sight(sight.picture), sight.place[:, 3:]
-        turn = TURNS_DEG[number % len(TURNS_DEG)] if is_lost else self._fitting(clear, sight, share)
-        self._turns.append(turn)
-        other = self.drafter.turned(clear.picture, pitch, [turn])[:, :, 0]
-        if clear.near is not None:  # a turn leaves everything as near as it was
-            near = self.drafter.turned(clear.near.expand(-1, 3, -1, -1), pitch, [turn])[:, :1, 0]
-            share = _upright(share, near)
-        anew = F.interpolate(share, other.shape[2:], mode="bilinear", align_corners=False)
-        return Redrawn(torch.lerp(sight.picture, other, anew), sight.worn_out * (1 - share), is_lost)
+        self.begin(sight.place, number)
+        clear = self._clear_sight(sight.picture)
+        is_mirrored, turn = self._fitting(clear, sight, worn)
+        self._shown.append((is_mirrored, turn))
+        region = self._under_sky(
+            clear.mirror_image if is_mirrored else clear, self._seen_from(sight.place, clear, turn)
+        )
+        return Redrawn(self.drafter.around(region, sight.place[:, None])[:, :, 0], region)
 
-    def _fitting(self, clear: Sight, sight: Sight, share: Tensor) -> int:
-        """The turn of the clear picture, of those that were not taken lately, by which it is most like the other where
-        that stays as it is."""
-        turns = [turn for turn in TURNS_DEG if turn not in self._turns]
-        coarse, picture = (F.avg_pool2d(x.picture, COARSE) for x in (clear, sight))
-        anew = F.interpolate(share, picture.shape[2:], mode="bilinear", align_corners=False)
-        turned = self.drafter.turned(coarse, sight.place[:, 3:], turns)
-        unlike = ((turned - picture[:, :, None]).abs() * (1 - anew[:, :, None])).mean((0, 1, 3, 4))
-        return turns[int(unlike.argmin())]
+    def begin(self, place: Tensor, number: int) -> None:
+        """From this place [1, 4] and latent frame on a view is seen that has not worn out."""
+        self._begun, self._until = place, number + LASTS
+
+    def _worn(self, sight: Sight) -> Tensor:
+        """How far each cell of it has worn out, [1, 1, h, w]; so has what is seen from another side than at first:
+        pictures have no other one."""
+        if self._begun is None:
+            self._begun = sight.place
+        if sight.near is None:
+            return sight.worn_out
+        ways = way_to(self._begun, sight.place[:, None]), way_to(sight.place, self._begun[:, None])
+        aside = torch.minimum(*(way[..., 1].abs() for way in ways))  # who turns on the way sees other things
+        return sight.worn_out + ASIDE * aside * F.adaptive_avg_pool2d(sight.near, sight.worn.shape[2:])
+
+    @staticmethod
+    def _seen_from(place: Tensor, clear: Sight, turn: float) -> Tensor:
+        """Where the clear picture would be seen by a camera, [1, 4], that then turned right by so much."""
+        seen_from = place.clone()
+        seen_from[:, 2] -= turn
+        seen_from[:, 3] = clear.place[:, 3]
+        return seen_from
+
+    def _fitting(self, clear: Sight, sight: Sight, worn: Tensor) -> tuple[bool, int]:
+        """The view, of those that were not shown lately, that is most like the picture where that has not worn out."""
+        stays = 1 - F.interpolate(worn.float(), [size // COARSE for size in sight.picture.shape[2:]])
+        picture = F.avg_pool2d(sight.picture, COARSE)
+
+        def unlike(view: tuple[bool, int]) -> float:
+            is_mirrored, turn = view
+            coarse = F.avg_pool2d((clear.mirror_image if is_mirrored else clear).picture, COARSE)
+            region = Sight(coarse, self._seen_from(sight.place, clear, turn))
+            other = self.drafter.mirrored(region, sight.place[:, None])[:, :, 0]
+            return float(((other - picture).abs() * stays).mean())
+
+        return min((view for view in self._views if view not in self._shown), key=unlike)
+
+    def _under_sky(self, clear: Sight, place: Tensor) -> Sight:
+        """A clear picture as if seen from a place, under the sky that is there: it comes no nearer."""
+        if clear.near is None:
+            return Sight(clear.picture, place)
+        first = self._clear_sight(clear.picture)
+        if self._sky is None:
+            assert first.near is not None, "who sees how near one is sees it of the other"
+            stands = (_at_pixels(first.near, clear.picture) > SKY).float()
+            self._sky = _sky(first.picture, 1 - F.max_pool2d(stands, RIM, stride=1, padding=RIM // 2))
+        ahead = torch.cat([place[:, :2], first.place[:, 2:]], dim=1)  # as then: whoever moves, it comes along
+        sky = self.drafter.mirrored(Sight(self._sky, ahead), place[:, None])[:, :, 0]
+        is_sky = F.avg_pool2d((_at_pixels(clear.near, sky) < SKY).float(), 3, stride=1, padding=1)
+        return self.drafter.sight(torch.lerp(clear.picture, sky, is_sky), place)
 
     def _clear_sight(self, picture: Tensor) -> Sight:
         """What is shown anew, of this picture's size."""
@@ -168,48 +195,27 @@ class Redrawer:
             self._clear = self.drafter.sight(drawn, self.drafter.start(1, drawn.device))
         return self._clear
 
-    def _is_lost(self, sight: Sight, number: int) -> bool:
-        """Whether this picture and the one before it have not what the first has above and below."""
-        sides, pitch = above_and_below(to_uint8(sight.picture.transpose(0, 1))[0]), float(sight.place[0, 3])
-        if self._horizon is None:
-            if np.linalg.norm(sides) >= LEAST_HORIZON:
-                self._horizon = _Horizon(sides, pitch, number + SEEN)
-            return False
-        if abs(pitch - self._horizon.pitch) > LEVEL_DEG or self._horizon.is_in(sides):
-            self._lost_since = None
-            return False
-        if self._lost_since is None:
-            self._lost_since = number
-        if self._lost_since == number or number < self._horizon.stays_until:
-            return False
-        self._horizon, self._lost_since = replace(self._horizon, stays_until=number + STAYS), None
-        return True
+
+def _sky(picture: Tensor, known: Tensor) -> Tensor:
+    """A picture [1, 3, H, W] of which only the sky is known, where `known` [1, 1, H, W] is 1, and what would be seen if
+    nothing stood before it: colours from beside, or of the row, and below the lowest that shows any, of that one."""
+    height, width = picture.shape[2:]
+    has_any = known.amax(3)[0, 0] > 0
+    if not has_any.any():
+        return picture
+    rows = torch.arange(height, device=picture.device)
+    from_row = torch.where(has_any, rows, 0).cummax(0).values.clamp_min(int(has_any.int().argmax()))
+    sums = torch.cat([picture * known, known], dim=1)[:, :, from_row]
+    around, parts = sums.mean(3, keepdim=True), 1
+    around = around[:, :3] / around[:, 3:]
+    while parts < width:
+        parts = min(2 * parts, width)
+        beside = F.adaptive_avg_pool2d(sums, (height, parts))
+        around = F.interpolate(around, (height, parts), mode="bilinear", align_corners=False)
+        around = torch.lerp(around, beside[:, :3] / beside[:, 3:].clamp_min(1e-6), beside[:, 3:])
+    return around
 
 
-def _upright(share: Tensor, near: Tensor) -> Tensor:
-    """How much of each cell [1, 1, h, w] another picture takes over, with what stands there on what it takes: it is
-    about as near, in 1 / distance [1, 1, H, W], as what lies under it."""
-    near = F.adaptive_max_pool2d(near, share.shape[2:])
-    rows, stands = list(share.unbind(2)), near[:, :, :-1] > (UPRIGHT * near[:, :, 1:]).clamp_min(SKY)
-    for row in reversed(range(len(rows) - 1)):
-        rows[row] = torch.maximum(rows[row], rows[row + 1] * stands[:, :, row])
-    return torch.stack(rows, dim=2)
-
-
-@dataclass(frozen=True)
-class _Horizon:
-    """Of the first picture that had one.
-
-    Attributes:
-        sides: what `above_and_below` says of it.
-        pitch: of its camera, in degrees.
-        stays_until: latent frame up to which nothing else is shown.
-    """
-
-    sides: np.ndarray
-    pitch: float
-    stays_until: int
-
-    def is_in(self, sides: np.ndarray) -> bool:
-        """Whether another picture's colours differ enough from above to below, and the same way."""
-        return float(sides @ self.sides) > LOST * float(self.sides @ self.sides)
+def _at_pixels(near: Tensor, picture: Tensor) -> Tensor:
+    """How near each pixel of a picture is, of which every second was seen."""
+    return F.interpolate(near, picture.shape[2:], mode="bilinear", align_corners=False)

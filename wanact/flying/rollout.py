@@ -327,20 +327,22 @@ class CausalRollout:
         if self._anchor is not None:
             self._anchor.fade_on()
         self._last, known = drafter.sight(picture, self.place, worn), drawn is None
+        if self.redrawer is not None and known:
+            self.redrawer.begin(self.place, self.cache.num_frames)
         if drawn is not None and self._anchor is not None:
             self._anchor = self._anchor.renewed(self._last, drawn.draft.held < HELD)
         self._anchor = _renewed(self._anchor, self._last, known, NEARBY)
-        reach = REGION
+        keeps = self.cache.num_frames % EVERY == 0 and not self._anchor.fades
+        redrawn = None
         if self.redrawer is not None and worn is not None and self._anchor is self._last:
             redrawn = self.redrawer(self._last, self.cache.num_frames)
-            if redrawn is not None:
-                if redrawn.is_elsewhere:
-                    self._album, self._region = Album(), None
-                self._last = self._anchor = drafter.sight(redrawn.picture, self.place, redrawn.worn)
-                self._last.fades_from, picture = picture, redrawn.picture
-                reach = -1.0  # another picture's mirror image would not meet this one
-        self._region = _renewed(self._region, self._last, known, reach, LOOKS_DOWN_DEG)
-        if self.cache.num_frames % EVERY == 0:
+        if redrawn is None:
+            self._region = _renewed(self._region, self._last, known, REGION, LOOKS_DOWN_DEG)
+        else:  # nothing belongs to it that was seen before
+            self._album, self._region, keeps = Album(), redrawn.region, True
+            self._last = self._anchor = drafter.sight(redrawn.picture, self.place)
+            self._last.fades_from, picture = picture, redrawn.picture
+        if keeps:
             self._album.keep(picture, self.place)
 
     def joined(self, latent: Tensor) -> Tensor:

@@ -44,6 +44,14 @@ class Ray(NamedTuple):
         azimuth = torch.deg2rad(torch.where(azimuth > 2 * side, 4 * side - azimuth, azimuth) - side)
         return Ray(level * torch.cos(azimuth), level * torch.sin(azimuth), self.down.expand_as(level))
 
+    def parted(self, side: float) -> tuple[Ray, Tensor]:
+        """The same directions in the frames of cameras that stand side by side, each of which sees `side` degrees to
+        the right and left: of the one that sees them; and how many of them it stands to the right, [B, n, h, w]."""
+        level, azimuth = torch.sqrt(self.along**2 + self.across**2), torch.atan2(self.across, self.along)
+        part = (torch.rad2deg(azimuth) / (2 * side)).round()
+        azimuth = azimuth - torch.deg2rad(part * 2 * side)
+        return Ray(level * torch.cos(azimuth), level * torch.sin(azimuth), self.down), part
+
     def length(self) -> Tensor:
         return torch.sqrt(self.along**2 + self.across**2 + self.down**2)
 

@@ -49,17 +49,12 @@ def colour_distance(frame: np.ndarray, other: np.ndarray) -> float:
     return float(np.linalg.norm(np.abs(a - b).mean(axis=0)))
 
 
-def above_and_below(frame: np.ndarray) -> np.ndarray:
-    """What is above less what is below, [3] in CIELAB: of the mean colours of a picture's upper and lower thirds,
-    uint8 [H, W, 3]."""
+def horizon(frame: np.ndarray) -> float:
+    """How different above and below are: distance in CIELAB of the mean colours of a picture's upper and lower thirds,
+    uint8 [H, W, 3]. Where a flight has dissolved, nothing is left of it."""
     lab = cv2.cvtColor(np.ascontiguousarray(frame, np.float32) / 255, cv2.COLOR_RGB2LAB)
     third = len(lab) // 3
-    return lab[:third].mean(axis=(0, 1)) - lab[-third:].mean(axis=(0, 1))
-
-
-def horizon(frame: np.ndarray) -> float:
-    """How different above and below are, in CIELAB. Where a flight has dissolved, nothing is left of it."""
-    return float(np.linalg.norm(above_and_below(frame)))
+    return float(np.linalg.norm(lab[:third].mean(axis=(0, 1)) - lab[-third:].mean(axis=(0, 1))))
 
 
 @dataclass(frozen=True)
