@@ -383,7 +383,11 @@ class Drafter:
                 seen = seen.filled_from(more, fits[:, None, None, None] & seen.outside, SIDE)
         video, unseen = seen.painted(), seen.outside
         if self.settings.mirrors and region is not None and unseen.any():
-            video = torch.lerp(video, self.around(region, targets), _faded(unseen, SIDE)[:, None])
+            share = _faded(unseen, SIDE)[:, None]
+            strip = torch.nonzero(share.amax((0, 1, 2, 3)))  # where there is any: that takes half as long
+            columns = slice(int(strip[0]), int(strip[-1]) + 1)
+            beside = self.around(region, targets, columns)
+            video[..., columns] = torch.lerp(video[..., columns], beside, share[..., columns])
             unseen = torch.zeros_like(unseen)
         worn = seen.worn * (1 - _of_cells(seen.outside[:, -1:], seen.worn))
         worn = torch.lerp(worn, torch.full_like(worn, MADE_UP), _of_cells(seen.hidden[:, -1:], worn))
@@ -420,11 +424,12 @@ class Drafter:
         return _Seen(video, outside, hidden, near, _worn(sight.worn, grid.unflatten(0, (batch, count))[:, -1]))
 
     @torch.no_grad()
-    def around(self, region: Sight, targets: Tensor) -> Tensor:
-        """What is seen of a picture from the targets [B, n, 4], and of what may lie at its sides, [B, 3, n, H, W]."""
+    def around(self, region: Sight, targets: Tensor, columns: slice = slice(None)) -> Tensor:
+        """What is seen of a picture from the targets [B, n, 4], and of what may lie at its sides, in these columns,
+        [B, 3, n, H, w]."""
         if region.sides is None:
             region.sides = torch.cat([self._beside(region, -1), region.picture, self._beside(region, 1)], dim=3)
-        return self.mirrored(region, targets, region.sides)
+        return self.mirrored(region, targets, region.sides, columns)
 
     def _beside(self, region: Sight, side: int) -> Tensor:
         """What may lie to the right of a picture, or to the left, -1: its mirror image, which meets it, and soon after
@@ -455,13 +460,16 @@ class Drafter:
         return ((half + side * azimuth) / SEAM_DEG).clamp(0, 1)
 
     @torch.no_grad()
-    def mirrored(self, region: Sight, targets: Tensor, sides: Tensor | None = None) -> Tensor:
+    def mirrored(
+        self, region: Sight, targets: Tensor, sides: Tensor | None = None, columns: slice = slice(None)
+    ) -> Tensor:
         """What a picture shows in the directions that are seen from the targets [B, n, 4], as if its sides were
-        mirrors, [B, 3, n, H, W]. Above and below it lies a mirrored strip that goes over into the colour of its edge,
+        mirrors, [B, 3, n, H, w]. Above and below it lies a mirrored strip that goes over into the colour of its edge,
         as a sky does.
 
         Args:
             sides: the picture between others as wide, seen from the same place: those at the ends have the mirrors.
+            columns: that are asked for, all if not given.
         """
         pictures = region.picture if sides is None else sides
         (batch, count), (height, width) = targets.shape[:2], region.picture.shape[2:]
@@ -476,7 +484,7 @@ class Drafter:
         ray, part = ray.moved(way, usual_nearness(ray.elevation())).folded(yaw, parts * half).parted(half)
         place = view.places(ray, region.place[:, None, 3].expand(batch, count))
         place[:, :, 0] = (place[:, :, 0].clamp(-1, 1) + 2 * part) / parts
-        across, down = _between(place, apart, height, width).unbind(1)
+        across, down = _between(place, apart, height, width)[..., columns].unbind(1)
         beyond = (down.abs() - 1).clamp_min(0)
         grid = torch.stack([across, down - 2 * beyond * down.sign()], dim=-1)
         video = _sampled(pictures.repeat_interleave(count, dim=0), grid).clamp(-1, 1)
