@@ -146,7 +146,8 @@ class Redrawer:
             return sight.worn_out
         ways = way_to(self._begun, sight.place[:, None]), way_to(sight.place, self._begun[:, None])
         aside = torch.minimum(*(way[..., 1].abs() for way in ways))  # who turns on the way sees other things
-        return sight.worn_out + ASIDE * aside * F.adaptive_avg_pool2d(sight.near, sight.worn.shape[2:])
+        h, w = sight.worn.shape[2:]
+        return sight.worn_out + ASIDE * aside * F.adaptive_avg_pool2d(sight.near, (h, w))
 
     @staticmethod
     def _seen_from(place: Tensor, clear: Sight, turn: float) -> Tensor:
