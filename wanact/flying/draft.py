@@ -38,7 +38,7 @@ FINE_NODES = 160  # the same where it is seen how near everything is
 LOOKS = 4  # at the last picture, until it is found what a pixel shows
 REACH = 9  # nodes across, a power of three, within which what is nearest is looked at first: it hides what is behind it
 EDGE = 9  # pixels, a power of three, over which what is known goes over into what is drawn
-SIDE = 27  # pixels, a power of three, over which it goes over into a mirror image of another picture
+SIDE = 27  # pixels, a power of three, over which it goes over into what lies beside another picture
 FADES = 2  # drafts, over which a picture takes another's place
 FILL_FROM = (4, 8, 16)  # pixels, from how far around that is filled: the nearest where something is known
 FARTHER = 4.0  # how much what is far counts more where something hidden is filled
@@ -48,7 +48,7 @@ MADE_UP = 1.6  # how far what is filled from around has worn out, and the most t
 COARSE = 4  # pixels, to which pictures are averaged to see what fits
 CUTS = 10  # places in half a picture, where what lies beside it may begin
 SEAM_DEG = 12.0  # over which that goes over from its mirror image
-BEYOND = 0.4  # half heights over and under a mirrored picture, from where on nothing but the edge's colour is left
+BEYOND = 0.4  # half heights over and under a picture, from where on nothing but the edge's colour is left
 SKY = 0.05  # how near, in 1 / clip path, a sky is at most
 OFF = 1.5  # pixels that a place may miss the one it comes from: beyond it was hidden
 
@@ -434,21 +434,24 @@ class Drafter:
     def _beside(self, region: Sight, side: int) -> Tensor:
         """What may lie to the right of a picture, or to the left, -1: its mirror image, which meets it, and soon after
         what it shows itself from where on that is likest to it. All of a mirror image is seen to be one."""
+        picture, place, whole = region.picture, region.place, side * self.settings.field_of_view_deg
+        turns = place.new_tensor([whole, *(whole / 2 * cut / CUTS for cut in range(CUTS))])
+        coarse = F.avg_pool2d(picture, COARSE)
+        seam = (self._seam(coarse, place, side) < 1).float()[:, :, None]
+        turned = self.turned(coarse, place, turns[None])
+        best = ((turned[:, :, 1:] - turned[:, :, :1]).abs() * seam).mean((1, 3, 4)).argmin(1)
+        both = torch.stack([turns[0].expand(len(place)), turns[1 + best]], dim=1)
+        mirror_image, other = self.turned(picture, place, both).unbind(2)
+        return torch.lerp(mirror_image, other, self._seam(picture, place, side))
 
-        def turned(picture: Tensor, *degrees: Tensor | float) -> Tensor:
-            targets = region.place[:, None].repeat(1, len(degrees), 1)
-            targets[..., 2] += side * torch.stack([torch.as_tensor(x).expand(len(targets)) for x in degrees], dim=1)
-            return self.mirrored(Sight(picture, region.place), targets)
-
-        whole = self.settings.field_of_view_deg
-        steps = [whole / 2 * step / CUTS for step in range(CUTS)]
-        coarse = F.avg_pool2d(region.picture, COARSE)
-        seam = (self._seam(coarse, region.place, side) < 1).float()[:, :, None]
-        mirror_image, *others = turned(coarse, whole, *steps).unbind(2)
-        unlike = ((torch.stack(others, dim=2) - mirror_image[:, :, None]).abs() * seam).mean((1, 3, 4))
-        best = region.place.new_tensor(steps)[unlike.argmin(1)]
-        mirror_image, other = turned(region.picture, whole, best).unbind(2)
-        return torch.lerp(mirror_image, other, self._seam(region.picture, region.place, side))
+    def turned(self, picture: Tensor, place: Tensor, turns_deg: Tensor, pitch: Tensor | None = None) -> Tensor:
+        """A picture from a place [B, 4], as a camera sees it there that has turned right by n turns [B or 1, n] and has
+        this pitch [B, 1], the picture's if not given; its sides are mirrors, [B, 3, n, H, W]."""
+        targets = place[:, None].repeat(1, turns_deg.shape[1], 1)
+        targets[..., 2] += turns_deg
+        if pitch is not None:
+            targets[..., 3] = pitch
+        return self.mirrored(Sight(picture, place), targets)
 
     def _seam(self, picture: Tensor, place: Tensor, side: int) -> Tensor:
         """How far each pixel of what lies beside a picture from a place has gone over, [B, 1, H, W]."""

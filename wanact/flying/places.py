@@ -106,7 +106,6 @@ class Redrawer:
 
     def __init__(self, drafter: Drafter, clear: Tensor | None, places: Places, seed: int) -> None:
         self.drafter, self.places, self.seed = drafter, places, seed
-        self._views = [(is_mirrored, turn) for is_mirrored in (False, True) for turn in TURNS_DEG]
         self._shown = deque([(False, 0)], maxlen=RECENT)  # lately; a flight begins with the picture as it is
         self._begun: Tensor | None = None  # where the view was first seen from
         self._clear = None if clear is None else drafter.sight(clear, drafter.start(1, clear.device))
@@ -128,9 +127,9 @@ class Redrawer:
         clear = self._clear_sight(sight.picture)
         is_mirrored, turn = self._fitting(clear, sight, worn)
         self._shown.append((is_mirrored, turn))
-        region = self._under_sky(
-            clear.mirror_image if is_mirrored else clear, self._seen_from(sight.place, clear, turn)
-        )
+        seen_from = sight.place.clone()  # by a camera that then turned
+        seen_from[:, 2:] = torch.cat([sight.place[:, 2:3] - turn, clear.place[:, 3:]], dim=1)
+        region = self._under_sky(clear.mirror_image if is_mirrored else clear, seen_from)
         return Redrawn(self.drafter.around(region, sight.place[:, None])[:, :, 0], region)
 
     def begin(self, place: Tensor, number: int) -> None:
@@ -149,27 +148,17 @@ class Redrawer:
         h, w = sight.worn.shape[2:]
         return sight.worn_out + ASIDE * aside * F.adaptive_avg_pool2d(sight.near, (h, w))
 
-    @staticmethod
-    def _seen_from(place: Tensor, clear: Sight, turn: float) -> Tensor:
-        """Where the clear picture would be seen by a camera, [1, 4], that then turned right by so much."""
-        seen_from = place.clone()
-        seen_from[:, 2] -= turn
-        seen_from[:, 3] = clear.place[:, 3]
-        return seen_from
-
     def _fitting(self, clear: Sight, sight: Sight, worn: Tensor) -> tuple[bool, int]:
         """The view, of those that were not shown lately, that is most like the picture where that has not worn out."""
-        stays = 1 - F.interpolate(worn.float(), [size // COARSE for size in sight.picture.shape[2:]])
-        picture = F.avg_pool2d(sight.picture, COARSE)
-
-        def unlike(view: tuple[bool, int]) -> float:
-            is_mirrored, turn = view
-            coarse = F.avg_pool2d((clear.mirror_image if is_mirrored else clear).picture, COARSE)
-            region = Sight(coarse, self._seen_from(sight.place, clear, turn))
-            other = self.drafter.mirrored(region, sight.place[:, None])[:, :, 0]
-            return float(((other - picture).abs() * stays).mean())
-
-        return min((view for view in self._views if view not in self._shown), key=unlike)
+        stays = 1 - F.interpolate(worn.float(), [size // COARSE for size in sight.picture.shape[2:]])[:, :, None]
+        picture = F.avg_pool2d(sight.picture, COARSE)[:, :, None]
+        turns, pitch = sight.place.new_tensor([TURNS_DEG]), sight.place[:, 3:]
+        unlike: dict[tuple[bool, int], float] = {}
+        for is_mirrored, side in ((False, clear), (True, clear.mirror_image)):
+            turned = self.drafter.turned(F.avg_pool2d(side.picture, COARSE), clear.place, turns, pitch)
+            each = ((turned - picture).abs() * stays).mean((0, 1, 3, 4)).tolist()
+            unlike |= {(is_mirrored, turn): value for turn, value in zip(TURNS_DEG, each, strict=True)}
+        return min((view for view in unlike if view not in self._shown), key=unlike.__getitem__)
 
     def _under_sky(self, clear: Sight, place: Tensor) -> Sight:
         """A clear picture as if seen from a place, under the sky that is there: it comes no nearer."""

@@ -29,7 +29,7 @@ Sampler = Literal["euler", "consistency", "unipc"]
 MAX_WINDOW = 1024  # latent frames that Wan's rotary table has places for; no model has seen a larger distance
 HELD = 0.7  # of a draft, that an anchor shows: one that shows less is left for the newest picture
 NEARBY = 0.3  # clip paths: one that was seen from farther away is too coarse
-REGION = 0.4  # clip paths, within which the same picture is mirrored for what nobody has seen
+REGION = 0.4  # clip paths, within which what nobody has seen is made up from the same picture
 LOOKS_DOWN_DEG = 4.0  # from it: a picture that shows so much less of the sky does not replace it
 MAX_DRAW_STEPS = 100  # of a latent frame, far more than a causal checkpoint is trained for
 
@@ -156,7 +156,7 @@ class CausalRollout:
         self._album = Album()
         self._last: Sight | None = None  # the newest picture
         self._anchor: Sight | None = None  # what drafts are moved from
-        self._region: Sight | None = None  # what is mirrored for what nobody has seen
+        self._region: Sight | None = None  # from which what nobody has seen is made up
         self._draft: Draft | None = None  # the newest, and what was drawn from it
         self._drawn: Drawn | None = None
         self.transformer = transformer
