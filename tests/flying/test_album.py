@@ -54,9 +54,9 @@ def test_the_picture_is_found_that_shows_what_is_missing():
         album.keep(flat(value), place(yaw=yaw))
     found = album.find(place(), missing_on_the_right(), VIEW)
     assert found is not None
-    picture, where, fits = found
-    assert fits.all() and float(where[0, 2]) == 40.0
-    torch.testing.assert_close(picture, flat(0.5), atol=0.01, rtol=0)
+    sight, fits = found
+    assert fits.all() and float(sight.place[0, 2]) == 40.0
+    torch.testing.assert_close(sight.picture, flat(0.5), atol=0.01, rtol=0)
 
 
 def test_what_was_seen_from_far_away_or_not_at_all_is_not_recalled():
@@ -68,11 +68,24 @@ def test_what_was_seen_from_far_away_or_not_at_all_is_not_recalled():
 
 
 def test_each_of_several_flights_finds_its_own():
-    album = Album()
+    looks = []
+
+    def look(picture: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        looks.append(at)
+        return at[:, 2].view(-1, 1, 1, 1).expand(-1, 1, HEIGHT // 2, WIDTH // 2)
+
+    album = Album(look)
     album.keep(torch.cat([flat(-0.5), flat(0.5)]), torch.cat([place(yaw=180.0), place(yaw=40.0)]))
-    picture, _, fits = album.find(place().repeat(2, 1), missing_on_the_right(2), VIEW)
-    assert fits.tolist() == [False, True]
-    torch.testing.assert_close(picture[1:], flat(0.5), atol=0.01, rtol=0)
+    album.keep(torch.cat([flat(0.7), flat(0.1)]), torch.cat([place(yaw=35.0), place(yaw=180.0)]))
+    for _ in range(2):
+        sight, fits = album.find(place().repeat(2, 1), missing_on_the_right(2), VIEW)
+        assert fits.all()
+        torch.testing.assert_close(sight.picture, torch.cat([flat(0.7), flat(0.5)]), atol=0.01, rtol=0)
+        assert len(looks) in (0, 2), "not before it is asked for, and then once"
+        assert sight.near[:, 0, 0, 0].tolist() == [35.0, 40.0]
+    album.keep(flat(0.0).repeat(2, 1, 1, 1), torch.cat([place(yaw=180.0), place(yaw=180.0)]))
+    _, fits = album.find(place().repeat(2, 1), torch.stack([missing_on_the_right()[0], torch.zeros(4, 6)]), VIEW)
+    assert fits.tolist() == [True, False]
 
 
 def test_a_full_album_keeps_its_first_and_its_newest(monkeypatch):
@@ -80,7 +93,7 @@ def test_a_full_album_keeps_its_first_and_its_newest(monkeypatch):
     album = Album()
     for number in range(9):
         album.keep(flat(number / 10), place(yaw=float(number)))
-    assert [float(where[0, 2]) for where in album._places] == [0, 6, 7, 8]
+    assert [float(kept.place[0, 2]) for kept in album._kept] == [0, 6, 7, 8]
 
 
 @pytest.fixture(scope="module")

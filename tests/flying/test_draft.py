@@ -14,10 +14,12 @@ from tests.flying.test_stream import write_causal_run
 from wanact.actions import CHANNELS, ActionTrack, channel_track
 from wanact.errors import UserError
 from wanact.files import CheckpointError
-from wanact.flying import draft
-from wanact.flying.draft import Drafter, DraftSettings, Sight
+from wanact.flying import pixels
+from wanact.flying import sight as sights
+from wanact.flying.draft import Drafter, DraftSettings
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.rollout import CausalSettings
+from wanact.flying.sight import Sight, worn_there
 from wanact.flying.stream import WanActStream
 from wanact.flying.viewpoint import View
 from wanact.models import vae as vae_ops
@@ -44,7 +46,7 @@ def scaled(track: ActionTrack) -> torch.Tensor:
 def places_of(drafter: Drafter, track: ActionTrack, pitch: float) -> torch.Tensor:
     """Where the pixels of the four frames of a track's only action lie in the picture before, [4, H, W, 2]."""
     place = torch.tensor([[0.3, -0.2, 40.0, pitch]])  # anywhere: only the way from there counts
-    return drafter._places(Sight(PICTURE, place), drafter._on_the_way(place, scaled(track), 4))[0]
+    return drafter.camera.comes(Sight(PICTURE, place), drafter._on_the_way(place, scaled(track), 4)).grid[0]
 
 
 def places_by_matrices(track: ActionTrack, pitch: float) -> np.ndarray:
@@ -75,7 +77,7 @@ def places_by_matrices(track: ActionTrack, pitch: float) -> np.ndarray:
 def test_pixels_come_from_where_poses_and_rays_say(drafter, channel, pitch, monkeypatch):
     track = channel_track(channel, 1)
     between = places_of(drafter, track, pitch)
-    monkeypatch.setattr(draft, "NODES", WIDTH)
+    monkeypatch.setattr(sights, "NODES", WIDTH)
     grid = places_of(drafter, track, pitch)
     assert float((between - grid).abs().max()) * WIDTH / 2 < 1.5, "pixels"
     assert grid.shape == (4, HEIGHT, WIDTH, 2)
@@ -157,7 +159,7 @@ def test_what_nobody_has_seen_is_mirrored_at_the_sides_of_what_was(drafter):
     assert row.argmax() < WIDTH - 4 and row[-1] < row.max() - 0.02, "it grows darker again beyond the right side"
     around = wide.start(1, "cpu")
     around[:, 2] = 150.0  # twice as far as the picture is wide: mirrored twice, it is as it was
-    again = wide.mirrored(first, around[:, None])[0, 0, 0, HEIGHT // 2]
+    again = wide.sides.mirrored(first.picture, first.place, around[:, None])[0, 0, 0, HEIGHT // 2]
     torch.testing.assert_close(again[4:-4], across[0, 0, HEIGHT // 2][4:-4], atol=0.02, rtol=0)
 
 
@@ -174,10 +176,10 @@ def test_beside_a_picture_lies_what_is_likest_to_its_mirror_image(drafter, side)
 
     first = Sight(waves(0.0), flat.start(1, "cpu"))
     there = flat.start(1, "cpu")
-    seen = flat.around(first, there[:, None])[:, :, 0]
+    seen = flat.sides.around(first, there[:, None])[:, :, 0]
     torch.testing.assert_close(seen[..., 2:-2], first.picture[..., 2:-2], atol=0.02, rtol=0)
     there[:, 2] = 44.0 * side
-    seen, expected = flat.around(first, there[:, None])[:, :, 0], waves((44.0 - 45.0) * side)
+    seen, expected = flat.sides.around(first, there[:, None])[:, :, 0], waves((44.0 - 45.0) * side)
     beyond = slice(WIDTH // 2 + 8, -2) if side > 0 else slice(2, WIDTH // 2 - 8)  # the seam
     rows = slice(HEIGHT // 4, -HEIGHT // 4)  # above and below, its edges have their own rule
     torch.testing.assert_close(seen[..., rows, beyond], expected[..., rows, beyond], atol=0.05, rtol=0)
@@ -192,9 +194,9 @@ def test_the_sky_goes_on_above_what_was_seen(drafter):
     assert (up.noise == 0.1).all() and (up.video[0, :, -1, 0] > 0.65).all()
     there = wide.start(1, "cpu")
     there[:, 3] = 25.0
-    column = wide.mirrored(first, there[:, None])[0, 0, 0, :, WIDTH // 2]
+    column = wide.sides.mirrored(first.picture, first.place, there[:, None])[0, 0, 0, :, WIDTH // 2]
     assert float(column.min()) > -0.1, "the ground is not mirrored into the sky"
-    torch.testing.assert_close(column[:10], upright[0, 0, : draft.EDGE].mean().expand(10), atol=0.01, rtol=0)
+    torch.testing.assert_close(column[:10], upright[0, 0, : pixels.EDGE].mean().expand(10), atol=0.01, rtol=0)
     down = wide(first, scaled(channel_track("pitch_down", 1)), region=first)
     assert (down.noise == 0.1).all() and (down.video[0, :, -1, -1] < -0.65).all()
 
@@ -296,12 +298,12 @@ def test_a_model_directory_may_say_that_its_base_is_causal_and_without_actions_i
 
 def test_what_is_flown_at_wears_out(drafter):
     """By a doubling where it is seen twice as large, and no less after it was seen small again."""
-    across, down = ((torch.arange(size) + 0.5) * 2 / size - 1 for size in (WIDTH, HEIGHT))
-    size = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)[None]
+    across, down = ((torch.arange(count) + 0.5) * 2 / count - 1 for count in (6, 4))
+    cells = torch.stack(torch.meshgrid(across, down, indexing="xy"))[None]
     worn = torch.full((1, 1, 4, 6), 0.1)
-    torch.testing.assert_close(draft._worn(worn, size / 2), worn + 1, atol=1e-2, rtol=0)
-    torch.testing.assert_close(draft._worn(worn, size), worn, atol=1e-2, rtol=0)
-    assert not draft._worn(worn, size * 4).any()
+    torch.testing.assert_close(worn_there(worn, cells / 2), worn + 1, atol=1e-2, rtol=0)
+    torch.testing.assert_close(worn_there(worn, cells), worn, atol=1e-2, rtol=0)
+    assert not worn_there(worn, cells * 4).any()
 
     picture = drafter.sight(torch.zeros(1, 3, HEIGHT, WIDTH), drafter.start(1, "cpu"))
     assert not picture.worn.any()

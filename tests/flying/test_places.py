@@ -14,10 +14,11 @@ from tests.flying.test_pipeline import edit_config, write_run
 from tests.tiny_model import build_transformer
 from wanact.actions import channel_track
 from wanact.files import write_json
-from wanact.flying.draft import Drafter, DraftSettings, Sight
+from wanact.flying.draft import Drafter, DraftSettings
 from wanact.flying.pipeline import WanActPipeline
 from wanact.flying.places import KEPT, LASTS, LEAST, Redrawer, Redrawn, _sky
 from wanact.flying.request import ClipRequest
+from wanact.flying.sight import Sight
 from wanact.flying.stream import WanActStream
 from wanact.flying.viewpoint import View
 from wanact.models import vae as vae_ops
@@ -164,7 +165,7 @@ def as_turned(drafter: Drafter, picture: torch.Tensor, place: torch.Tensor, turn
     """A picture that flights begin with, as a camera sees it that is at a place and has turned so far from it."""
     from_there = place.clone()
     from_there[:, 2:] = torch.stack([place[:, 2] - turn, drafter.start(1, "cpu")[:, 3]], dim=1)
-    return drafter.around(Sight(picture, from_there), place[:, None])[:, :, 0]
+    return drafter.sides.around(Sight(picture, from_there), place[:, None])[:, :, 0]
 
 
 def hill_at(x: float) -> torch.Tensor:
@@ -196,7 +197,7 @@ def test_it_is_the_clear_picture_or_its_mirror_image_turned_to_where_it_fits(dra
     torch.testing.assert_close(redrawn.picture, sight.picture, atol=1e-4, rtol=0)
     back = sight.place.clone()
     back[:, 2] -= 20.0
-    beside = drafter.around(redrawn.region, back[:, None])[:, :, 0]
+    beside = drafter.sides.around(redrawn.region, back[:, None])[:, :, 0]
     torch.testing.assert_close(beside, as_turned(drafter, shown, back, 0.0), atol=1e-4, rtol=0)
     again = redrawer(sight, 2 * LASTS)
     assert again is not None

@@ -6,9 +6,12 @@ show it, an earlier one may: the one that shows most of it, from not too far awa
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
+from wanact.flying.sight import Look, Sight
 from wanact.flying.viewpoint import View, way_to
 from wanact.models.nearness import usual_nearness
 
@@ -18,24 +21,54 @@ WORTH = 0.25  # of what is missing: a picture that shows less does not help
 TOO_FAR = 0.6  # clip paths: from so far away, things look different
 
 
-class Album:
-    """Pictures of flights side by side."""
+class _Kept:
+    """A picture of flights side by side, in a quarter of its size.
 
-    def __init__(self):
-        self._pictures: list[Tensor] = []  # uint8 [B, 3, H, W]
-        self._places: list[Tensor] = []  # [B, 4]
+    Args:
+        picture: [B, 3, H, W] in [-1, 1].
+        place: it was seen from, [B, 4].
+        look: as a sight's.
+    """
+
+    def __init__(self, picture: Tensor, place: Tensor, look: Look | None):
+        self._levels, self.place, self._look = (
+            ((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8),
+            place,
+            look,
+        )
+
+    @property
+    def picture(self) -> Tensor:
+        return self._levels.float() / 127.5 - 1
+
+    @cached_property
+    def near(self) -> Tensor:
+        """[B, 1, H/2, W/2], looked at once."""
+        assert self._look is not None, "who asks knows that somebody looks"
+        return self._look(self.picture, self.place)
+
+
+class Album:
+    """Pictures of flights side by side.
+
+    Args:
+        look: says how near what they show is, as a sight's; None where nobody does.
+    """
+
+    def __init__(self, look: Look | None = None):
+        self._look = look
+        self._kept: list[_Kept] = []
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._kept)
 
     def keep(self, picture: Tensor, place: Tensor) -> None:
         """Take a picture [B, 3, H, W] in [-1, 1] from a place [B, 4]; a full one drops its oldest but the first."""
         if len(self) == MOST:
-            del self._pictures[1], self._places[1]
-        self._pictures.append(((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
-        self._places.append(place)
+            del self._kept[1]
+        self._kept.append(_Kept(picture, place, self._look))
 
-    def find(self, place: Tensor, missing: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor] | None:
+    def find(self, place: Tensor, missing: Tensor, view: View) -> tuple[Sight, Tensor] | None:
         """The picture that shows most of what is missing.
 
         Args:
@@ -44,12 +77,11 @@ class Album:
             view: its picture.
 
         Returns:
-            Pictures [B, 3, H, W] and their places [B, 4], and for which flights they are worth it, bool [B]; None where
-            they are for none.
+            Its flights' own, and for which flights it is worth it, bool [B]; None where it is for none.
         """
-        if not self._places:
+        if not self._kept:
             return None
-        places = torch.stack(self._places, dim=1)  # [B, M, 4]
+        places = torch.stack([kept.place for kept in self._kept], dim=1)  # [B, M, 4]
         height, width = missing.shape[1:]
         x = (torch.arange(width, device=missing.device) + 0.5) * view.width / width
         y = (torch.arange(height, device=missing.device) + 0.5) * view.height / height
@@ -66,5 +98,10 @@ class Album:
         fits = (shown[row, best] > WORTH) & (score[row, best] > 0)
         if not fits.any():
             return None
-        pictures = torch.stack([self._pictures[int(best[b])][b] for b in range(len(place))])
-        return pictures.to(place.device).float() / 127.5 - 1, places[row, best], fits
+        chosen = [self._kept[number] for number in best.tolist()]
+
+        def of_each(name: str) -> Tensor:
+            return torch.cat([getattr(kept, name)[b : b + 1] for b, kept in enumerate(chosen)])
+
+        look = None if self._look is None else lambda *_: of_each("near")
+        return Sight(of_each("picture"), of_each("place"), look), fits

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wanact import flow
-from wanact.flying.draft import COARSE, SKY, Drafter, Sight
+from wanact.flying.draft import Drafter
+from wanact.flying.sides import COARSE
+from wanact.flying.sight import SKY, Sight
 from wanact.flying.viewpoint import way_to
 from wanact.models import vae as vae_ops
 from wanact.models.transformer import PreparedText
@@ -90,6 +92,13 @@ class Redrawn(NamedTuple):
     region: Sight
 
 
+class _Clear(NamedTuple):
+    """A clear picture of the land, and its sky as if nothing stood before it, [1, 3, H, W]."""
+
+    sight: Sight
+    sky: Tensor
+
+
 class Redrawer:
     """Shows another view where a flight's picture has worn out: the clear picture or its mirror image, turned a little,
     under the sky that there was.
@@ -108,9 +117,8 @@ class Redrawer:
         self.drafter, self.places, self.seed = drafter, places, seed
         self._shown = deque([(False, 0)], maxlen=RECENT)  # lately; a flight begins with the picture as it is
         self._begun: Tensor | None = None  # where the view was first seen from
-        self._clear = None if clear is None else drafter.sight(clear, drafter.start(1, clear.device))
         self._until = 0  # latent frame, up to which nothing else is shown
-        self._sky: Tensor | None = None  # of the clear picture, as if nothing stood before it
+        self._clear = None if clear is None else self._looked_at(clear)
 
     @torch.no_grad()
     def __call__(self, sight: Sight, number: int) -> Redrawn | None:
@@ -124,13 +132,13 @@ class Redrawer:
         if number < self._until or float(worn.float().mean()) < LEAST:
             return None
         self.begin(sight.place, number)
-        clear = self._clear_sight(sight.picture)
+        clear = self._clear_ones(sight.picture).sight
         is_mirrored, turn = self._fitting(clear, sight, worn)
         self._shown.append((is_mirrored, turn))
         seen_from = sight.place.clone()  # by a camera that then turned
         seen_from[:, 2:] = torch.cat([sight.place[:, 2:3] - turn, clear.place[:, 3:]], dim=1)
         region = self._under_sky(clear.mirror_image if is_mirrored else clear, seen_from)
-        return Redrawn(self.drafter.around(region, sight.place[:, None])[:, :, 0], region)
+        return Redrawn(self.drafter.sides.around(region, sight.place[:, None])[:, :, 0], region)
 
     def begin(self, place: Tensor, number: int) -> None:
         """From this place [1, 4] and latent frame on a view is seen that has not worn out."""
@@ -141,12 +149,12 @@ class Redrawer:
         pictures have no other one."""
         if self._begun is None:
             self._begun = sight.place
-        if sight.near is None:
+        if sight.roughly_near is None:
             return sight.worn_out
         ways = way_to(self._begun, sight.place[:, None]), way_to(sight.place, self._begun[:, None])
         aside = torch.minimum(*(way[..., 1].abs() for way in ways))  # who turns on the way sees other things
         h, w = sight.worn.shape[2:]
-        return sight.worn_out + ASIDE * aside * F.adaptive_avg_pool2d(sight.near, (h, w))
+        return sight.worn_out + ASIDE * aside * F.adaptive_avg_pool2d(sight.roughly_near, (h, w))
 
     def _fitting(self, clear: Sight, sight: Sight, worn: Tensor) -> tuple[bool, int]:
         """The view, of those that were not shown lately, that is most like the picture where that has not worn out."""
@@ -155,7 +163,7 @@ class Redrawer:
         turns, pitch = sight.place.new_tensor([TURNS_DEG]), sight.place[:, 3:]
         unlike: dict[tuple[bool, int], float] = {}
         for is_mirrored, side in ((False, clear), (True, clear.mirror_image)):
-            turned = self.drafter.turned(F.avg_pool2d(side.picture, COARSE), clear.place, turns, pitch)
+            turned = self.drafter.sides.turned(F.avg_pool2d(side.picture, COARSE), clear.place, turns, pitch)
             each = ((turned - picture).abs() * stays).mean((0, 1, 3, 4)).tolist()
             unlike |= {(is_mirrored, turn): value for turn, value in zip(TURNS_DEG, each, strict=True)}
         return min((view for view in unlike if view not in self._shown), key=unlike.__getitem__)
@@ -164,26 +172,30 @@ class Redrawer:
         """A clear picture as if seen from a place, under the sky that is there: it comes no nearer."""
         if clear.near is None:
             return Sight(clear.picture, place)
-        first = self._clear_sight(clear.picture)
-        if self._sky is None:
-            assert first.near is not None, "who sees how near one is sees it of the other"
-            stands = (_at_pixels(first.near, clear.picture) > SKY).float()
-            self._sky = _sky(first.picture, 1 - F.max_pool2d(stands, RIM, stride=1, padding=RIM // 2))
+        first, sky = self._clear_ones(clear.picture)
         ahead = torch.cat([place[:, :2], first.place[:, 2:]], dim=1)  # as then: whoever moves, it comes along
-        sky = self.drafter.mirrored(Sight(self._sky, ahead), place[:, None])[:, :, 0]
+        sky = self.drafter.sides.mirrored(sky, ahead, place[:, None])[:, :, 0]
         is_sky = F.avg_pool2d((_at_pixels(clear.near, sky) < SKY).float(), 3, stride=1, padding=1)
         return self.drafter.sight(torch.lerp(clear.picture, sky, is_sky), place)
 
-    def _clear_sight(self, picture: Tensor) -> Sight:
+    def _clear_ones(self, picture: Tensor) -> _Clear:
         """What is shown anew, of this picture's size."""
         if self._clear is None:
             vae = self.drafter.vae
             dtype = next(vae.parameters()).dtype
             shape = vae_ops.encode(vae, picture[:, :, None].to(dtype)).shape
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed)).to(picture.device)
-            drawn = vae_ops.decode(vae, self.places.draw(noise).to(dtype))[:, :, 0].float()
-            self._clear = self.drafter.sight(drawn, self.drafter.start(1, drawn.device))
+            self._clear = self._looked_at(vae_ops.decode(vae, self.places.draw(noise).to(dtype))[:, :, 0].float())
         return self._clear
+
+    @torch.no_grad()
+    def _looked_at(self, picture: Tensor) -> _Clear:
+        """All that is known of a clear picture: a flight has no time for it."""
+        sight = self.drafter.sight(picture, self.drafter.start(1, picture.device))
+        if sight.near is None:
+            return _Clear(sight, picture)
+        stands = (_at_pixels(sight.near, picture) > SKY).float()
+        return _Clear(sight, _sky(picture, 1 - F.max_pool2d(stands, RIM, stride=1, padding=RIM // 2)))
 
 
 def _sky(picture: Tensor, known: Tensor) -> Tensor:

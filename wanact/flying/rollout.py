@@ -17,9 +17,10 @@ from wanact import flow
 from wanact.actions import NUM_CHANNELS
 from wanact.errors import UserError
 from wanact.flying.album import EVERY, Album
-from wanact.flying.draft import Draft, Drafter, DraftSettings, Drawn, Sight
+from wanact.flying.draft import Draft, Drafter, DraftSettings, Drawn
 from wanact.flying.places import Redrawer
 from wanact.flying.request import MAX_GUIDANCE
+from wanact.flying.sight import Sight
 from wanact.flying.viewpoint import way_to
 from wanact.models.controller import WanActionController
 from wanact.models.kv_cache import KVCache
@@ -153,7 +154,7 @@ class CausalRollout:
         if drafter is not None and place is None:
             place = drafter.start(len(first_latent), first_latent.device)
         self.place = place
-        self._album = Album()
+        self._album = Album(None if drafter is None else drafter.look)
         self._last: Sight | None = None  # the newest picture
         self._anchor: Sight | None = None  # what drafts are moved from
         self._region: Sight | None = None  # from which what nobody has seen is made up
@@ -323,10 +324,10 @@ class CausalRollout:
             picture = self._last.picture  # as it was given
         else:
             picture = drafter.picture(latent)
-        worn = None if drawn is None else drawn.draft.worn
+        worn, guess = (None, None) if drawn is None else (drawn.draft.worn, drawn.draft.near)
         if self._anchor is not None:
             self._anchor.fade_on()
-        self._last, known = drafter.sight(picture, self.place, worn), drawn is None
+        self._last, known = drafter.sight(picture, self.place, worn, guess), drawn is None
         if self.redrawer is not None and known:
             self.redrawer.begin(self.place, self.cache.num_frames)
         if drawn is not None and self._anchor is not None:
@@ -339,7 +340,7 @@ class CausalRollout:
         if redrawn is None:
             self._region = _renewed(self._region, self._last, known, REGION, LOOKS_DOWN_DEG)
         else:  # nothing belongs to it that was seen before
-            self._album, self._region, keeps = Album(), redrawn.region, True
+            self._album, self._region, keeps = Album(drafter.look), redrawn.region, True
             self._last = self._anchor = drafter.sight(redrawn.picture, self.place)
             self._last.fades_from, picture = picture, redrawn.picture
         if keeps:

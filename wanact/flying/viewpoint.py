@@ -52,6 +52,11 @@ class Ray(NamedTuple):
         azimuth = azimuth - torch.deg2rad(part * 2 * side)
         return Ray(level * torch.cos(azimuth), level * torch.sin(azimuth), self.down), part
 
+    def at(self, places: Tensor) -> Ray:
+        """Some of them [P], counted row by row, [B, n, 1, P]."""
+        along, across, down = (x.flatten(2)[:, :, None, places] for x in torch.broadcast_tensors(*self))
+        return Ray(along, across, down)
+
     def length(self) -> Tensor:
         return torch.sqrt(self.along**2 + self.across**2 + self.down**2)
 

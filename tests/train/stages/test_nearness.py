@@ -82,8 +82,8 @@ def test_a_draft_that_sees_moves_things_as_far_as_they_move(channel):
         drafter = Drafter(AutoencoderLapped(width=8, depth=1), DraftSettings(sees=eye is not None), [1.0] * 8, eye)
         place = drafter.start(1, "cpu")
         targets = drafter._on_the_way(place, torch.from_numpy(track.magnitude.copy())[None], 4)
-        seen = drafter._seen(drafter.sight(picture, place), targets)
+        seen = drafter.camera.seen(drafter.sight(picture, place), targets)
         known = ~seen.outside[:, -1]
         assert known.float().mean() > 0.8
-        errors.append(float((seen.painted()[:, :, -1] - truth).square().mean(1)[known].mean()))
+        errors.append(float((seen.painted()[0][:, :, -1] - truth).square().mean(1)[known].mean()))
     assert errors[1] < 0.8 * errors[0]
