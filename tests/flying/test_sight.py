@@ -72,6 +72,29 @@ def test_what_fills_goes_over_into_what_is_around():
     assert torch.equal(filled.hidden, seen.hidden) and torch.equal(filled.outside, seen.outside & ~fills)
 
 
+def test_flights_side_by_side_are_filled_as_each_alone():
+    """Each misses other pixels, and all that any of them misses are reckoned for all."""
+    alone = [
+        (Sight(coloured(0), PLACE, post), Sight(coloured(1), AHEAD[:, 0], post), AHEAD),
+        (
+            Sight(coloured(2), PLACE, post),
+            Sight(coloured(3), PLACE, post),
+            targets((0.0, 0.1, -5.0), (0.0, 0.15, -9.0)),
+        ),
+    ]
+    each = [CAMERA.filled(CAMERA.seen(first, way), other, way) for first, other, way in alone]
+    firsts, others = (
+        Sight(*(torch.cat([getattr(flight[k], name) for flight in alone]) for name in ("picture", "place")), post)
+        for k in (0, 1)
+    )
+    ways = torch.cat([way for *_, way in alone])
+    together = CAMERA.filled(CAMERA.seen(firsts, ways), others, ways)
+    for k, one in enumerate(each):
+        torch.testing.assert_close(together.video[k : k + 1], one.video, atol=1e-4, rtol=0)
+        torch.testing.assert_close(together.worn[k : k + 1], one.worn, atol=1e-4, rtol=0)
+        assert torch.equal(together.missing[k : k + 1], one.missing)
+
+
 def test_a_picture_is_looked_at_when_its_guess_is_not_enough():
     looks = []
 

@@ -109,6 +109,7 @@ def test_picture_command_writes_the_keys_that_are_read_elsewhere(tiny_model_dir,
         assert {"blockiness", "blockiness_truth", "psnr_db"} <= track.keys()
     assert list(result["live"]) == ["1", "2"]
     assert {"sharpness", "blockiness", "colour", "psnr_db"} <= result["live"]["2"].keys()
+    assert 0.1 < result["live"]["2"]["sharpness_two_views"] < 10
     assert result["hover_2s_psnr_db"] == result["hover_psnr_db"]["draw"]["2"]
     assert set(result["hover_psnr_db"]) == {"draw", "commit"}
     assert len(result["out_and_back_psnr_db"]) == 4

@@ -251,6 +251,7 @@ class Look:
         self.seconds = sorted(seconds)
         self.tracks = {name: Measured(name, self.numbers) for name in TRACKS}
         self.live = Measured("live", self.seconds)
+        self.elsewhere = Measured("live_elsewhere", self.seconds)  # another true flight, by the same keys
         self.hover: dict[Rest, Measured] = {rest: Measured("live_hover", self.seconds) for rest in self._rests()}
         self.returns: dict[str, list[tuple[float, float]]] = {}
         self.detail: list[float] = []
@@ -289,7 +290,9 @@ class Look:
         numbers = [round(second * fps / TEMPORAL_STRIDE) * TEMPORAL_STRIDE for second in self.seconds]
         count = numbers[-1] // TEMPORAL_STRIDE
         track = key_track(count)
-        self.live.add(place.seed, place.see(track, numbers), fly_live(begin(), track, numbers), self.grid)
+        truth = place.see(track, numbers)
+        self.live.add(place.seed, truth, fly_live(begin(), track, numbers), self.grid)
+        self.elsewhere.add(place.seed, truth, place.see(track, numbers, start=1), self.grid)
         still = ActionTrack.zeros(count)
         truth = place.see(still, numbers)
         for rest, measured in self.hover.items():
@@ -316,8 +319,11 @@ class Look:
         own, last = next(iter(self.hover)), self.seconds[-1]
         hover = {rest: measured.by_moment("psnr_db") for rest, measured in self.hover.items()}
         pairs = {pair: np.array(values) for pair, values in self.returns.items()}
+        live = self.live.summary_by_moment()
+        for moment, value in self.elsewhere.by_moment("sharpness").items():
+            live[moment]["sharpness_two_views"] = value
         return result | {
-            "live": self.live.summary_by_moment(),
+            "live": live,
             f"hover_{last}s_psnr_db": hover[own][str(last)],
             "hover_psnr_db": hover,
             "rest": own,
@@ -382,8 +388,8 @@ def print_picture(result: dict[str, Any]) -> None:
     if "live" not in result:
         print("no live flights: the checkpoint is not causal")
         return
-    columns = ("sharpness", "sharpness_least", "sharpness_most", "blockiness", "blockiness_truth", "colour")
-    columns += ("horizon", "horizon_truth")
+    columns = ("sharpness", "sharpness_least", "sharpness_most", "sharpness_two_views", "blockiness")
+    columns += ("blockiness_truth", "colour", "horizon", "horizon_truth")
     print()
     print_table(("live", *columns), [(f"{s} s", *(m[c] for c in columns)) for s, m in result["live"].items()])
     print()
