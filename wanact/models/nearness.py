@@ -78,6 +78,9 @@ class NearnessNetwork(nn.Module):
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # a sixth faster on a CPU, which would turn every picture round and back
+                module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, picture: Tensor, elevation: Tensor) -> Tensor:
         """Nearness [B, 1, H/2, W/2], above 0.
@@ -125,7 +128,4 @@ def load_nearness(folder: Path) -> NearnessNetwork | None:
         network.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise NearnessError(f"the network of nearness in {folder} is damaged: {str(error).splitlines()[0]}") from error
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):  # a sixth faster on a CPU, which would turn every picture round and back
-            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network.eval().requires_grad_(False)
