@@ -31,11 +31,8 @@ class _Kept:
     """
 
     def __init__(self, picture: Tensor, place: Tensor, look: Look | None):
-        self._levels, self.place, self._look = (
-            ((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8),
-            place,
-            look,
-        )
+        self._levels = ((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        self.place, self._look = place, look
 
     @property
     def picture(self) -> Tensor:

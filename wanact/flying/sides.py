@@ -75,10 +75,8 @@ class Sides:
         across, down = between(place, apart, height, right - left).unbind(2)
         beyond = (down.abs() - 1).clamp_min(0)
         video = sampled(torch.cat(pictures, dim=3), torch.stack([across, down - 2 * beyond * down.sign()], dim=-1))
-        upper, lower = (
-            edge.mean((2, 3))[..., None, None, None]
-            for edge in (region.picture[:, :, :EDGE], region.picture[:, :, -EDGE:])
-        )
+        edges = region.picture[:, :, :EDGE], region.picture[:, :, -EDGE:]
+        upper, lower = (edge.mean((2, 3))[..., None, None, None] for edge in edges)
         edge = torch.where(down[:, None] < 0, upper, lower)
         return torch.lerp(video, edge, (beyond[:, None] / BEYOND).clamp_max(1))
 

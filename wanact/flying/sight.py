@@ -221,9 +221,8 @@ class Camera:
         comes = self.comes(sight, targets)
         h, w = sight.worn.shape[2:]
         at = F.adaptive_avg_pool2d(comes.grid[:, -1].permute(0, 3, 1, 2), (h, w))
-        return Seen(
-            sight.at(comes.grid), comes.outside, comes.hidden, comes.near, worn_there(sight.worn, at), comes.looked
-        )
+        worn = worn_there(sight.worn, at)
+        return Seen(sight.at(comes.grid), comes.outside, comes.hidden, comes.near, worn, comes.looked)
 
     def filled(
         self, seen: Seen, sight: Sight, targets: Tensor, where: Tensor | None = None, over: int | None = None
